@@ -11,17 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
 from gpukoop.kernels.expr import (
-    E,
     Expr,
-    Number,
     Operand,
-    Product,
-    Sum,
     Symbol,
     decay,
     expression,
@@ -72,7 +68,7 @@ class Profile:
 
     @cached_property
     def symbolic(self) -> tuple[Expr, Expr]:
-        """phi and dphi as expressions in ``s`` and the parameter names."""
+        """Phi and dphi as expressions in ``s`` and the parameter names."""
         symbols = [Symbol(name) for name in self.parameters]
         return expression(self.phi(S, *symbols)), expression(self.dphi(S, *symbols))
 
@@ -165,8 +161,14 @@ class AbstractRadial(AbstractKernel):
             object.__setattr__(self, "scale", number)
         for name in self.profile.parameters:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(f"{type(self).__name__}: {name} must be a finite number > 0, got {value!r}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 < value < math.inf
+            ):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be a finite number > 0, got {value!r}"
+                )
 
     @property
     def terms(self) -> tuple[tuple[float, AbstractRadial], ...]:
@@ -274,5 +276,3 @@ def trace(kernel: AbstractKernel) -> Trace:
         kink=any(k.profile.kink for _, k in kernel.terms),
         singular=any(k.profile.singular for _, k in kernel.terms),
     )
-
-
