@@ -1,1 +1,1 @@
-"""estimators"""
+"""estimators."""

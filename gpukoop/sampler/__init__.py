@@ -1,1 +1,1 @@
-"""sampler"""
+"""sampler."""

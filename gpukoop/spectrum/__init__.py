@@ -1,1 +1,1 @@
-"""spectrum"""
+"""spectrum."""

@@ -1,0 +1,211 @@
+"""Arrays of other libraries: what came in, is it valid, and how results go back.
+
+Outputs follow inputs: NumPy in, NumPy out; CuPy in, CuPy out on the same device; anything else that speaks
+DLPack comes back as it came. Inside gpukoop there are two libraries only, NumPy on the host and CuPy
+on a device, and ``namespace(x)`` says which one ``x`` belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+_DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where an array lives: its library, its device, and the way back there."""
+
+    library: str
+    device: str
+    restore: Callable[[Array], Array]
+
+
+def is_cupy(x: object) -> bool:
+    """Return whether ``x`` is a CuPy array, without importing CuPy."""
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def namespace(x: Array) -> ModuleType:
+    """Return the module whose functions act on ``x``: numpy or cupy."""
+    if is_cupy(x):
+        import cupy
+
+        return cupy
+    return np
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return ``x`` as a NumPy array."""
+    return x.get() if is_cupy(x) else np.asarray(x)
+
+
+def like(x: Array, reference: Array) -> Array:
+    """Return ``x`` in the library, device and dtype of ``reference``."""
+    native, _ = native_array(x, "array")
+    if is_cupy(reference):
+        import cupy
+
+        with reference.device:
+            return cupy.asarray(native, dtype=reference.dtype)
+    return np.ascontiguousarray(to_host(native), dtype=reference.dtype)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def native_array(x: Any, name: str) -> tuple[Array, Home]:
+    """Return ``x`` as a NumPy or CuPy array without copying where possible, and its home."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill or drop the masked rows first")
+    if hasattr(x, "toarray") and hasattr(x, "nnz"):
+        raise TypeError(
+            f"{name} is a sparse matrix, expected a dense array: kernels need every coordinate; "
+            f"pass {name}.toarray()"
+        )
+    if isinstance(x, np.ndarray):
+        return np.asarray(x), Home("numpy", "cpu", _same)
+    if is_cupy(x):
+        return x, Home("cupy", f"cuda:{x.device.id}", _same)
+    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
+        return _from_dlpack(x, name)
+    try:
+        return np.asarray(x), Home("numpy", "cpu", _same)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is not a rectangular array of numbers ({type(x).__name__}): {error}"
+        ) from None
+
+
+def _from_dlpack(x: Any, name: str) -> tuple[Array, Home]:
+    library = type(x).__module__.partition(".")[0]
+    if getattr(x, "requires_grad", False):
+        raise TypeError(
+            f"{name} is a tensor that requires grad; gpukoop does not differentiate through it: "
+            f"pass {name}.detach()"
+        )
+    kind, index = x.__dlpack_device__()
+    try:
+        if int(kind) in _DLPACK_CUDA:
+            import cupy
+
+            with cupy.cuda.Device(int(index)):
+                native: Array = cupy.from_dlpack(x)
+            device = f"cuda:{int(index)}"
+        else:
+            native, device = np.from_dlpack(x), "cpu"
+    except (BufferError, RuntimeError, TypeError, ImportError) as error:
+        raise TypeError(
+            f"{name} ({type(x).__name__}) could not be read through DLPack: {error}; pass a NumPy or "
+            "CuPy array"
+        ) from error
+    if library == "torch":
+        from importlib import import_module
+
+        return native, Home(library, device, import_module("torch").from_dlpack)
+    if hasattr(x, "__array_namespace__"):
+        return native, Home(library, device, x.__array_namespace__().from_dlpack)
+    return native, Home("numpy", device, _same)
+
+
+def points(
+    x: Any, name: str, *, n_features: int | None = None, other: str = "X"
+) -> tuple[Array, Home]:
+    """Return points as a contiguous finite (n, d) float array, and their home.
+
+    Parameters
+    ----------
+    x : array
+        What the user passed.
+    name : str
+        What the user calls it; every message starts with it.
+    n_features : int, optional
+        Columns that ``other`` has.
+    other : str
+        Name of the array that fixes ``n_features``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a finite floating-point array of shape (n >= 1, d >= 1).
+    """
+    native, home = native_array(x, name)
+    _require_float(native, name)
+    if native.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {native.shape}, expected (n, d), n points of d features. Reshape your data: "
+            f"{name}.reshape(-1, 1) if it has one feature, {name}.reshape(1, -1) if it is one point"
+        )
+    if native.shape[0] < 1:
+        raise ValueError(
+            f"{name} has 0 sample(s) (shape={native.shape}) while a minimum of 1 is required: it is empty"
+        )
+    if native.shape[1] < 1:
+        raise ValueError(
+            f"{name} has 0 feature(s) (shape={native.shape}) while a minimum of 1 is required."
+        )
+    if n_features is not None and native.shape[1] != n_features:
+        raise ValueError(
+            f"{name} has {native.shape[1]} features, {other} has {n_features}: both need the same columns"
+        )
+    require_finite(native, name)
+    return namespace(native).ascontiguousarray(native), home
+
+
+def _require_float(native: Array, name: str) -> None:
+    if native.dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: {name} has dtype {native.dtype}; pass real numbers"
+        )
+    if native.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{name} has dtype {native.dtype}, expected float32 or float64: pass "
+            f"{name}.astype(np.float64) (or np.float32 for speed)"
+        )
+
+
+def require_finite(native: Array, name: str) -> None:
+    """Raise if there is a NaN or an infinity, and say where the first one is."""
+    xp = namespace(native)
+    bad = ~xp.isfinite(native)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(to_host(bad))[0])
+        raise ValueError(
+            f"{name} contains NaN or inf, {int(bad.sum())} value(s), the first at index {first}: drop or "
+            "repair these rows first"
+        )
+
+
+def weights(v: Any, name: str, m: int, reference: Array, *, infinite: bool = False) -> Array:
+    """Return weights as an (m, t) array in the library, device and dtype of ``reference``.
+
+    ``infinite=True`` allows -inf, the logarithm of an absent weight.
+    """
+    native, _ = native_array(v, name)
+    if native.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name} has dtype {native.dtype}, expected real numbers: one weight per source point"
+        )
+    if native.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {native.shape}, expected ({m},) or ({m}, t)")
+    if native.shape[0] != m:
+        raise ValueError(
+            f"{name} has {native.shape[0]} rows, K has {m} columns: pass one weight per source point"
+        )
+    if native.ndim == 2 and native.shape[1] == 0:
+        raise ValueError(f"{name} has no column (shape {native.shape}): pass at least one")
+    if infinite:
+        xp = namespace(native)
+        require_finite(xp.where(native == -xp.inf, 0.0, native), name)
+    else:
+        require_finite(native, name)
+    moved = like(native, reference)
+    return moved if moved.ndim == 2 else moved[:, None]

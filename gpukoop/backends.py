@@ -1,0 +1,237 @@
+"""The backends: what each can do, why it cannot, and what it costs.
+
+A backend is one object. ``missing()`` says why it cannot run on this machine, ``refuses(request)`` why it cannot run
+this request, both in words or None, and ``seconds(request)`` what it would cost. To add one, write a reduce
+file in ``kernels/``, an object here and a row in :data:`RATES`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal
+
+from gpukoop.kernels.profile import AbstractKernel
+
+Array = Any
+Operation = Literal[
+    "product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"
+]
+OPERATIONS: tuple[Operation, ...] = (
+    "product",
+    "gradient",
+    "value_and_gradient",
+    "logsumexp",
+    "logsumexp_and_gradient",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything a choice of backend may depend on."""
+
+    op: Operation
+    kernel: AbstractKernel
+    n: int
+    m: int
+    d: int
+    t: int
+    dtype: str
+    library: str
+    device: str
+    tol: float | None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.op} for {self.n} x {self.m} points in {self.d} dimension{'s' * (self.d > 1)} "
+            f"({self.dtype}, {self.library} on {self.device})"
+        )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of a request: ``start + pairs * (pair + d * feature + t * column) * factor``."""
+
+    start: float
+    pair: float
+    feature: float
+    column: float
+    gradient: float = 2.0
+    logsumexp: float = 1.5
+    float64: float = 2.0
+
+
+# Rewritten by bench/calibrate.py. Measured 2026-11-25 on two cores of an AMD EPYC (AVX-512), float32, shared machine;
+# the GPU row is no measurement but the issue-slot bound of the compiled code for one H100 at 85 percent.
+RATES: dict[str, Rate] = {
+    "numpy": Rate(2e-4, 6e-9, 1.5e-9, 1e-9, 2.5, 1.5, 1.0),
+    "numba-cpu": Rate(5e-4, 1.2e-10, 2.5e-11, 3e-11),
+    "numba-cuda": Rate(3e-4, 3e-13, 7e-14, 1.4e-13, 1.7, 1.2, 8.0),
+    "keops": Rate(2e-2, 2e-9, 1.2e-9, 1e-9, 2.5, 1.5, 1.5),
+}
+# Host to device and back, bytes a second: PCIe 4 x16 at the usual efficiency.
+COPY_RATE = 1.2e10
+
+
+class AbstractBackend(ABC):
+    """One way to compute the reductions."""
+
+    name: str
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Return why this machine cannot run it, or None."""
+
+    @abstractmethod
+    def refuses(self, request: Request) -> str | None:
+        """Return why it cannot run this request, or None."""
+
+    @abstractmethod
+    def module(self) -> ModuleType:
+        """Return the reduce module; imported when first asked for."""
+
+    def seconds(self, request: Request) -> float:
+        """Return the estimated cost in seconds, copies included, first-call compilation not."""
+        rate = RATES[self.name]
+        pair = rate.pair + request.d * rate.feature + request.t * rate.column
+        if "gradient" in request.op:
+            pair *= rate.gradient
+        if "logsumexp" in request.op:
+            pair *= rate.logsumexp
+        if request.dtype == "float64":
+            pair *= rate.float64
+        return rate.start + request.n * request.m * pair + self.copies(request)
+
+    def copies(self, request: Request) -> float:
+        """Return seconds of moving points and results between host and device."""
+        return 0.0
+
+    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
+        """Run the reduction on native arrays."""
+        reduce = getattr(self.module(), request.op)
+        weights = V[:, 0] if "logsumexp" in request.op else V
+        return reduce(request.kernel, X, Y, weights, tol=request.tol)
+
+
+def _transfer(request: Request) -> float:
+    size = 4 if request.dtype == "float32" else 8
+    columns = request.t * (request.d + 1 if "gradient" in request.op else 1)
+    numbers = (request.n + request.m) * request.d + request.m * request.t + request.n * columns
+    return size * numbers / COPY_RATE
+
+
+class NumPyBackend(AbstractBackend):
+    """Row blocks in NumPy, or in CuPy for CuPy arrays: the reference."""
+
+    name = "numpy"
+
+    def missing(self) -> str | None:
+        """Return None: NumPy is always there."""
+        return None
+
+    def refuses(self, request: Request) -> str | None:
+        """Return None: the reference runs everything."""
+        return None
+
+    def module(self) -> ModuleType:
+        """Return the row-block sums."""
+        return import_module("gpukoop.kernels.reduce_numpy")
+
+
+class NumbaCPUBackend(AbstractBackend):
+    """Parallel SIMD loops compiled by Numba."""
+
+    name = "numba-cpu"
+
+    def missing(self) -> str | None:
+        """Return why Numba is absent, or None."""
+        found = importlib.util.find_spec("numba")
+        return None if found else "numba is not installed (pip install numba)"
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse device arrays: a round trip a call would hide where the time goes."""
+        if request.device != "cpu":
+            return "the points are on a GPU: move them to the host first (X.get())"
+        return None
+
+    def module(self) -> ModuleType:
+        """Return the CPU loops."""
+        return import_module("gpukoop.kernels.reduce_cpu")
+
+
+class NumbaCUDABackend(AbstractBackend):
+    """Tiled CUDA code generated for Numba."""
+
+    name = "numba-cuda"
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
+    def missing(self) -> str | None:
+        """Return why CUDA cannot be used, or None; creates no context."""
+        return self.module().missing()
+
+    def refuses(self, request: Request) -> str | None:
+        """Return None: host arrays are copied to the device."""
+        return None
+
+    def copies(self, request: Request) -> float:
+        """Return the transfers of host arrays."""
+        return _transfer(request) if request.device == "cpu" else 0.0
+
+    def module(self) -> ModuleType:
+        """Return the CUDA loops."""
+        return import_module("gpukoop.kernels.reduce_cuda")
+
+
+class KeOpsBackend(AbstractBackend):
+    """KeOps formulas."""
+
+    name = "keops"
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
+    def missing(self) -> str | None:
+        """Return why KeOps cannot be used, or None."""
+        return self.module().missing()
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse device arrays and requests whose first call would not end."""
+        if request.device != "cpu":
+            return "KeOps takes NumPy arrays, not CuPy's: use numba-cuda, or move the points to the host"
+        if request.t * (request.d if "gradient" in request.op else 1) > 512:
+            return "KeOps unrolls columns and features in its code: more than 512 results a target do not compile"
+        return None
+
+    def seconds(self, request: Request) -> float:
+        """Return the cost; a new formula costs some 10 s to compile, so it is never picked for speed alone."""
+        return super().seconds(request) + 10.0
+
+    def module(self) -> ModuleType:
+        """Return the KeOps formulas."""
+        return import_module("gpukoop.kernels.reduce_keops")
+
+
+BACKENDS: dict[str, AbstractBackend] = {
+    b.name: b for b in (NumPyBackend(), NumbaCPUBackend(), NumbaCUDABackend(), KeOpsBackend())
+}
+
+
+def check_name(name: object, where: str) -> str:
+    """Return a backend name or "auto"; raise on anything else."""
+    if isinstance(name, str) and (name in BACKENDS or name == "auto"):
+        return name
+    raise ValueError(f"{where}: unknown backend {name!r}; known are {', '.join(BACKENDS)} and auto")
+
+
+def backends() -> dict[str, str | None]:
+    """Return every backend with the reason why this machine cannot run it, None if it can.
+
+    Examples
+    --------
+    >>> import gpukoop as gk
+    >>> gk.backends()["numpy"] is None
+    True
+    """
+    return {name: backend.missing() for name, backend in BACKENDS.items()}
