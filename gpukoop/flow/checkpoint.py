@@ -1,0 +1,170 @@
+"""Checkpoints: a run killed at any moment continues from its last one and ends with the same bits.
+
+File layout: a magic line, the SHA-256 of the payload, the payload (an uncompressed .npz). It is written to a
+temporary file beside the target, flushed to the disk and renamed, so that the path holds a whole checkpoint or
+the one before it, never half of one. A truncated or altered file fails its digest and is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import like, to_host
+
+_MAGIC = b"gpukoop checkpoint 1\n"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds all of it or what it held before.
+
+    Raises
+    ------
+    OSError
+        If the folder is missing, not writable or full; the message names the path.
+    """
+    descriptor, temporary = -1, ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; give it the mode an ordinary new file has.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+
+
+class Checkpoint:
+    """Reads and writes the state of one run.
+
+    Parameters
+    ----------
+    path : path
+        The file; its folder must exist.
+    fingerprint : str
+        What this run is (data, settings, start); a checkpoint of another run is refused.
+    every : int
+        Steps between two writes.
+    """
+
+    def __init__(self, path: str | Path, fingerprint: str, every: int) -> None:
+        if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
+            raise ValueError(f"checkpoint_every must be an int >= 1, got {every!r}")
+        self.path = Path(path)
+        self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
+        self.every = int(every)
+
+    def begin(self, state: Any, seed: int) -> tuple[Any, dict[str, list[Any]], int]:
+        """Return the state to start from; write it at once, so that a bad path shows before hours are spent."""
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint {self.path} is a folder: name a file in it")
+        if not self.path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint {self.path}: the folder {self.path.parent} does not exist: make it first"
+            )
+        if self.path.exists():
+            return self.read(state)
+        size = 2 * (
+            state.particles.nbytes + sum(getattr(a, "nbytes", 0) for a in state.memory.values())
+        )
+        free = shutil.disk_usage(self.path.parent).free
+        if free < size:
+            raise OSError(
+                f"checkpoint {self.path}: the disk has {free / 1e6:.0f} MB free, two copies of the state need "
+                f"{size / 1e6:.0f} MB: free some space or choose another folder"
+            )
+        self.write(state, {}, seed)
+        return state, {}, seed
+
+    def keep(self, state: Any, history: dict[str, list[Any]], seed: int) -> None:
+        """Write if ``every`` steps have passed."""
+        if state.iteration % self.every == 0:
+            self.write(state, history, seed)
+
+    def write(self, state: Any, history: dict[str, list[Any]], seed: int) -> None:
+        """Write the state now."""
+        arrays = {"particles": to_host(state.particles)}
+        arrays.update({f"memory:{k}": to_host(v) for k, v in state.memory.items()})
+        arrays.update({f"history:{k}": np.array(v) for k, v in history.items()})
+        header = {
+            "fingerprint": self.fingerprint,
+            "iteration": state.iteration,
+            "seed": seed,
+        }
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        payload = buffer.getvalue()
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        write_atomically(self.path, _MAGIC + digest + b"\n" + payload)
+
+    def read(self, state: Any) -> tuple[Any, dict[str, list[Any]], int]:
+        """Return the stored state in the library and device of ``state``.
+
+        Raises
+        ------
+        ValueError
+            If the file is no checkpoint, is damaged, or belongs to another run; the message names it.
+        """
+        arrays, header = self._load()
+        if header["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"checkpoint {self.path} belongs to another run (other data, start, settings or seed): "
+                "delete it or give this run another path"
+            )
+        particles = like(arrays["particles"], state.particles)
+        parts: dict[str, dict[str, Any]] = {"memory": {}, "history": {}}
+        for key, value in arrays.items():
+            kind, colon, name = key.partition(":")
+            if colon:
+                parts[kind][name] = value
+        memory = {k: _at_home(v, state.particles) for k, v in parts["memory"].items()}
+        history = {k: list(v) for k, v in parts["history"].items()}
+        restored = type(state)(particles, header["iteration"], memory)
+        return restored, history, header["seed"]
+
+    def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        damaged = f"checkpoint {self.path} is damaged or no gpukoop checkpoint: delete it to start the run anew"
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot read checkpoint {self.path}: {error.strerror}"
+            ) from error
+        head = len(_MAGIC) + 65
+        payload = data[head:]
+        digest = hashlib.sha256(payload).hexdigest().encode() + b"\n"
+        if not data.startswith(_MAGIC) or data[len(_MAGIC) : head] != digest:
+            raise ValueError(damaged)
+        try:
+            with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            header = json.loads(arrays.pop("header").tobytes())
+        except (zipfile.BadZipFile, ValueError, KeyError) as error:
+            raise ValueError(damaged) from error
+        return arrays, header
+
+
+def _at_home(value: np.ndarray, reference: Any) -> Any:
+    """Memory keeps its own dtype; only the library follows the particles."""
+    if value.dtype == reference.dtype:
+        return like(value, reference)
+    return value

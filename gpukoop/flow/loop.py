@@ -1,0 +1,202 @@
+"""The only loop over time: every flow hands it a state and a pure step.
+
+A flow is a :class:`State` (what the next step needs), an :class:`Info` (what it measured) and a function
+``step(state, rng) -> (state, info)``. The loop adds what all flows share: history, progress, callbacks, stopping,
+the detection of divergence, and checkpoints from which a killed run continues to the same bits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.flow.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class State:
+    """Particles (n, d), the number of steps taken, and arrays that the next step needs (momentum, potentials)."""
+
+    particles: Array
+    iteration: int = 0
+    memory: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a step measured, at the particles it started from.
+
+    Attributes
+    ----------
+    measures : dict of str to float or array
+        One entry of ``history_`` each.
+    converged : bool
+        The particles the step started from need no further step; the step is not taken.
+    diverged : str
+        Non-empty: why the flow must stop, and what to change.
+    """
+
+    measures: dict[str, Any]
+    converged: bool = False
+    diverged: str = ""
+
+
+class Step(Protocol):
+    """One step of a flow, pure: the same state and generator give the same result."""
+
+    def __call__(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        """Return the next state and what was measured at the current one."""
+
+
+Callback = Callable[[int, Array], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the loop leaves: the last finite particles and how it ended."""
+
+    particles: Array
+    n_iter: int
+    converged: bool
+    history: dict[str, np.ndarray]
+    message: str
+
+
+def run_flow(
+    step: Step,
+    state: State,
+    n_iter: int,
+    *,
+    seed: int,
+    step_size: float,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    fingerprint: str = "",
+    verbose: int = 0,
+    description: str = "flow",
+) -> Outcome:
+    """Run ``step`` up to ``n_iter`` times and return the last finite particles.
+
+    Parameters
+    ----------
+    step : Step
+        Pure step.
+    state : State
+        Where to start.
+    n_iter : int
+        Upper bound of the steps.
+    seed : int
+        Root of the random numbers; step i draws from its own stream (seed, i), so that a run that
+        continues from a checkpoint draws the same numbers.
+    step_size : float
+        Named in the message when the flow diverges.
+    callback : callable, optional
+        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops.
+    checkpoint, checkpoint_every : path and int, optional
+        Write the state atomically every so many steps (and at the end); a file that is there already is
+        continued. See :class:`gpukoop.flow.checkpoint.Checkpoint`.
+    fingerprint : str
+        What must agree between a checkpoint and the run that continues it.
+    verbose : int
+        1 and more: a progress bar with the time left, when standard error is a terminal.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the flow diverges; the message names the step and what to change, and the last finite
+        particles are kept.
+    """
+    from tqdm import tqdm
+
+    history: dict[str, list[Any]] = {}
+    keeper = None
+    if checkpoint is not None:
+        keeper = Checkpoint(checkpoint, fingerprint, checkpoint_every or max(1, n_iter // 20))
+        state, history, seed = keeper.begin(state, seed)
+    elif checkpoint_every is not None:
+        raise ValueError(
+            "checkpoint_every needs checkpoint=PATH: where should the state be written?"
+        )
+    converged, message = False, ""
+    bar = tqdm(
+        total=n_iter,
+        initial=state.iteration,
+        desc=description,
+        disable=None if verbose else True,
+        leave=False,
+    )
+    with bar:
+        while state.iteration < n_iter:
+            i = state.iteration
+            following, info = step(state, np.random.default_rng([seed, i]))
+            message = info.diverged or _not_finite(following.particles)
+            if message:
+                message = f"step {i} of {n_iter} diverged: {message}"
+                break
+            for name, value in info.measures.items():
+                history.setdefault(name, []).append(_plain(value))
+            if info.converged:
+                converged = True
+                break
+            state = replace(following, iteration=i + 1)
+            bar.update()
+            if keeper is not None:
+                keeper.keep(state, history, seed)
+            if callback is not None and callback(i, state.particles):
+                message = f"stopped by the callback after step {i}"
+                break
+    if keeper is not None:
+        keeper.write(state, history, seed)
+    if "diverged" in message:
+        warnings.warn(
+            f"{message} The particles before it are returned; use a smaller step_size (now {step_size:g}).",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    arrays = {name: np.array(values) for name, values in history.items()}
+    return Outcome(state.particles, state.iteration, converged, arrays, message)
+
+
+def _plain(value: Any) -> Any:
+    return to_host(value).copy() if hasattr(value, "shape") else float(value)
+
+
+def _not_finite(particles: Array) -> str:
+    xp = namespace(particles)
+    if bool(xp.isfinite(particles).all()):
+        return ""
+    bad = int((~xp.isfinite(particles)).any(axis=1).sum())
+    return f"{bad} of {len(particles)} particles are no longer finite."
+
+
+def seed_from(random_state: Any) -> int:
+    """Return a seed for one run from an int, None, a Generator or a RandomState.
+
+    A generator is spawned, so that the caller's stream is undisturbed; an int gives itself.
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.spawn(1)[0].integers(2**62))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
+        raise TypeError(
+            f"random_state is {random_state!r}, expected None, an int >= 0, a numpy Generator or RandomState"
+        )
+    if random_state < 0:
+        raise ValueError(f"random_state must be >= 0, got {random_state}")
+    return int(random_state)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], reference: Array) -> Array:
+    """Return standard normal draws, made on the host so that a seed means the same on every backend."""
+    return like(rng.standard_normal(shape), reference)
