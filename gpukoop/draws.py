@@ -1,0 +1,84 @@
+"""Random numbers, drawn on the host from a stream of their own, and the checks that every draw shares."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+RandomState: TypeAlias = int | np.random.Generator | np.random.RandomState | None
+
+
+def random_generator(random_state: RandomState = None) -> np.random.Generator:
+    """Return a generator of its own for one task; the caller's stream is not advanced.
+
+    Parameters
+    ----------
+    random_state : int, numpy Generator, numpy RandomState or None
+        An int is a seed. A Generator is spawned, so that two calls give two independent streams. A
+        RandomState cannot be spawned: its present state is the seed, and the stream is the same until the
+        caller draws from it. None takes entropy from the system.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> _ = random_generator(rng).random(100)
+    >>> rng.random() == np.random.default_rng(0).random()
+    True
+    """
+    if random_state is None:
+        return np.random.default_rng()
+    if isinstance(random_state, np.random.Generator):
+        return random_state.spawn(1)[0]
+    if isinstance(random_state, np.random.RandomState):
+        _, key, position, *_ = random_state.get_state(legacy=True)
+        return np.random.default_rng([*np.asarray(key).tolist(), int(position)])
+    if (
+        isinstance(random_state, numbers.Integral)
+        and not isinstance(random_state, bool)
+        and random_state >= 0
+    ):
+        return np.random.default_rng(int(random_state))
+    raise TypeError(
+        f"random_state is {random_state!r}: pass a non-negative int, a numpy.random.Generator, "
+        "a numpy.random.RandomState or None"
+    )
+
+
+def check_count(value: int, name: str = "n_samples", least: int = 1) -> int:
+    """Return a count as an int, or raise with its name."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is {value!r}: pass a whole number, at least {least}")
+    if value < least:
+        raise ValueError(f"{name} is {value}: pass a whole number, at least {least}")
+    return int(value)
+
+
+def check_positive(value: float, name: str, *, zero: bool = False) -> float:
+    """Return a positive finite number as a float, or raise with its name; ``zero`` allows 0 too."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}: pass a number")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} is {value}: pass a finite number {'>= 0' if zero else '> 0'}")
+    return float(value)
+
+
+def rejection(
+    propose: Callable[[int], np.ndarray], accept: Callable[[np.ndarray], np.ndarray], n: int
+) -> np.ndarray:
+    """Return the first n accepted of independent proposals: ``propose(k)`` draws k, ``accept`` answers a mask."""
+    kept: list[np.ndarray] = []
+    missing = n
+    while missing > 0:
+        proposals = propose(2 * missing + 10)
+        kept.append(proposals[accept(proposals)])
+        missing -= len(kept[-1])
+    return np.concatenate(kept)[:n]
