@@ -1,0 +1,312 @@
+"""KSWGD as an estimator: the spectrum of the samples' generator, and particles that follow it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.base import TransformerMixin
+
+from gpukoop.arrays import Array, like, native_array, points
+from gpukoop.estimators.base import AbstractFlowEstimator, check_count, check_number
+from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.loop import State, Step
+from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.radial import Gaussian
+from gpukoop.operator import check_tol, median_scale
+from gpukoop.spectrum import DiffusionMap, KernelEDMD
+
+# Coarse-to-fine: half of the time, 40 modes of the median rule's kernel; used when the kernel of the spectrum is
+# narrower than the median rule by more than this factor, so that it cannot reach particles far from the data.
+COARSE_FRACTION = 0.5
+COARSE_COMPONENTS = 40
+COARSE_RATIO = 1.5
+COARSE_LANDMARKS = 1_000
+
+
+class KSWGD(TransformerMixin, AbstractFlowEstimator):
+    r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
+
+    Learns eigenfunctions phi_k and eigenvalues lambda_k of the positive Langevin generator from data and moves
+    particles by :math:`v = -\sum_k (c_k/\lambda_k) \nabla\varphi_k`, c_k the mean of phi_k under the particles, until all
+    means vanish. No density or score of the law is needed.
+
+    Parameters
+    ----------
+    spectrum : None, "diffusion", "edmd" or a fitted spectrum
+        Where the spectrum comes from: a diffusion map of the samples, reversible EDMD of the pairs. None means
+        "edmd" if ``fit`` is given ``successors``, else "diffusion".
+    kernel : kernel, optional
+        Positive radial kernel; ``Gaussian("auto")`` by default.
+    n_components : int
+        Modes r. What the first r modes do not see is not moved.
+    lag_time : float
+        Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
+    n_landmarks : int, optional
+        Sources of the kernel sums; None takes all samples. A step costs O(n * n_landmarks).
+    step_size : float
+        LAWGD time of a step; below 2.
+    total_time : float
+        LAWGD time of the flow; moments fall as exp(-time). ``n_iter = total_time / step_size``.
+    project : callable, optional
+        (n, d) -> (n, d), the nearest point of the manifold the law lives on.
+    init : "gaussian" or callable
+        Where :meth:`sample` starts: the normal law with the mean and covariance of X, or ``init(n, rng) -> (n, d)``.
+    coarse : "auto", True or False
+        Particles outside the data: let the first half of the time follow the diffusion map with the median
+        rule's wide kernel, which reaches them. "auto" does so when the kernel is narrower than that by more than 1.5.
+        False is the plain single-spectrum flow.
+    tol : float, optional
+        Accuracy of kernel sums; None is rounding accuracy.
+    backend : str, optional
+        Who computes.
+    random_state : None, int, Generator or RandomState
+        Landmarks and starting points.
+    verbose : int
+        1: a progress bar with the time left.
+
+    Attributes
+    ----------
+    eigenvalues_ : array of shape (r,)
+        Of the positive generator, ascending, the constant left out.
+    spectrum_ : fitted spectrum
+        Eigenfunctions, their gradients, ``scale_``.
+    coarse_ : fitted spectrum or None
+        The wide spectrum of the first half of the time.
+    backend_ : str
+        Who computes the sums of a step.
+    n_iter_, converged_, history_ : int, bool, dict
+        After a flow. ``history_`` holds ``moments`` (steps, r), ``dissipation`` = sum c_k^2, root mean square ``displacement``, the
+        share of ``limited`` steps, and the number of ``far`` particles that were pulled towards the data.
+
+    Notes
+    -----
+    Cost of a step: three passes over n x m pairs, O(n + m) temporary memory. A particle moves at most one
+    scale a step. A particle so far away that the kernel underflows moves one scale a step straight towards the
+    nearest samples; that is no LAWGD step, and it is counted in ``history_["far"]`` and warned about.
+
+    References
+    ----------
+    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, arXiv 2512.18837. .. [2] Chewi et al., arXiv 2006.02509, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np, gpukoop as gk
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> flow = gk.KSWGD(n_components=10, random_state=0).fit(X)
+    >>> flow.sample(100).shape
+    (100, 2)
+    """
+
+    def __init__(
+        self,
+        spectrum: Any = None,
+        kernel: Any = None,
+        n_components: int = 64,
+        lag_time: float = 1.0,
+        n_landmarks: int | None = None,
+        step_size: float = 0.05,
+        total_time: float = 8.0,
+        project: Callable[[Array], Array] | None = None,
+        init: Any = "gaussian",
+        coarse: Any = "auto",
+        tol: float | None = None,
+        backend: str | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.spectrum = spectrum
+        self.kernel = kernel
+        self.n_components = n_components
+        self.lag_time = lag_time
+        self.n_landmarks = n_landmarks
+        self.step_size = step_size
+        self.total_time = total_time
+        self.project = project
+        self.init = init
+        self.coarse = coarse
+        self.tol = tol
+        self.backend = backend
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
+        """Learn the spectrum of the generator from samples or pairs.
+
+        Parameters
+        ----------
+        X : array of shape (m, d)
+            Samples of the law, or consecutive states of a trajectory.
+        y : ignored
+            scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
+        successors : array of shape (m, d), optional
+            X one ``lag_time`` later.
+
+        Returns
+        -------
+        KSWGD
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the data or a parameter cannot be used; the message says which and what to do.
+        """
+        if y is not None and getattr(y, "ndim", 1) > 1:
+            raise ValueError(
+                f"y has shape {np.shape(y)}: y is ignored; if these are the states one lag later, pass them "
+                "as successors="
+            )
+        self._check_parameters()
+        native = self._remember(X)
+        Y = None
+        if successors is not None:
+            Y, _ = points(successors, "successors", n_features=native.shape[1])
+            if len(Y) != len(native):
+                raise ValueError(
+                    f"successors has {len(Y)} rows, X has {len(native)}: row i must be X[i] one lag later"
+                )
+            Y = like(Y, native)
+        self.spectrum_ = self._spectrum(native, Y)
+        self.eigenvalues_ = self.spectrum_.eigenvalues_
+        self.coarse_ = self._coarse(native)
+        self.backend_ = (
+            self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
+            .explain("value_and_gradient", t=2)
+            .backend
+        )
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        return {"backend": self.backend, "tol": self.tol}
+
+    def _check_parameters(self) -> None:
+        check_count(self.n_components, "n_components")
+        check_number(self.lag_time, "lag_time")
+        check_number(self.step_size, "step_size")
+        check_number(self.total_time, "total_time", strict=False)
+        check_tol(self.tol)
+        if self.n_landmarks is not None:
+            check_count(self.n_landmarks, "n_landmarks", low=2)
+        if self.project is not None and not callable(self.project):
+            raise TypeError(
+                f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
+                "the manifold"
+            )
+        if not (self.init == "gaussian" or callable(self.init)):
+            raise ValueError(
+                f"init must be 'gaussian' or a function init(n, rng), got {self.init!r}"
+            )
+        if not (isinstance(self.coarse, bool) or self.coarse == "auto"):
+            raise ValueError(f"coarse must be 'auto', True or False, got {self.coarse!r}")
+        if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
+            raise TypeError(
+                f"kernel is {self.kernel!r}, expected a kernel such as Gaussian('auto')"
+            )
+
+    def _spectrum(self, X: Array, Y: Array | None) -> Any:
+        chosen = self.spectrum
+        if chosen is not None and not isinstance(chosen, str):
+            if not hasattr(chosen, "Psi_"):
+                raise ValueError(
+                    "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, "
+                    f"got {chosen!r}: call its fit first"
+                )
+            if chosen.sources_.shape[1] != X.shape[1]:
+                raise ValueError(
+                    f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
+                )
+            return chosen
+        if chosen is None:
+            chosen = "diffusion" if Y is None else "edmd"
+        kernel = Gaussian("auto") if self.kernel is None else self.kernel
+        common: dict[str, Any] = {
+            "n_components": self.n_components,
+            "n_landmarks": self.n_landmarks,
+            "random_state": self.random_state,
+            **self._options(),
+        }
+        if chosen == "diffusion":
+            return DiffusionMap(kernel, **common).fit(X)
+        if chosen == "edmd":
+            if Y is None:
+                raise ValueError(
+                    "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
+                )
+            return KernelEDMD(kernel, lag_time=self.lag_time, **common).fit(X, successors=Y)
+        raise ValueError(
+            f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
+        )
+
+    def _coarse(self, X: Array) -> Any:
+        wide = median_scale(X)
+        narrow = float(self.spectrum_.scale_) * COARSE_RATIO < wide
+        if self.coarse is False or (self.coarse == "auto" and not narrow):
+            return None
+        landmarks = min(len(X) - 1, self.n_landmarks or COARSE_LANDMARKS)
+        return DiffusionMap(
+            Gaussian(wide),
+            n_components=min(COARSE_COMPONENTS, self.n_components, landmarks // 2),
+            n_landmarks=None if len(X) <= 2 * COARSE_LANDMARKS else landmarks,
+            random_state=self.random_state,
+            **self._options(),
+        ).fit(X)
+
+    def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
+        steps = n_iter
+        if steps is None:
+            steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        step = make_step(
+            self.spectrum_,
+            step_size=float(self.step_size),
+            coarse=self.coarse_,
+            coarse_iter=0 if self.coarse_ is None else round(COARSE_FRACTION * steps),
+            project=self.project,
+            **self._options(),
+        )
+        return step, State(Z), steps, float(self.step_size)
+
+    def transport(self, Z: Any, n_iter: int | None = None, *args: Any, **kwargs: Any) -> Array:
+        """Move particles along the spectrum; see :meth:`AbstractFlowEstimator.transport`."""
+        moved = super().transport(Z, n_iter, *args, **kwargs)
+        far = self.history_.get("far", np.zeros(0))
+        if far.size and far.max() > 0:
+            warnings.warn(
+                f"{int(far.max())} particle(s) were so far from the data that the kernel underflows there; they moved "
+                "straight towards the nearest samples. Start closer to the data, or use a larger scale.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return moved
+
+    def _start(self, n: int, rng: np.random.Generator) -> Array:
+        if self.init == "gaussian":
+            return super()._start(n, rng)
+        Z, _ = native_array(self.init(n, rng), "init(n, rng)")
+        if Z.shape != (n, self.n_features_in_):
+            raise ValueError(
+                f"init(n, rng) returned shape {Z.shape}, expected {(n, self.n_features_in_)}"
+            )
+        return like(Z, self.X_)
+
+    def transform(self, X: Any) -> Array:
+        """Return the eigenfunctions at X, (n, r): mean 0 and variance 1 under the samples."""
+        native, home = self._check_points(X, "X")
+        return home.restore(like(self.spectrum_.transform(like(native, self.X_)), native))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return minus the sum of squared means of the modes over X: 0 is a perfect match.
+
+        For n independent draws of the law the expected score is about -r / n.
+        """
+        native, _ = self._check_points(X, "X")
+        c = self.spectrum_.transform(like(native, self.X_)).mean(axis=0)
+        return -float((c**2).sum())
+
+    @property
+    def _n_features_out(self) -> int:
+        """Number of modes; names the columns of ``transform`` for scikit-learn."""
+        return len(self.eigenvalues_)
