@@ -1,0 +1,97 @@
+r"""Distances between Gaussian laws in closed form: what the sample metrics tend to, and their oracles.
+
+==========  ================================================================
+m1, S1      mean (d,) and covariance (d, d) of the first law; m2, S2 of the second
+l           scale of a Gaussian kernel
+==========  ================================================================
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gpukoop.draws import check_positive
+
+
+def gaussian_mmd(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike, scale: float) -> float:
+    r"""Return the MMD of two Gaussians under the Gaussian kernel of this scale.
+
+    .. math:: MMD^2 = e(0, 2 S_1) + e(0, 2 S_2) - 2 e(m_1 - m_2, S_1 + S_2), \quad
+              e(m, S) = \det(I + S/\ell^2)^{-1/2} e^{-m^T (S + \ell^2 I)^{-1} m / 2}
+
+    Parameters
+    ----------
+    m1, S1, m2, S2 : array_like of shapes (d,) and (d, d)
+        Means and covariances; a number is taken as a law on the line.
+    scale : float
+        l, in the units of the points.
+
+    Returns
+    -------
+    float
+        The MMD, not its square. Cost: O(d^3).
+    """
+    m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
+    scale = check_positive(scale, "scale")
+    eye = np.eye(len(m1))
+
+    def mean_kernel(m: np.ndarray, S: np.ndarray) -> float:
+        exponent = m @ np.linalg.solve(S + scale**2 * eye, m) / 2
+        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S / scale**2))
+
+    zero = np.zeros(len(m1))
+    squared = mean_kernel(zero, 2 * S1) + mean_kernel(zero, 2 * S2)
+    return math.sqrt(max(0.0, squared - 2 * mean_kernel(m1 - m2, S1 + S2)))
+
+
+def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> float:
+    r"""Return the energy distance of two Gaussians on the line, standard deviations s1 and s2.
+
+    .. math:: 2 E|X - Y| - E|X - X'| - E|Y - Y'|, \quad
+              E|N(m, a^2)| = a \sqrt{2/\pi}\, e^{-m^2 / 2a^2} + m\, \mathrm{erf}(m / (a \sqrt 2))
+    """
+    s1, s2 = check_positive(s1, "s1", zero=True), check_positive(s2, "s2", zero=True)
+
+    def mean_distance(m: float, a: float) -> float:
+        if a == 0.0:
+            return abs(m)
+        at_zero = a * math.sqrt(2 / math.pi) * math.exp(-((m / a) ** 2) / 2)
+        return at_zero + m * math.erf(m / (a * math.sqrt(2)))
+
+    own = mean_distance(0.0, s1 * math.sqrt(2)) + mean_distance(0.0, s2 * math.sqrt(2))
+    return 2 * mean_distance(m1 - m2, math.hypot(s1, s2)) - own
+
+
+def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike) -> float:
+    r"""Return W2, not its square, of two Gaussians: the Bures distance.
+
+    .. math:: W_2^2 = |m_1 - m_2|^2 + \mathrm{tr}(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2})
+
+    Parameters are those of :func:`gaussian_mmd`. Cost: O(d^3). Accuracy: about 1e-8 in W2 near 0, where the
+    trace cancels.
+    """
+    m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
+    values, vectors = np.linalg.eigh(S1)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ S2 @ root), 0, None)).sum()
+    squared = float(np.sum((m1 - m2) ** 2) + np.trace(S1) + np.trace(S2) - 2 * cross)
+    return math.sqrt(max(0.0, squared))
+
+
+def _laws(*parameters: ArrayLike) -> list[np.ndarray]:
+    """Return means as (d,) and covariances as (d, d), or raise if they do not fit together."""
+    arrays = [np.asarray(p, dtype=float) for p in parameters]
+    arrays = [np.atleast_2d(a) if i % 2 else np.atleast_1d(a) for i, a in enumerate(arrays)]
+    d = len(arrays[0])
+    for array, name in zip(arrays, ("m1", "S1", "m2", "S2"), strict=True):
+        expected = (d, d) if name[0] == "S" else (d,)
+        if array.shape != expected:
+            raise ValueError(
+                f"{name} has shape {array.shape}, expected {expected}: m1 has {d} features"
+            )
+        if name[0] == "S" and np.linalg.eigvalsh(array)[0] < -1e-12 * abs(array).max():
+            raise ValueError(f"{name} has a negative eigenvalue: pass a covariance matrix")
+    return arrays
