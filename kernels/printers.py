@@ -76,7 +76,8 @@ class AbstractPrinter(ABC):
         return text
 
     def _product(self, tree: Product) -> str:
-        above, below = [], []
+        above: list[str] = []
+        below: list[str] = []
         for base, exponent in tree.factors:
             if base == E:
                 above.append(self.call("exp", self._print(exponent)))

@@ -1,0 +1,57 @@
+"""Estimators as the command line asks for them: sensible settings from the size of the task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpukoop import estimators
+from gpukoop.kernels.radial import Gaussian
+
+# Above this many samples kernel sums run over landmarks: end states are as good, steps cost n * 1,000 pairs.
+ALL_SAMPLES = 5_000
+LANDMARKS = 1_000
+
+
+def estimator(method: str, options: Any) -> Any:
+    """Return an unfitted estimator for ``gpukoop sample METHOD``.
+
+    Parameters
+    ----------
+    method : str
+        "kswgd", "mmd", "wasserstein", "jko" or "koopman".
+    options : namespace
+        The parsed command line.
+    """
+    verbose = 0 if options.quiet else 1
+    common: dict[str, Any] = {
+        "backend": options.backend,
+        "random_state": options.seed,
+        "verbose": verbose,
+    }
+    return _RECIPES[method](options, common)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _kernel(options: Any) -> Any:
+    return None if options.scale is None else Gaussian(options.scale)
+
+
+def _kswgd(options: Any, common: dict[str, Any]) -> Any:
+    step_size = 0.05 if options.steps is None else 8.0 / options.steps
+    return estimators.KSWGD(
+        step_size=step_size,
+        lag_time=options.lag_time,
+        **_given(
+            kernel=_kernel(options),
+            n_components=options.components,
+            n_landmarks=options.landmarks,
+            tol=options.tol,
+        ),
+        **common,
+    )
+
+
+_RECIPES = {"kswgd": _kswgd}
