@@ -1,0 +1,352 @@
+"""The pair loop of a CUDA reduction for points that fit into registers.
+
+A block stages a tile of source records in shared memory; each thread keeps several targets in registers
+and walks the tile, ``group`` sources at a time. Sums have three levels, so that a million sources cost no
+digits: a group, a tile, and a compensated running total across tiles. No atomics: every target of every
+split has one owner, and the result does not depend on the order of threads.
+
+Differs from the obvious loop (one target a thread, exp of a distance, one accumulator): a shared load serves
+4 to 8 targets, an index is an unsigned addition, an exponential is one instruction, a factor that is common
+to all pairs is left to the end.
+
+==== ========================= ==== =====================================
+r    target of a thread        j    source of a group
+k    feature                   a    accumulator: column, or column and feature
+==== ========================= ==== =====================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpukoop.kernels.expr import Number, mul
+from gpukoop.kernels.profile import Q, Trace
+from gpukoop.kernels.source_cuda import (
+    FORMS,
+    CudaPrinter,
+    Spec,
+    Text,
+    log2_phi,
+    slope_parts,
+    smooth,
+    u,
+)
+
+# 32-bit registers that the points and sums of a thread may take. With the temporaries of the unrolled pairs
+# the count ends near 128, which leaves 16 warps on an SM.
+REGISTERS = 112
+# Pairs written out in the loop body: more costs compile time, fewer costs loop overhead.
+UNROLLED = 32
+# A log-sum-exp is rescaled when a group exceeds 2**40 times its reference; float32 holds 2**127.
+LAG = 2.0**40
+# Reference before the first source: finite, so that b = -inf gives 2**-inf = 0 and never inf - inf.
+LOWEST = -1e30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Targets a thread, sources a group, sources a tile, numbers a record."""
+
+    targets: int
+    group: int
+    tile: int
+    record: int
+
+
+def has_bias(trace: Trace, spec: Spec) -> bool:
+    """Return whether a record ends with |y'|^2 (all forms of one plan share their records)."""
+    return spec.op in ("product", "logsumexp") and spec.d >= 3 and smooth(trace.phi)
+
+
+def merged(trace: Trace) -> bool:
+    """Return whether log2 phi is -q, so that the logarithm of the weight starts the sum of squares."""
+    return log2_phi(trace) == mul(-1.0, Q)
+
+
+def accumulators(spec: Spec) -> int:
+    """Return the sums a target keeps."""
+    return (1 if spec.exponent else spec.t * spec.value) + (spec.d * spec.t if spec.slope else 0)
+
+
+def shape(trace: Trace, spec: Spec) -> Shape:
+    """Return the register and shared-memory tiling."""
+    words = 2 if spec.dtype == "float64" else 1
+    each = words * (spec.d + 3 * accumulators(spec) + 2)
+    targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
+    if spec.op == "logsumexp_and_gradient":
+        targets = min(targets, 4)
+    group = max(2, min(4, UNROLLED // targets))
+    if spec.d * targets * group > 400 or accumulators(spec) * targets * group > 128:
+        group = 2
+    pad = 16 // (4 * words)
+    record = -(-(spec.d + spec.t + has_bias(trace, spec)) // pad) * pad
+    tile = 128 if record * words <= 32 else 64
+    if spec.block < 128:  # the simulator
+        targets, tile = min(targets, 2), 32
+    return Shape(targets, group, tile, record)
+
+
+class TileWriter:
+    """Write one entry of the first pass."""
+
+    def __init__(self, trace: Trace, spec: Spec) -> None:
+        self.trace, self.spec, self.shape = trace, spec, shape(trace, spec)
+        self.text = Text()
+        self.n_sums = accumulators(spec)
+        self.merged = spec.exponent and merged(trace)
+        self.shift = self.merged and spec.form == "dot"
+        # Direct sums of many columns: a group of its own would cost an addition per column and group.
+        self.direct = self.n_sums > 4
+        self.factor = slope_parts(trace, spec)[1] if spec.slope else Number(1.0)
+
+    def targets(self) -> range:
+        """Return the targets of a thread."""
+        return range(self.shape.targets)
+
+    def write(self, name: str) -> str:
+        """Return the source of the entry."""
+        spec, text, s = self.spec, self.text, self.shape
+        outs = [f"out_{o}" for o in spec.outputs]
+        args = ["x", "s", "pick", *outs, "n", "per", "tiles", *spec.scalars, *self.trace.symbols]
+        text.add("@cuda.jit(fastmath=True, cache=True)" if spec.block == 128 else "@cuda.jit")
+        text.open(f"def {name}({', '.join(args)}):")
+        text.add(f"tile = cuda.shared.array({s.tile * s.record}, real)")
+        text.open(f"if pick[0] != {FORMS.index(spec.form)}:")
+        text.add("return")
+        text.close()
+        text.add(
+            "tid = uint(cuda.threadIdx.x)",
+            f"row = uint(cuda.blockIdx.x) * {u(spec.block * s.targets)} + tid",
+            "last = n - uint(1)",
+        )
+        self.load_targets()
+        text.add(
+            "first = uint(cuda.blockIdx.y) * per",
+            "block, stop = first, min(first + per, tiles)",
+        )
+        text.open("while block < stop:")
+        text.add("cuda.syncthreads()", f"base = block * {u(s.tile * s.record)}")
+        text.open(f"for w in range(tid, {u(s.tile * s.record)}, {u(spec.block)}):")
+        text.add("tile[w] = s[base + w]")
+        text.close()
+        text.add("cuda.syncthreads()")
+        for r in self.targets():
+            text.add(*(f"p{r}_{a} = zero" for a in range(self.n_sums)))
+        text.add("i = uint(0)")
+        text.open(f"while i < {u(s.tile * s.record)}:")
+        (self.exponent_group if spec.exponent else self.weighted_group)()
+        text.add(f"i = i + {u(s.group * s.record)}")
+        text.close()
+        for r in self.targets():
+            for a in range(self.n_sums):
+                text.add(
+                    f"y = minus(p{r}_{a}, e{r}_{a})",
+                    f"z = plus(s{r}_{a}, y)",
+                    f"e{r}_{a} = minus(minus(z, s{r}_{a}), y)",
+                    f"s{r}_{a} = z",
+                )
+        text.add("block = block + uint(1)")
+        text.close()
+        self.store()
+        return str(text)
+
+    def load_targets(self) -> None:
+        """Write the loads of the targets; rows past the end repeat the last one and are not stored."""
+        spec, text = self.spec, self.text
+        for r in self.targets():
+            text.add(f"i = min(row + {u(r * spec.block)}, last) * {u(spec.d)}")
+            text.add(*(f"x{r}_{k} = x[i + {u(k)}]" for k in range(spec.d)))
+            if spec.form == "dot":
+                text.add(f"n{r} = " + " + ".join(f"x{r}_{k} * x{r}_{k}" for k in range(spec.d)))
+                text.add(*(f"x{r}_{k} = -(x{r}_{k} + x{r}_{k})" for k in range(spec.d)))
+            if spec.exponent:
+                text.add(f"ref{r} = real({LOWEST!r})")
+                if self.shift:  # -|x'|^2 - reference, one register
+                    text.add(f"n{r} = -n{r}", f"low{r} = n{r} - ref{r}")
+            text.add(*(f"s{r}_{a} = zero" for a in range(self.n_sums)))
+            text.add(*(f"e{r}_{a} = zero" for a in range(self.n_sums)))
+
+    def load_source(self, j: str, at: str) -> None:
+        """Write the loads of one record into registers named with the suffix ``j``."""
+        spec, text = self.spec, self.text
+        text.add(*(f"y{j}_{k} = tile[{at} + {u(k)}]" for k in range(spec.d)))
+        if not self.shift:
+            text.add(*(f"v{j}_{c} = tile[{at} + {u(spec.d + c)}]" for c in range(spec.t)))
+        if spec.form == "dot":
+            text.add(f"b{j} = tile[{at} + {u(spec.d + spec.t)}]")
+
+    def squares(self, r: int, j: str, start: str = "") -> str:
+        """Write q of a pair, or ``start - q``; leave the differences in h_k. Return its name."""
+        spec, text = self.spec, self.text
+        if spec.form == "dot":
+            if start:
+                text.add(f"q = b{j} + {start}")
+                text.add(*(f"q = q - x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
+            else:
+                text.add(f"q = b{j} + n{r}")
+                text.add(*(f"q = q + x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
+            return "q"
+        text.add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(spec.d)))
+        if start and spec.form == "difference":
+            text.add(f"q = {start} - h0 * h0")
+            text.add(*(f"q = q - h{k} * h{k}" for k in range(1, spec.d)))
+            return "q"
+        text.add("q = h0 * h0")
+        text.add(*(f"q = q + h{k} * h{k}" for k in range(1, spec.d)))
+        if spec.form == "exact":
+            text.add(f"q = {start} - stretch * q" if start else "q = stretch * q")
+        return "q"
+
+    def exponent_of(self, r: int, j: str) -> str:
+        """Write log2(exp(b) phi) - reference of a pair; return its name."""
+        if self.shift:
+            return self.squares(r, j, f"low{r}")
+        self.text.add(f"z = v{j}_0 - ref{r}")
+        if self.merged:
+            return self.squares(r, j, "z")
+        self.squares(r, j)
+        value = self.text.evaluate(CudaPrinter("q", f"l{r}_{j}_"), log2_phi(self.trace))
+        self.text.add(f"z = z + {value}")
+        return "z"
+
+    def slope_weight(self, r: int, j: str, weight: str) -> str:
+        """Write weight * slope of a pair, zero where q = 0 is a kink; return its name."""
+        if self.factor == Number(1.0) and not self.trace.kink:
+            return weight
+        printer = CudaPrinter("q", f"w{r}_{j}_")
+        value = self.text.evaluate(printer, self.factor)
+        if self.trace.kink:
+            self.text.add(f"m = {value} if q > zero else zero")
+            value = "m"
+        self.text.add(f"w = {weight} * {value}")
+        return "w"
+
+    def weighted_group(self) -> None:
+        """Write a group of sources with weights: product, gradient or both."""
+        spec, text, trace = self.spec, self.text, self.trace
+        for j in range(self.shape.group):
+            self.load_source(str(j), f"i + {u(j * self.shape.record)}" if j else "i")
+            for r in self.targets():
+                self.squares(r, str(j))
+                printer = CudaPrinter("q", f"u{r}_{j}_")
+                if spec.value:
+                    value = text.evaluate(printer, trace.phi)
+                    if trace.singular:
+                        text.add(f"f = {value} if q > zero else zero")
+                        value = "f"
+                    for c in range(spec.t):
+                        self.accumulate(r, j, c, f"{value} * v{j}_{c}")
+                if spec.slope:
+                    slope = text.evaluate(printer, self.factor)
+                    if trace.kink or trace.singular:
+                        text.add(f"m = {slope} if q > zero else zero")
+                        slope = "m"
+                    start = spec.t * spec.value
+                    for c in range(spec.t):
+                        text.add(f"w = {slope} * v{j}_{c}")
+                        for k in range(spec.d):
+                            self.accumulate(r, j, start + c * spec.d + k, f"w * h{k}")
+        if not self.direct:
+            for r in self.targets():
+                text.add(*(f"p{r}_{a} = plus(p{r}_{a}, g{r}_{a})" for a in range(self.n_sums)))
+
+    def accumulate(self, r: int, j: int, a: int, term: str) -> None:
+        """Write one addition."""
+        if self.direct:
+            self.text.add(f"p{r}_{a} = p{r}_{a} + {term}")
+        else:
+            self.text.add(f"g{r}_{a} = {term}" if j == 0 else f"g{r}_{a} = g{r}_{a} + {term}")
+
+    def exponent_group(self) -> None:
+        """Write a group of sources with logarithms of weights.
+
+        One exponential a pair: the running maximum of the textbook is a reference that may lag by 2**40. A
+        group that exceeds it is done again after the reference was raised: a rare branch with loops of its own.
+        """
+        spec, text, s = self.spec, self.text, self.shape
+        for j in range(s.group):
+            self.load_source(str(j), f"i + {u(j * s.record)}" if j else "i")
+        for r in self.targets():
+            for j in range(s.group):
+                value = self.exponent_of(r, str(j))
+                text.add(f"e = exp2({value})", f"g{r} = e" if j == 0 else f"g{r} = g{r} + e")
+                if spec.slope:
+                    text.add(f"e{r}x{j} = e")
+        text.open(f"if {' + '.join(f'g{r}' for r in self.targets())} > real({LAG!r}):")
+        for r in self.targets():
+            self.raise_reference(r)
+        text.close()
+        text.open("else:")
+        for r in self.targets():
+            text.add(f"p{r}_0 = plus(p{r}_0, g{r})")
+            if spec.slope:
+                for j in range(s.group):
+                    self.slope_terms(r, str(j), f"e{r}x{j}")
+        text.close()
+
+    def slope_terms(self, r: int, j: str, weight: str) -> None:
+        """Write the additions of one pair to the softmax-weighted slope."""
+        text = self.text
+        if self.factor != Number(1.0) or self.trace.kink:
+            self.squares(r, j)
+        else:
+            text.add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(self.spec.d)))
+        weight = self.slope_weight(r, j, weight)
+        text.add(*(f"p{r}_{k + 1} = p{r}_{k + 1} + {weight} * h{k}" for k in range(self.spec.d)))
+
+    def raise_reference(self, r: int) -> None:
+        """Write the rare branch for one target: new reference, sums rescaled, group added."""
+        text, step = self.text, u(self.shape.record)
+        end = f"i + {u(self.shape.group * self.shape.record)}"
+        text.add(f"old, top, ref{r}, j = ref{r}, ref{r}, zero, i")
+        if self.shift:
+            text.add(f"low{r} = n{r}")
+        text.open(f"while j < {end}:")
+        self.load_source("", "j")
+        text.add(f"top = max(top, {self.exponent_of(r, '')})", f"j = j + {step}")
+        text.close()
+        text.add(f"ref{r} = top")
+        if self.shift:
+            text.add(f"low{r} = n{r} - top")
+        text.add(f"f = exp2(old - top)")
+        for a in range(self.n_sums):
+            text.add(*(f"{name}{r}_{a} = {name}{r}_{a} * f" for name in "pse"))
+        text.add("j = i")
+        text.open(f"while j < {end}:")
+        self.load_source("", "j")
+        text.add(f"e = exp2({self.exponent_of(r, '')})", f"p{r}_0 = p{r}_0 + e")
+        if self.spec.slope:
+            self.slope_terms(r, "", "e")
+        text.add(f"j = j + {step}")
+        text.close()
+
+    def store(self) -> None:
+        """Write the results of this split."""
+        spec, text = self.spec, self.text
+        for r in self.targets():
+            text.add(f"i = row + {u(r * spec.block)}")
+            text.open("if i < n:")
+            text.add("i = uint(cuda.blockIdx.y) * n + i")
+            a = 0
+            if spec.exponent:
+                text.add(f"out_top[i] = ref{r}", f"out_sum[i] = s{r}_0")
+                a = 1
+            if spec.value:
+                text.add(
+                    *(f"out_value[i * {u(spec.t)} + {u(c)}] = s{r}_{c}" for c in range(spec.t))
+                )
+                a = spec.t
+            if spec.slope:
+                width = spec.t * spec.d
+                text.add(
+                    *(
+                        f"out_slope[i * {u(width)} + {u(c)}] = factor * s{r}_{a + c}"
+                        for c in range(width)
+                    )
+                )
+            text.close()
+
+
+def tile_source(trace: Trace, spec: Spec, name: str) -> str:
+    """Return the source of the first pass for points that fit into registers."""
+    return TileWriter(trace, spec).write(name)
