@@ -1,0 +1,123 @@
+"""What every fitted spectrum of the room offers, whatever it was learned from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.kernels.radial import Gaussian
+from gpukoop.spectrum.ratio import RatioFunctions
+
+# The default kernel: a Gaussian whose scale is found from the samples.
+AUTO = Gaussian("auto")
+
+
+class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
+    """Eigenvalues of the positive generator and eigenfunctions in ratio form.
+
+    Attributes
+    ----------
+    eigenvalues_ : ndarray of shape (r,)
+        Of -Laplacian + grad V . grad, ascending, the constant left out; on the host in float64.
+    functions_ : RatioFunctions
+        phi_k(z) = (K Psi_k)(z) / (K w)(z) - offset_k.
+    kernel_, sources_, Psi_, w_, offset_
+        Its parts.
+    diffusivity_ : float
+        a of the diffusion whose eigenvalues these are, <grad phi_k, a grad phi_k> = lambda_k: 1 for a diffusion map.
+    """
+
+    @abstractmethod
+    def fit(self, X: Any, y: None = None) -> AbstractSpectrum:
+        """Learn the spectrum from samples."""
+
+    def transform(self, X: Any) -> Array:
+        """Return the eigenfunctions at points, mean 0 and variance 1 under the training samples.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n, r)
+            In the library and on the device of X.
+
+        Notes
+        -----
+        Cost: one product with r + 1 columns.
+        """
+        check_is_fitted(self, "functions_")
+        return self.functions_.transform(X)
+
+    def gradient(self, X: Any, c: Any = None) -> Array:
+        """Return gradients of the eigenfunctions, or of one combination of them.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+        c : array of shape (r,), optional
+            With it the result is the gradient of sum_k c_k phi_k, from one pass with two columns.
+
+        Returns
+        -------
+        array of shape (n, r, d), or (n, d) with ``c``
+            0 where a target is so far from all samples that the kernel underflows.
+        """
+        check_is_fitted(self, "functions_")
+        return self.functions_.gradient(X, c)
+
+    def moments(self, X: Any) -> np.ndarray:
+        """Return the means of the eigenfunctions over points, (r,) on the host, from two one-column passes."""
+        check_is_fitted(self, "functions_")
+        return self.functions_.moments(X)
+
+    def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
+        self.functions_ = functions
+        self.kernel_, self.sources_ = functions.kernel, functions.sources
+        self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset
+        self.scale_ = float(functions.kernel.terms[0][1].scale)
+        self.eigenvalues_ = eigenvalues
+        self.n_features_in_ = functions.sources.shape[1]
+        operator = functions.operator(functions.sources)
+        self.backend_ = operator.explain("product", t=len(eigenvalues) + 1).backend
+
+
+def check_samples(X: Array, n_components: int) -> None:
+    """Raise unless n_components eigenfunctions can be learned from these samples."""
+    n = len(X)
+    if n < 2:
+        raise ValueError(f"X has {n} sample, expected at least 2: a spectrum compares samples")
+    if n_components >= n:
+        raise ValueError(
+            f"n_components is {n_components}, X has {n} samples: ask for at most {n - 1} eigenfunctions "
+            "(the constant is left out)"
+        )
+    if bool((X == X[:1]).all()):
+        raise ValueError("all samples of X are equal: their law has no spectrum to learn")
+
+
+def normalised(functions: RatioFunctions, mean: np.ndarray, variance: np.ndarray) -> RatioFunctions:
+    """Return functions of mean 0 and variance 1, given those of the ratio before its offset is subtracted."""
+    xp, dtype = namespace(functions.Psi), functions.Psi.dtype
+    spread = np.sqrt(variance)
+    return RatioFunctions(
+        functions.kernel,
+        functions.sources,
+        functions.Psi / xp.asarray(spread, dtype=dtype),
+        functions.w,
+        xp.asarray(mean / spread, dtype=dtype),
+        functions.backend,
+        functions.tol,
+    )
+
+
+def mean_and_variance(phi: Array, p: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return weighted mean and variance of columns, on the host; p sums to one."""
+    mean = p @ phi
+    return to_host(mean), to_host(p @ (phi - mean) ** 2)

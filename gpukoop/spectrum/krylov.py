@@ -1,0 +1,169 @@
+r"""Block Krylov iteration with full reorthogonalisation, deflation and thick restart.
+
+=== ================================================
+n   size of the operator A, seen only through products
+k   eigenpairs asked for
+V   orthonormal basis so far, (n, used), beside A V
+T   V^T A V, on the host in float64
+F   the next block, orthogonal to V
+=== ================================================
+
+Every step is one product A F. The Krylov relation A V = V T + F B holds up to directions dropped as
+rounding, so the residuals, computed honestly from A V, fall to the accuracy of the product.
+
+References
+----------
+.. [1] Y. Zhou, Y. Saad, Block Krylov-Schur method for large symmetric eigenvalue problems, Numerical
+   Algorithms 47, 2008.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from gpukoop.arrays import Array, namespace, to_host
+
+# Columns of a block: on CPU and GPU the price of a column stops falling there.
+BLOCK = 16
+# Up to this k a block of 16 needs fewest pairs; above, twice as many columns halve the passes.
+NARROW = 48
+# Blocks of search beyond twice the pairs before a restart.
+SEARCH_BLOCKS = 6
+# Residuals, in units of eps, that count as rounding: float32 kernel sums reach 5 to 10.
+ROUNDING = 20.0
+# Directions of a new block below this many eps of |lambda_1| are the rounding of the product itself.
+NOISE = 4.0
+# A residual that fell by less than a tenth in this many steps has stalled: the product knows no better.
+STALL = 6
+MAX_STEPS = 400
+
+
+def block_krylov(
+    product: Callable[[Array], Array],
+    draw: Callable[[int], Array],
+    n: int,
+    k: int,
+    tol: float,
+) -> tuple[np.ndarray, Array, float]:
+    """Return the k largest eigenvalues, descending, their vectors and the largest relative residual.
+
+    Parameters
+    ----------
+    product : callable
+        (n, t) -> (n, t), symmetric and finite.
+    draw : callable
+        t -> (n, t) standard normal numbers in the library and dtype of the operator.
+    n, k : int
+        Size and number of pairs.
+    tol : float
+        Residual at which to stop, relative to |lambda_1|; raised to the rounding of the dtype.
+    """
+    width = min(n, BLOCK if k <= NARROW else 2 * BLOCK)
+    F = _orthonormal(draw(width), None, 0.0)
+    xp, dtype = namespace(F), F.dtype
+    eps = float(np.finfo(dtype).eps)
+    goal = max(tol, ROUNDING * eps)
+    limit = min(n, 2 * k + SEARCH_BLOCKS * width)
+    V, AV = (xp.empty((n, limit), dtype, order="F") for _ in range(2))
+    T = np.zeros((limit, limit))
+    used, fresh, history = 0, True, []
+    while True:
+        block = slice(used, used + F.shape[1])
+        V[:, block] = F
+        AV[:, block] = product(F)
+        used = block.stop
+        theta, Y = _project(V, AV, T, block)
+        scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
+        if used >= k:
+            history.append(_residual(V, AV, theta, Y, k, used) / scale)
+            stalled = len(history) > STALL and history[-1] > 0.9 * min(history[-1 - STALL : -1])
+            if history[-1] <= goal or used == n or len(history) >= MAX_STEPS or stalled:
+                break
+        F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
+        if not F.shape[1]:
+            # The space is invariant. Eigenvalues of multiplicity above the block, and those that are zero,
+            # are reached by a new random block; one that brings nothing ends the iteration.
+            if used >= k and not fresh:
+                break
+            fresh = False
+            F = _orthonormal(draw(min(width, n - used)), V[:, :used], 0.0)
+        else:
+            F = F[:, : n - used]
+        if used + F.shape[1] > limit:
+            used = _restart(V, AV, T, theta, Y, min(k + width, used))
+    if history[-1] > goal and not used == n and history[-1] > tol:
+        _warn(history[-1], max(tol, goal), len(history))
+    U = V[:, :used] @ xp.asarray(Y[:, :k], dtype=dtype)
+    return theta[:k], U, history[-1]
+
+
+def _warn(residual: float, goal: float, steps: int) -> None:
+    warnings.warn(
+        f"eigsh stopped after {steps} products with a residual of {residual:.1e} of |lambda_1|, above the "
+        f"{goal:.1e} asked for: the products are no more accurate, or eigenvalues cluster at the last pair; "
+        "raise tol, change k, or use method='dense'",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
+
+
+def _project(V: Array, AV: Array, T: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Border T with the new block and return its eigenpairs, descending."""
+    new = to_host(V[:, : block.stop].T @ AV[:, block]).astype(float)  # (used, b)
+    corner = new[block]
+    skew = np.abs(corner - corner.T).max()
+    # A random block sees any asymmetry at first sight; sums to a tolerance are asymmetric by that tolerance.
+    if block.start == 0 and skew > 0.05 * np.abs(corner).max():
+        raise ValueError(
+            "A is not symmetric (F^T A F and its transpose differ by "
+            f"{skew / np.abs(corner).max():.0%}): pass a symmetric operator, such as (A + A.T) / 2"
+        )
+    new[block] = (corner + corner.T) / 2
+    T[: block.stop, block] = new
+    T[block, : block.stop] = new.T
+    theta, Y = np.linalg.eigh(T[: block.stop, : block.stop])
+    return theta[::-1], Y[:, ::-1]
+
+
+def _residual(V: Array, AV: Array, theta: np.ndarray, Y: np.ndarray, k: int, used: int) -> float:
+    xp = namespace(V)
+    pairs = xp.asarray(Y[:, :k], dtype=V.dtype)
+    R = AV[:, :used] @ pairs
+    R -= V[:, :used] @ (pairs * xp.asarray(theta[:k], dtype=V.dtype))
+    return float(xp.sqrt(xp.max(xp.sum(R * R, axis=0))))
+
+
+def _orthonormal(W: Array, V: Array | None, floor: float) -> Array:
+    """Return an orthonormal basis of the columns of W beyond V, without directions below ``floor``.
+
+    Differs from the Gram form: Householder QR and the singular values of R keep directions down to eps, where
+    eigenvalues of W^T W end at its root.
+    """
+    xp = namespace(W)
+    for _ in range(2):
+        if V is not None:
+            W = W - V @ (V.T @ W)
+    Q, R = xp.linalg.qr(W)
+    left, sizes, _ = np.linalg.svd(to_host(R).astype(float))
+    keep = xp.asarray(left[:, sizes > floor], dtype=W.dtype)
+    Q = Q @ keep
+    if V is not None and Q.shape[1]:
+        Q = xp.linalg.qr(Q - V @ (V.T @ Q))[0]
+    return Q
+
+
+def _restart(
+    V: Array, AV: Array, T: np.ndarray, theta: np.ndarray, Y: np.ndarray, kept: int
+) -> int:
+    """Shrink the basis to the leading Ritz vectors; the Krylov relation survives with the same next block."""
+    used = len(theta)
+    lead = namespace(V).asarray(Y[:, :kept], dtype=V.dtype)
+    V[:, :kept] = V[:, :used] @ lead
+    AV[:, :kept] = AV[:, :used] @ lead
+    T[:] = 0.0
+    T[:kept, :kept] = np.diag(theta[:kept])
+    return kept

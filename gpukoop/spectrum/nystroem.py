@@ -1,0 +1,244 @@
+"""Landmarks: few sources that stand for many samples, chosen and used in O(n M) on the samples' own device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.operator import KernelOperator
+from gpukoop.spectrum.eigsh import eigenpairs
+from gpukoop.spectrum.markov import (
+    SMALLEST_SIGMA,
+    MarkovOperator,
+    isolated,
+    sampling_weights,
+)
+from gpukoop.spectrum.ratio import RatioFunctions
+from gpukoop.spectrum.whitening import whitened_pencil
+
+Landmarks = Literal["uniform", "kmeans++", "leverage"]
+LANDMARKS = ("uniform", "kmeans++", "leverage")
+
+# Candidates for each landmark that a choice looks at: more change nothing, fewer lose the spread.
+CANDIDATES = 20
+# Rows of a dense block of leverage scores.
+BLOCK = 4_096
+# Samples whose full operator refines a map made on landmarks; their number alone decides the noise left.
+REFINERS = 20_000
+# Landmark modes per mode wanted: the refined ones are combinations of them.
+OVERSAMPLING = 1.5
+# Rows of samples whose functions are held at once.
+MOMENT_ROWS = 2**17
+
+
+def choose_landmarks(
+    X: Array,
+    n_landmarks: int,
+    method: str,
+    kernel: AbstractKernel,
+    rng: np.random.Generator,
+    **options: Any,
+) -> np.ndarray:
+    """Return the sorted rows of X that become landmarks, on the host.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    n_landmarks : int
+        M < n.
+    method : {"uniform", "kmeans++", "leverage"}
+        Draw them evenly; far from each other (squared distances as odds); or by approximate ridge leverage
+        scores of the kernel, which favour what the others do not explain.
+    kernel : kernel
+        With numeric scales; used by "leverage".
+    rng : numpy Generator
+        Draws on the host.
+
+    References
+    ----------
+    .. [1] D. Arthur, S. Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007, section 2.2.
+    .. [2] A. Rudi, D. Calandriello, L. Carratino, L. Rosasco, On fast leverage score sampling and optimal
+       learning, NeurIPS 2018, eq. 3.
+    """
+    if method not in LANDMARKS:
+        raise ValueError(f"unknown landmarks {method!r}; known are {', '.join(LANDMARKS)}")
+    n = len(X)
+    if method == "uniform":
+        return np.sort(rng.choice(n, n_landmarks, replace=False))
+    pool = np.sort(rng.choice(n, min(n, CANDIDATES * n_landmarks), replace=False))
+    candidates = X[namespace(X).asarray(pool)]
+    if method == "kmeans++":
+        return np.sort(pool[_spread(candidates, n_landmarks, rng)])
+    odds = _leverage(candidates, n_landmarks, kernel, rng, **options)
+    return np.sort(rng.choice(pool, n_landmarks, replace=False, p=odds / odds.sum()))
+
+
+def _spread(X: Array, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of X, each drawn with odds of its squared distance to those drawn before."""
+    xp = namespace(X)
+    chosen = [int(rng.integers(len(X)))]
+    gap = xp.full(len(X), xp.inf)
+    for u in rng.random(count - 1):
+        gap = xp.minimum(gap, ((X - X[chosen[-1]]).astype(float) ** 2).sum(axis=1))
+        total = xp.cumsum(gap)
+        if float(total[-1]) == 0.0:  # fewer distinct points than landmarks: repeat none of the rows
+            rest = np.setdiff1d(np.arange(len(X)), chosen)
+            return np.array([*chosen, *rest[: count - len(chosen)]])
+        chosen.append(int(xp.searchsorted(total, u * total[-1], side="right")))
+    return np.array(chosen)
+
+
+def _leverage(
+    X: Array, count: int, kernel: AbstractKernel, rng: np.random.Generator, **options: Any
+) -> np.ndarray:
+    """Return ridge leverage scores from a uniform pilot: what it leaves unexplained of k(x, x)."""
+    xp = namespace(X)
+    pilot = X[xp.asarray(np.sort(rng.choice(len(X), min(len(X), count), replace=False)))]
+    K = to_host(KernelOperator(kernel, pilot, **options).to_dense()).astype(float)
+    # The ridge at which the pilot has about as many degrees of freedom as there will be landmarks.
+    ridge = np.trace(K) / len(K)
+    inverse = xp.asarray(np.linalg.inv(K + ridge * np.eye(len(K))))
+    scores = []
+    for start in range(0, len(X), BLOCK):
+        block = KernelOperator(kernel, X[start : start + BLOCK], pilot, **options)
+        B = block.to_dense().astype(float)
+        scores.append(to_host(K[0, 0] - ((B @ inverse) * B).sum(axis=1)))
+    return np.maximum(np.concatenate(scores), 1e-6 * K[0, 0])
+
+
+@dataclass(frozen=True)
+class LandmarkMap:
+    """A diffusion map on landmarks.
+
+    Attributes
+    ----------
+    sigma : ndarray of shape (r,)
+        Descending.
+    functions : RatioFunctions
+        Before normalisation: the offset is 0.
+    mean, variance : ndarrays of shape (r,)
+        Of the functions over all samples.
+    n_isolated : int
+        Landmarks, and samples of the refinement, left out.
+    """
+
+    sigma: np.ndarray
+    functions: RatioFunctions
+    mean: np.ndarray
+    variance: np.ndarray
+    n_isolated: int
+
+
+def landmark_map(
+    kernel: AbstractKernel,
+    X: Array,
+    p: Array,
+    n_modes: int,
+    rows: np.ndarray,
+    alpha: float,
+    rng: np.random.Generator,
+    *,
+    even: bool = True,
+    **options: Any,
+) -> LandmarkMap:
+    r"""Return the diffusion map of all samples in the span of a map on landmarks.
+
+    A map on M landmarks, with the density q of all samples, gives about 1.5 r functions F. Then one
+    Rayleigh-Ritz step with the full operator: :math:`H y = \sigma C y`, :math:`H = F^T w K w F`, :math:`C = F^T D F`.
+
+    Parameters
+    ----------
+    kernel : kernel
+    X : array of shape (n, d)
+    p : array of shape (n,)
+        Masses.
+    n_modes : int
+        r.
+    rows : ndarray of shape (M,)
+        Landmarks.
+    alpha : float
+    rng : numpy Generator
+    even : bool
+        The landmarks were drawn evenly; otherwise they are weighted by the samples that each stands for.
+    **options
+        ``backend`` and ``tol``.
+    """
+    xp = namespace(X)
+    L = X[xp.asarray(rows)]
+    q, w = sampling_weights(KernelOperator(kernel, L, X, **options), p, alpha)
+    mass = (
+        xp.ones(len(L))
+        if even
+        else q / (KernelOperator(kernel, L, **options) @ p[:1].repeat(len(L)))
+    )
+    keep = ~isolated(kernel, L, p[xp.asarray(rows)], q)
+    dropped = len(L) - int(keep.sum())
+    L, w = xp.ascontiguousarray(L[keep]), (w * mass)[keep]
+    w = w / w.mean()
+    count = min(int(OVERSAMPLING * n_modes) + 4, len(L) - 1)
+    S = MarkovOperator(KernelOperator(kernel, L, **options), w)
+    pairs = eigenpairs(S, count, tol=options.get("tol") or 0.0, random_state=rng)
+    sigma = to_host(pairs.values).astype(float)
+    sigma = sigma[sigma > SMALLEST_SIGMA]
+    if not len(sigma):
+        return LandmarkMap(
+            sigma, RatioFunctions(kernel, L, L[:, :0], w, sigma), sigma, sigma, dropped
+        )
+    u = S.right_vectors(pairs.vectors[:, : len(sigma)])
+    Psi = w[:, None] * u / xp.asarray(sigma)  # (M, 1.5 r)
+    coarse = _ratio(kernel, L, Psi, w, X.dtype, options)
+    sigma, Y, far = _refine(coarse, X, p, alpha, rng)
+    kept = min(n_modes, int((sigma > SMALLEST_SIGMA).sum()))
+    functions = _ratio(kernel, L, Psi @ xp.asarray(Y[:, :kept]), w, X.dtype, options)
+    mean, variance = _moments(functions, X, p)
+    return LandmarkMap(sigma[:kept], functions, mean, variance, dropped + far)
+
+
+def _ratio(
+    kernel: AbstractKernel, L: Array, Psi: Array, w: Array, dtype: Any, options: dict[str, Any]
+) -> RatioFunctions:
+    zero = namespace(L).zeros(Psi.shape[1], dtype)
+    return RatioFunctions(kernel, L, Psi.astype(dtype), w.astype(dtype), zero, **options)
+
+
+def _refine(
+    coarse: RatioFunctions, X: Array, p: Array, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return sigma, descending, the combinations Y of the coarse functions, and the isolated samples left out."""
+    xp = namespace(X)
+    options = {"backend": coarse.backend, "tol": coarse.tol}
+    J, p_J = X, p
+    if len(X) > REFINERS:
+        rows = xp.asarray(np.sort(rng.choice(len(X), REFINERS, replace=False)))
+        J, p_J = X[rows], p[rows]
+    q, w = sampling_weights(KernelOperator(coarse.kernel, J, X, **options), p, alpha)
+    keep = ~isolated(coarse.kernel, J, p_J, q)
+    dropped = len(J) - int(keep.sum())
+    J, w = xp.ascontiguousarray(J[keep]), (w * p_J)[keep]
+    F = coarse.transform(J).astype(float)
+    V = xp.concatenate([xp.ones((len(J), 1)), F], axis=1) * w[:, None]
+    KV = (KernelOperator(coarse.kernel, J, **options) @ V.astype(J.dtype)).astype(float)
+    D = w * KV[:, 0]
+    mean = D @ F / D.sum()
+    F = F - mean
+    KF = KV[:, 1:] - KV[:, :1] * mean
+    H = (w[:, None] * F).T @ KF
+    C = F.T @ (D[:, None] * F)
+    sigma, Y = whitened_pencil(to_host(H), to_host(C), cut=float(np.finfo(X.dtype).eps))
+    return sigma, Y, dropped
+
+
+def _moments(functions: RatioFunctions, X: Array, p: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of the functions over all samples, in blocks of rows."""
+    first = second = 0.0
+    for start in range(0, len(X), MOMENT_ROWS):
+        block = slice(start, start + MOMENT_ROWS)
+        phi = functions.transform(X[block]).astype(float)
+        first = first + p[block] @ phi
+        second = second + p[block] @ phi**2
+    mean = to_host(first / p.sum())
+    return mean, to_host(second / p.sum()) - mean**2
