@@ -174,7 +174,7 @@ def _reduce(
     )
     width = columns * variant.value + columns * features * variant.slope
     # The float64 sums of a block of targets stay in the second-level cache, also for many columns.
-    block = max(4, min(BLOCK, _round_up((1 << 17) // (8 * width), 4)))
+    block = _round_up(min(BLOCK, max(1, (1 << 17) // (8 * width))), variant.targets)
     constants = np.array([ratio * ratio, *of.values], real)
     padded = min(_round_up(m, LANES), len(Sp) * variant.tile)
 

@@ -1,20 +1,21 @@
 r"""Source text of the CPU loops: one module per (profile, operation, features, columns, precision).
 
 Generated, because what makes these loops fast must be literal: features and columns are scalar locals,
-constants are typed, tile lengths are known. Two shapes of the same sum over tiles of sources:
+constants are typed, tile lengths are known. For every tile of sources and group of targets:
 
-======= ===================================== =================================================
-shape   when                                  loops
-======= ===================================== =================================================
-direct  d <= 16, few columns                  one loop over the sources of a tile, all in registers
-staged  any d, any number of columns          distances -> profile -> contraction, each a loop over
-                                              the sources of a tile, through buffers that stay in L1
-======= ===================================== =================================================
+=========== ======================================= ==========================================
+stage       few of them: in text                    many, or known only at run time
+=========== ======================================= ==========================================
+distances   d <= 8: in the loop of the profile      a register-blocked loop nest, into a buffer
+profile     one loop over the sources of the tile, vectorised by LLVM; the sums are registers
+columns     t <= 4: in the loop of the profile      from a buffer, R targets x 4 columns at once
+gradient    d t <= 12: in the loop of the profile   from a buffer, 8 features at once
+=========== ======================================= ==========================================
 
-Letters: R targets are handled together, T columns of weights, D features (a multiple of CHUNK if known only
-at run time), TILE sources. Distances are always squares of differences of the coordinates as given, times
-one scalar: no cancellation, whatever the offset. Sums run in the dtype of the points inside a tile, in
-float64 between tiles, so that a million sources cost no digits.
+Buffers are R x TILE numbers that stay in the first-level cache. Letters: R targets a group, T columns and D
+features as padded, TILE sources. Distances are squares of differences of the coordinates as given, times one
+scalar: no cancellation, whatever the offset. Sums run in the dtype of the points inside a tile and in float64
+between tiles, so that a million sources cost no digits.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from dataclasses import dataclass
 from gpukoop.kernels.expr import Expr, mul
 from gpukoop.kernels.printers import NumbaPrinter
 from gpukoop.kernels.profile import Trace
+from gpukoop.kernels.simd_cpu import REGISTERS
 
-MAX_FEATURES = 16  # unrolled in text up to here
+MAX_FEATURES = 8  # unrolled in text up to here
 MAX_COLUMNS = 4
-MAX_SUMS = 24  # running sums a target in the direct shape, 32 vector registers at most
+MAX_SUMS = 12  # running sums of a gradient beside the profile, or the registers run out
 CHUNK = 8  # features handled together when d is a run-time number
-COLUMNS = 4  # columns contracted together when t is a run-time number
+COLUMNS = 4 if REGISTERS == 32 else 2  # columns contracted together when t is a run-time number
 LANES = 64  # tiles are padded to this: no loop has a remainder
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
@@ -65,17 +67,16 @@ class Variant:
     degree: int
 
     @property
-    def direct(self) -> bool:
-        """Whether one loop does everything."""
-        return self.features > 0 and self.columns > 0
+    def targets(self) -> int:
+        """R: one where nothing is shared; else as many as the registers hold."""
+        if self.features and self.columns:
+            return 1
+        return 6 if REGISTERS == 32 else 4
 
     @property
-    def targets(self) -> int:
-        """R: with few features the loads are hidden anyway, with many sums the registers run out."""
-        if not self.direct:
-            return 4 if self.columns == 0 and self.features else 2
-        sums = self.columns * (self.value + self.features * self.slope)
-        return 2 if 4 < self.features and sums <= 4 else 1
+    def inline(self) -> bool:
+        """Whether the gradient is summed in the loop of the profile."""
+        return self.slope and 0 < self.features * self.columns <= MAX_SUMS
 
     @property
     def tile(self) -> int:
@@ -88,10 +89,8 @@ class Variant:
 def choose(value: bool, slope: bool, log: bool, d: int, t: int, real: str, degree: int) -> Variant:
     """Return the variant that serves d features and t columns; few texts serve all sizes."""
     features = d if d <= MAX_FEATURES else 0
-    sums = t * (value + d * slope)
-    few = t <= MAX_COLUMNS and sums <= MAX_SUMS and features > 0
-    columns = t if few or t == 1 else 0
-    return Variant(value, slope, log, features, columns, real, degree)
+    few = features and t <= MAX_COLUMNS and (not slope or t * d <= MAX_SUMS)
+    return Variant(value, slope, log, features, t if few or t == 1 else 0, real, degree)
 
 
 def _block(head: str, body: Iterable[str]) -> list[str]:
@@ -104,7 +103,6 @@ class _Writer:
     def __init__(self, trace: Trace, variant: Variant) -> None:
         self.trace = trace
         self.v = variant
-        self.rows = range(variant.targets)
         self.tile = variant.tile
 
     # -- expressions -------------------------------------------------------------------------------
@@ -121,130 +119,113 @@ class _Writer:
         trees = [self.trace.phi] * self.v.value + [self.trace.dphi] * self.v.slope
         lines, names = self.printed(*trees)
         phi = names[0] if self.v.value else ""
-        dphi = names[-1] if self.v.slope else ""
-        # A select, not a branch: whatever was computed at q = 0 (inf, NaN) is thrown away.
         if phi and self.trace.singular:
-            lines.append(f"phi = {phi} if q > real(0.0) else real(0.0)")
-            phi = "phi"
-        return lines, phi, self.guard(lines, dphi)
+            phi = self.nonzero(lines, "phi", phi)
+        dphi = names[-1] if self.v.slope else ""
+        if dphi and (self.trace.kink or self.trace.singular):
+            dphi = self.nonzero(lines, "slope", dphi)
+        return lines, phi, dphi
 
-    def guard(self, lines: list[str], slope: str) -> str:
-        """Select zero slope at q = 0 if the profile has a kink there."""
-        if not slope or not (self.trace.kink or self.trace.singular):
-            return slope
-        lines.append(f"slope = {slope} if q > real(0.0) else real(0.0)")
-        return "slope"
+    def nonzero(self, lines: list[str], name: str, value: str) -> str:
+        """Select zero at q = 0. Not a branch: what was computed there (inf, NaN) is thrown away."""
+        lines.append(f"{name} = {value} if q > real(0.0) else real(0.0)")
+        return name
 
-    # -- distances ---------------------------------------------------------------------------------
+    # -- pieces of loops ---------------------------------------------------------------------------
 
-    def load(self, width: int, offset: str = "") -> list[str]:
-        """Load coordinates of the R targets into scalars."""
-        return [f"x{r}_{k} = X[ib + g + {r}, {offset}{k}]" for r in self.rows for k in range(width)]
+    def over_sources(self, lines: Iterable[str]) -> list[str]:
+        """Return the loop that LLVM vectorises."""
+        return _block("for j in range(nj):", lines)
 
-    def differences(self, r: int, width: int, source: str = "Sj") -> list[str]:
-        """Return d0, d1, ... between target r and source j."""
-        return [f"d{k} = x{r}_{k} - {source}[{k * self.tile} + j]" for k in range(width)]
+    def over_targets(self, lines: Iterable[str]) -> list[str]:
+        """Return a loop over the R targets of a group."""
+        if self.v.targets == 1:
+            return ["i = g", *lines]
+        return _block(f"for r in range({self.v.targets}):", ["i = g + r", *lines])
 
-    def distance(self, r: int) -> list[str]:
-        """Return q for target r, from scalars or from the buffer."""
-        if self.v.features == 0:
-            return [f"q = kappa * qb[{r * self.tile} + j]"]
-        squares = " + ".join(f"d{k} * d{k}" for k in range(self.v.features))
-        return [*self.differences(r, self.v.features), f"q = kappa * ({squares})"]
+    def rows(self, *buffers: str) -> list[str]:
+        """Name the current target's row of each buffer: qb -> q_row."""
+        cut = f"[r * {self.tile}:(r + 1) * {self.tile}]" if self.v.targets > 1 else ""
+        return [f"{b[0]}_row = {b}{cut}" for b in buffers]
 
-    def distances(self) -> list[str]:
-        """Fill qb with squared distances, CHUNK features at a time (d known at run time)."""
-        squares = " + ".join(f"d{k} * d{k}" for k in range(CHUNK))
-        first, later = [], []
-        for r in self.rows:
-            lines = self.differences(r, CHUNK, "Sc")
-            first += [*lines, f"qb[{r * self.tile} + j] = {squares}"]
-            later += [*lines, f"qb[{r * self.tile} + j] += {squares}"]
-        return _block(
-            f"for c in range(0, D, {CHUNK}):",
-            [
-                f"Sc = Sj[c * {self.tile}:(c + {CHUNK}) * {self.tile}]",
-                *self.load(CHUNK, "c + "),
-                *_block("if c == 0:", _block("for j in range(nj):", first)),
-                *_block("else:", _block("for j in range(nj):", later)),
-            ],
-        )
+    def coordinates(self, width: int, offset: str = "") -> list[str]:
+        """Load coordinates of a target into scalars."""
+        return [f"x{k} = X[ib + i, {offset}{k}]" for k in range(width)]
+
+    def distance(self) -> list[str]:
+        """Return q, from differences d0, d1, ... or from the buffer."""
+        if not self.v.features:
+            return ["q = kappa * q_row[j]"]
+        features = range(self.v.features)
+        squares = " + ".join(f"d{k} * d{k}" for k in features)
+        return [
+            *(f"d{k} = x{k} - Sj[{k * self.tile} + j]" for k in features),
+            f"q = kappa * ({squares})",
+        ]
 
     def weight(self, c: int) -> str:
         """Return the weight of source j in column c."""
-        if self.v.features == 0:
-            return f"Sj[(D + {c}) * {self.tile} + j]"
-        return f"Sj[{(self.v.features + c) * self.tile} + j]"
+        if self.v.features:
+            return f"Sj[{(self.v.features + c) * self.tile} + j]"
+        return f"Vj[{c * self.tile} + j]"
+
+    def slot(self, c: int, k: int | None = None) -> str:
+        """Return the index of a running sum in a row of ``acc``."""
+        first = 0 if k is None else self.v.value + k
+        return str(self.v.columns * first + c)
 
     # -- sums --------------------------------------------------------------------------------------
 
-    def direct(self) -> list[str]:
-        """One loop over the tile, every running sum in a register."""
-        d, t = range(self.v.features), range(self.v.columns)
+    def target(self) -> list[str]:
+        """Profile and sums of one target: everything that fits in one loop."""
         lines, phi, dphi = self.profile()
-        start, loop, end = self.load(self.v.features), [], []
-        for r in self.rows:
-            loop += [*self.distance(r), *lines]
-            for c in t:
-                loop.append(f"w = {self.weight(c)}")
-                if self.v.value:
-                    start.append(f"a{r}_{c} = real(0.0)")
-                    loop.append(f"a{r}_{c} += w * {phi}")
-                    end.append(f"acc[g + {r}, {c}] += a{r}_{c}")
-                if self.v.slope:
-                    loop.append(f"w *= {dphi}")
-                    for k in d:
-                        column = self.v.columns * (self.v.value + k) + c
-                        start.append(f"g{r}_{c}_{k} = real(0.0)")
-                        loop.append(f"g{r}_{c}_{k} += w * d{k}")
-                        end.append(f"acc[g + {r}, {column}] += g{r}_{c}_{k}")
-        return [*start, *_block("for j in range(nj):", loop), *end]
-
-    def staged(self) -> list[str]:
-        """Distances, profile and contraction one after the other."""
-        lines, phi, dphi = self.profile()
-        start, loop, end = self.load(self.v.features), [], []
-        one = self.v.columns == 1
-        for r in self.rows:
-            loop += [*self.distance(r), *lines]
-            if one:
-                loop.append(f"w = {self.weight(0)}")
-            if self.v.value and one:
-                start.append(f"a{r} = real(0.0)")
-                loop.append(f"a{r} += w * {phi}")
-                end.append(f"acc[g + {r}, 0] += a{r}")
-            elif self.v.value:
-                loop.append(f"kb[{r * self.tile} + j] = {phi}")
+        columns, inline = self.v.columns, self.v.inline
+        buffers = ["qb"] * (not self.v.features)
+        start, loop, end = self.coordinates(self.v.features), [*self.distance(), *lines], []
+        for c in range(columns):
+            loop.append(f"w = {self.weight(c)}")
+            if self.v.value:
+                start.append(f"a{c} = real(0.0)")
+                loop.append(f"a{c} += w * {phi}")
+                end.append(f"acc[i, {self.slot(c)}] += a{c}")
             if self.v.slope:
-                weighted = f"w * {dphi}" if one else dphi
-                loop.append(f"sb[{r * self.tile} + j] = {weighted}")
-        body = [*self.head(), *start, *_block("for j in range(nj):", loop), *end]
-        if one:
-            return body + (self.forces() if self.v.slope else [])
-        if self.v.value:
-            body += self.contract("kb", "0")
-        if self.v.slope:
-            offsets = [r * self.tile for r in self.rows]
-            fill = [f"wb[{o} + j] = sb[{o} + j] * (x{r}_0 - Yk[j])" for r, o in enumerate(offsets)]
-            body += _block(
-                "for k in range(n_features):",
-                [
-                    f"Yk = Sj[k * {self.tile}:(k + 1) * {self.tile}]",
-                    *self.load(1, "k + "),
-                    *_block("for j in range(nj):", fill),
-                    *self.contract("wb", f"T * ({int(self.v.value)} + k)"),
-                ],
-            )
-        return body
+                loop.append(f"w *= {dphi}")
+            for k in range(self.v.features if inline else 0):
+                start.append(f"g{c}_{k} = real(0.0)")
+                loop.append(f"g{c}_{k} += w * d{k}")
+                end.append(f"acc[i, {self.slot(c, k)}] += g{c}_{k}")
+        if self.v.slope and not inline:
+            buffers.append("sb")
+            loop.append(f"s_row[j] = {'w' if columns else dphi}")
+        if self.v.value and not columns:
+            buffers.append("kb")
+            loop.append(f"k_row[j] = {phi}")
+        body = [*self.rows(*buffers), *start, *self.over_sources(loop), *end]
+        return body + (self.forces() if columns and self.v.slope and not inline else [])
 
-    def head(self) -> list[str]:
-        """Fill the distance buffer if the features are not unrolled."""
-        return [] if self.v.features else self.distances()
+    def forces(self) -> list[str]:
+        """Sum s_row * (x - y) for one target and column, CHUNK features at a time."""
+        width = self.v.features or CHUNK
+        offset = "" if self.v.features else "c + "
+        loop, end = ["w = s_row[j]"], []
+        for k in range(width):
+            loop.append(f"g{k} += w * (x{k} - Sc[{k * self.tile} + j])")
+            end.append(f"acc[i, {int(self.v.value)} + {offset}{k}] += g{k}")
+        body = [
+            *self.coordinates(width, offset),
+            *(f"g{k} = real(0.0)" for k in range(width)),
+            *self.over_sources(loop),
+            *end,
+        ]
+        if self.v.features:
+            return ["Sc = Sj", *body]
+        cut = f"Sc = Sj[c * {self.tile}:(c + {CHUNK}) * {self.tile}]"
+        return _block(f"for c in range(0, D, {CHUNK}):", [cut, *body])
 
     def contract(self, buffer: str, column: str) -> list[str]:
         """Multiply a buffer of R x TILE numbers by the columns of the tile, COLUMNS at a time."""
         start, loop, end = [], [], []
-        for r in self.rows:
+        for r in range(self.v.targets):
             loop.append(f"w = {buffer}[{r * self.tile} + j]")
             for c in range(COLUMNS):
                 start.append(f"a{r}_{c} = real(0.0)")
@@ -253,35 +234,35 @@ class _Writer:
         return _block(
             f"for c in range(0, T, {COLUMNS}):",
             [
-                f"Vc = Sj[(D + c) * {self.tile}:(D + c + {COLUMNS}) * {self.tile}]",
+                f"Vc = Vj[c * {self.tile}:(c + {COLUMNS}) * {self.tile}]",
                 *start,
-                *_block("for j in range(nj):", loop),
+                *self.over_sources(loop),
                 *end,
             ],
         )
 
-    def forces(self) -> list[str]:
-        """Sum sb * (x - y), CHUNK features at a time, one column."""
-        start, loop, end = self.load(CHUNK, "c + "), [], []
-        for r in self.rows:
-            loop.append(f"w = sb[{r * self.tile} + j]")
-            for k in range(CHUNK):
-                start.append(f"g{r}_{k} = real(0.0)")
-                loop.append(f"g{r}_{k} += w * (x{r}_{k} - Sc[{k * self.tile} + j])")
-                end.append(f"acc[g + {r}, {int(self.v.value)} + c + {k}] += g{r}_{k}")
-        return _block(
-            f"for c in range(0, D, {CHUNK}):",
-            [
-                f"Sc = Sj[c * {self.tile}:(c + {CHUNK}) * {self.tile}]",
-                *start,
-                *_block("for j in range(nj):", loop),
-                *end,
-            ],
-        )
+    def columns(self) -> list[str]:
+        """Contract the buffers of a group with any number of columns."""
+        body = self.contract("kb", "0") if self.v.value else []
+        if self.v.slope:
+            fill = [
+                *self.rows("sb", "wb"),
+                "x0 = X[ib + i, k]",
+                *self.over_sources(["w_row[j] = s_row[j] * (x0 - Yk[j])"]),
+            ]
+            body += _block(
+                "for k in range(n_features):",
+                [
+                    f"Yk = Sj[k * {self.tile}:(k + 1) * {self.tile}]",
+                    *self.over_targets(fill),
+                    *self.contract("wb", f"T * ({int(self.v.value)} + k)"),
+                ],
+            )
+        return body
 
     # -- log-sum-exp -------------------------------------------------------------------------------
 
-    def logarithmic(self) -> list[str]:
+    def log_target(self) -> list[str]:
         """Online maximum: exponents of a tile first, then one exponential a pair relative to the maximum.
 
         Differs from the textbook recurrence, which takes two exponentials a pair: the exponents wait in a
@@ -291,55 +272,50 @@ class _Writer:
         if log_phi is None or log_slope is None:
             raise ValueError("log-sum-exp needs one positive radial kernel")
         lines, (exponent,) = self.printed(mul(LOG2_E, log_phi))
-        first: list[str] = []
-        start, raise_maximum = self.load(self.v.features), []
-        for r in self.rows:
-            start.append(f"h{r} = real(-np.inf)")
-            first += [
-                *self.distance(r),
-                *lines,
-                f"u = {exponent} + {self.weight(0)}",
-                f"ub[{r * self.tile} + j] = u",
-                f"h{r} = larger(h{r}, u)",
-            ]
-            raise_maximum += [
-                *_block(
-                    f"if h{r} > top[g + {r}]:",
-                    [
-                        *_block(
-                            f"if top[g + {r}] > -np.inf:",
-                            [f"acc[g + {r}, :] *= np.exp2(np.float64(top[g + {r}]) - h{r})"],
-                        ),
-                        f"top[g + {r}] = h{r}",
-                    ],
-                ),
-                f"h{r} = top[g + {r}] if top[g + {r}] > -np.inf else real(0.0)",
-            ]
-        lines, (slope,) = self.printed(log_slope)
-        slope = self.guard(lines, slope)
-        second, sums, end = [], [], []
-        for r in self.rows:
-            sums.append(f"a{r} = real(0.0)")
-            second += [f"w = exp2(ub[{r * self.tile} + j] - h{r})", f"a{r} += w"]
-            end.append(f"acc[g + {r}, 0] += a{r}")
-            if self.v.slope:
-                second += [*self.distance(r), *lines, f"w *= {slope}"]
-                if self.v.features == 0:
-                    second.append(f"sb[{r * self.tile} + j] = w")
-                for k in range(self.v.features):
-                    sums.append(f"g{r}_{k} = real(0.0)")
-                    second.append(f"g{r}_{k} += w * d{k}")
-                    end.append(f"acc[g + {r}, {1 + k}] += g{r}_{k}")
+        buffers = ["qb"] * (not self.v.features) + ["ub"]
+        first = [
+            *self.distance(),
+            *lines,
+            f"u = {exponent} + {self.weight(0)}",
+            "u_row[j] = u",
+            "h = larger(h, u)",
+        ]
+        rescale = ["acc[i, :] *= np.exp2(np.float64(top[i]) - np.float64(h))"]
+        maximum = [
+            *_block("if h > top[i]:", [*_block("if top[i] > -np.inf:", rescale), "top[i] = h"]),
+            "h = top[i] if top[i] > -np.inf else real(0.0)",
+        ]
+        start, second, end = ["a0 = real(0.0)"], ["w = exp2(u_row[j] - h)", "a0 += w"], []
+        if self.v.slope:
+            lines, (slope,) = self.printed(log_slope)
+            if self.trace.kink:
+                slope = self.nonzero(lines, "slope", slope)
+            second += [*self.distance(), *lines, f"w *= {slope}"]
+            for k in range(self.v.features):
+                start.append(f"g{k} = real(0.0)")
+                second.append(f"g{k} += w * d{k}")
+                end.append(f"acc[i, {1 + k}] += g{k}")
+            if not self.v.features:
+                buffers.append("sb")
+                second.append("s_row[j] = w")
         body = [
-            *self.head(),
+            *self.rows(*buffers),
+            *self.coordinates(self.v.features),
+            "h = real(-np.inf)",
+            *self.over_sources(first),
+            *maximum,
             *start,
-            *_block("for j in range(nj):", first),
-            *raise_maximum,
-            *sums,
-            *_block("for j in range(nj):", second),
+            *self.over_sources(second),
+            "acc[i, 0] += a0",
             *end,
         ]
         return body + (self.forces() if self.v.slope and not self.v.features else [])
+
+    def group(self) -> list[str]:
+        """Everything that happens to one group of targets and one tile of sources."""
+        head = [] if self.v.features else ["distances(X, ib + g, Sj, qb, n_features, nj)"]
+        one = self.over_targets(self.log_target() if self.v.log else self.target())
+        return [*head, *one, *(self.columns() if not self.v.columns else [])]
 
     # -- the module --------------------------------------------------------------------------------
 
@@ -375,17 +351,18 @@ class _Writer:
     def module(self) -> str:
         """Return the whole module."""
         v, size = self.v, self.v.targets * self.tile
-        group = self.logarithmic() if v.log else self.direct() if v.direct else self.staged()
+        group = self.group()
         text = "\n".join(group)
         buffers = [
             f"{b} = np.empty({size}, real)"
             for b in ("qb", "ub", "kb", "sb", "wb")
-            if f"{b}[" in text
+            if f"= {b}" in text or f" {b}," in text
         ]
         symbols = [f"{name} = P[{a + 1}]" for a, name in enumerate(self.trace.symbols)]
         log = ["top = np.empty(block, real)"] if v.log else []
         tiles = [
             "Sj = S[tile]",
+            f"Vj = Sj[D * {self.tile}:]",
             f"nj = min({self.tile}, m - {self.tile} * tile)",
             *_block(f"for g in range(0, nb, {v.targets}):", group),
         ]
@@ -422,12 +399,14 @@ class _Writer:
                 "from numba import njit",
                 f"from numpy import {real} as real",
                 "",
-                "from gpukoop.kernels.simd_cpu import larger, sqrt",
+                "from gpukoop.kernels.simd_cpu import larger, make_distances, sqrt",
                 f"from gpukoop.kernels.simd_cpu import exp2_{real}_{v.degree} as exp2",
                 *(
                     f"from gpukoop.kernels.simd_cpu import {f}_{real} as {f}"
                     for f in ("log2", "rsqrt", "reciprocal")
                 ),
+                "",
+                f"distances = make_distances({real!r}, {v.targets}, {self.tile})",
                 "",
                 "",
                 # reassoc lets partial sums run in vectors; nnan and ninf are absent on purpose
