@@ -14,7 +14,7 @@ import pytest
 from scipy import integrate, stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from gpukoop import datasets, trajectories
+from gpukoop import datasets, diffusions, trajectories
 from gpukoop.draws import random_generator
 
 SIGMAS = 5.0
@@ -223,6 +223,19 @@ def test_wells_move_as_their_generator_says():
     expected = 2 * lag - lag**2 * curvature
     assert_mean((Y - X) ** 2, expected, bias=2 * lag**3 * curvature**2)
     assert_mean((Y - X) * X, -expected / 2, bias=lag**3 * curvature**2)  # detailed balance
+
+
+def test_the_drift_of_the_wells_is_the_slope_of_their_potential():
+    Z, h, d = np.random.default_rng(0).uniform(-1.5, 1.5, (30, 2)), 1e-3, 1e-6
+    ends = diffusions._walk_wells(Z, np.zeros((30, 1, 2)), h, False)
+    shifts = d * np.eye(2)
+    slope = [
+        (datasets.potential("quadruple_well", Z + e) - datasets.potential("quadruple_well", Z - e))
+        / (2 * d)
+        for e in shifts
+    ]
+    # central differences of a quartic: 4 x d^2 of truncation, 1e-9 of rounding
+    np.testing.assert_allclose((Z - ends) / h, np.stack(slope, axis=1), atol=1e-8)
 
 
 def test_the_slow_mode_of_the_wells_decays_at_its_eigenvalue():
