@@ -1,0 +1,156 @@
+"""What all explicit flows share: a velocity field, the step along it, and the detection of too large a step.
+
+A flow of this family is a :class:`Field`: it says, for particles Z (n, d), which velocity each one has and what the
+energy is. :func:`explicit` makes it a step of the loop; :mod:`gpukoop.flow.training` makes it the training of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.flow.loop import Info, State, Step
+
+# A step longer than both clouds are wide is looked at before it is taken; one so many times longer is refused outright,
+# since squares of its coordinates overflow.
+REFUSED = 1e9
+# Particles that move less than so many roundings of the width of the clouds have arrived.
+ARRIVED = 4.0
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a field says about particles.
+
+    Attributes
+    ----------
+    velocity : array of shape (n, d)
+        -n dF/dz_i, the Wasserstein gradient: the factor n makes the speed independent of the number of particles.
+    energy : float
+        F at the particles.
+    measures : dict
+        Further entries of ``history_``.
+    memory : dict
+        Arrays that the next step may start from (potentials, couplings).
+    """
+
+    velocity: Array
+    energy: float
+    measures: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Array] = field(default_factory=dict)
+
+
+class Field(Protocol):
+    """A velocity field, pure: the same arguments give the same motion."""
+
+    def __call__(
+        self, Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
+        """Return the velocity and the energy of the particles Z."""
+
+
+def width(*clouds: Array) -> float:
+    """Return the root mean square distance of the points of all clouds from their common centre."""
+    centres = [to_host(c.mean(axis=0)).astype(float) for c in clouds]
+    centre = sum(centres) / len(clouds)
+    squares = [
+        float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
+        for c, own in zip(clouds, centres, strict=True)
+    ]
+    return float(np.sqrt(np.mean(squares)))
+
+
+def row_rms(A: Array) -> float:
+    """Return the root mean square length of the rows of A."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(to_host((A.astype(float) ** 2).sum(axis=1).mean())))
+
+
+def begin(Z: Array, X: Array) -> State:
+    """Return the first state of an explicit flow of Z towards X."""
+    return State(Z, memory={"width": np.array([width(Z, X)])})
+
+
+def too_far(
+    energy_there: Callable[[], float], energy: float, moved: float, wide: float
+) -> str:
+    """Return why a step diverges, or "".
+
+    A step that carries the particles farther than both clouds are wide is checked before it is taken: it is fine if it
+    lowers the energy (particles may start far away), else it overshoots. So the particles kept are those before it.
+    """
+    if moved <= wide or not np.isfinite(wide):
+        return "" if np.isfinite(moved) else "the velocity is no longer finite."
+    text = f"it would move the particles by {moved:.3g}, while the clouds are {wide:.3g} wide"
+    if not np.isfinite(moved) or moved > REFUSED * wide:
+        return f"{text}."
+    raised = energy_there()
+    if raised <= energy:
+        return ""
+    return f"{text}, and raise the energy from {energy:.3g} to {raised:.3g}."
+
+
+def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Step:
+    r"""Return the explicit step :math:`z_i \leftarrow z_i + h G_i`, :math:`G \leftarrow v + \mu G`.
+
+    Parameters
+    ----------
+    velocity : Field
+        v and F at the particles.
+    step_size : float
+        h, multiplies the plain velocity.
+    momentum : float
+        mu in [0, 1); 0 is the plain flow.
+
+    Notes
+    -----
+    ``history_`` holds the ``energy`` F, the ``dissipation`` mean \|v_i\|^2 = -dF/dt of the continuous flow, and the root
+    mean square ``displacement`` of the step.
+    """
+
+    def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        Z = state.particles
+        motion = velocity(Z, state.memory, rng, state.iteration)
+        direction = motion.velocity
+        memory = {**state.memory, **motion.memory}
+        if momentum:
+            if "momentum" in memory:
+                direction = direction + momentum * memory["momentum"]
+            memory["momentum"] = direction
+        with np.errstate(over="ignore", invalid="ignore"):
+            move = step_size * direction
+            following = Z + move
+        moved = row_rms(move)
+        wide = float(memory["width"][0])
+
+        def energy_there() -> float:
+            return velocity(following, memory, np.random.default_rng(0), state.iteration).energy
+
+        diverged = too_far(energy_there, motion.energy, moved, wide)
+        if not np.isfinite(motion.energy):
+            diverged = "the energy is no longer finite."
+        measures = {
+            "energy": motion.energy,
+            "dissipation": row_rms(motion.velocity) ** 2,
+            "displacement": moved,
+            **motion.measures,
+        }
+        arrived = moved <= ARRIVED * float(np.finfo(Z.dtype).eps) * wide
+        return State(following, memory=memory), Info(measures, arrived, diverged)
+
+    return step
+
+
+def uniform(Z: Array) -> Array:
+    """Return the weights 1/n of n points."""
+    return namespace(Z).full(len(Z), 1.0 / len(Z), dtype=Z.dtype)
+
+
+def mean(values: Array, weights: Array | None = None) -> float:
+    """Return the mean of values in float64, weighted where weights that sum to 1 are given."""
+    values = values.astype(float)
+    return float(values.mean() if weights is None else (values * weights.astype(float)).sum())
