@@ -1,0 +1,1 @@
+"""Throughput, accuracy and memory against peers; ``python -m bench`` or ``gpukoop bench``."""

@@ -1,0 +1,169 @@
+"""Run the benchmarks and write what they measured.
+
+A module of this folder with ``TITLE`` and ``rows(quick)`` is a table; a row is a dict, its keys are the columns. Peers
+that are not installed are rows that say so. Times are never compared between runs: a ratio comes from one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CPU_TABLES = ("cpu_throughput", "spectrum", "fourier", "kswgd", "flows", "koopman", "cuda_static")
+CUDA_TABLES = ("cuda_device",)
+
+
+def machine() -> dict[str, str]:
+    """Return what a figure must be read with: processor, cores, versions, date, commit."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        text = info.read_text()
+        found = [
+            line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line
+        ]
+        name = found[0] if found else name
+        if "avx512f" in text:
+            name += " (AVX-512)"
+        elif "avx2" in text:
+            name += " (AVX2)"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "machine": f"{name}, {cores} cores",
+        "python": platform.python_version(),
+        **{
+            p: _version(p)
+            for p in ("gpukoop", "numpy", "scipy", "numba", "pykeops", "finufft", "geomloss")
+        },
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def run(
+    *,
+    device: str = "cpu",
+    quick: bool = False,
+    out: Path | None = None,
+    quiet: bool = False,
+    only: list[str] | None = None,
+) -> int:
+    """Run the tables and write ``results.json``-like data to ``out`` and, for a full run, ``results.md``."""
+    names = only or list(CPU_TABLES if device == "cpu" else CUDA_TABLES)
+    record: dict[str, Any] = {"machine": machine(), "device": device, "quick": quick, "tables": {}}
+    for name in names:
+        module = importlib.import_module(f"bench.{name}")
+        start = time.perf_counter()
+        rows = module.rows(quick)
+        took = time.perf_counter() - start
+        title = getattr(module, "TITLE", (module.__doc__ or name).splitlines()[0])
+        record["tables"][name] = {"title": title, "rows": rows, "seconds": round(took, 1)}
+        if not quiet:
+            print(f"\n{title}  ({took:.0f} s)\n{_markdown(rows)}", flush=True)
+    if out is not None:
+        out.write_text(json.dumps(record, indent=1, default=_plain) + "\n")
+    if not quick and not only:
+        text = _results(record)
+        (HERE / ("results.md" if device == "cpu" else "results-cuda.md")).write_text(text)
+        _throughput_plot(record)
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(c)) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _results(record: dict[str, Any]) -> str:
+    head = ", ".join(f"{k} {v}" if k != "machine" else v for k, v in record["machine"].items())
+    parts = [
+        "# What was measured",
+        f"Written by `gpukoop bench`: {head}. Ratios come from one run each, the sides in turn; first calls "
+        "(compilation, plans) stand apart. Errors are relative to sum |v| k, against float64.",
+    ]
+    for table in record["tables"].values():
+        parts += [f"## {table['title']}", _markdown(table["rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _throughput_plot(record: dict[str, Any]) -> None:
+    rows = record["tables"].get("cpu_throughput", {}).get("rows", [])
+    sweep = [r for r in rows if r.get("sweep")]
+    if not sweep:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, key in zip(figure.subplots(1, 2, sharey=True), ("n", "d"), strict=True):
+        for who in dict.fromkeys(r["who"] for r in sweep):
+            points = sorted(
+                (r[key], r["Gpairs/s"]) for r in sweep if r["who"] == who and r["sweep"] == key
+            )
+            if points:
+                axis.loglog(*zip(*points, strict=True), marker="o", label=who)
+        axis.set_xlabel({"n": "points n = m (d = 3)", "d": "features d (n = m = 10,000)"}[key])
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("Gpairs/s")
+    figure.axes[0].legend()
+    figure.savefig(HERE / "throughput.png", dpi=120)
+
+
+def main() -> int:
+    """Parse the command line of ``python -m bench``."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="small sizes, two minutes")
+    parser.add_argument("--only", nargs="*", help="names of tables")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    return run(device=a.device, quick=a.quick, out=a.out, only=a.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
