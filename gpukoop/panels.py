@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,9 @@ class View:
             return np.clip(self.density(shown) / (self.values.max() or 1.0), 0, 1)
         from scipy.ndimage import gaussian_filter
 
-        count, *edges = np.histogramdd(shown, bins=BINS, range=self.box)
+        count, *edges = np.histogramdd(
+            shown, bins=BINS, range=[(low, high) for low, high in self.box]
+        )
         smooth = gaussian_filter(count, 1.5)
         cell = [
             np.clip(np.searchsorted(e, c) - 1, 0, BINS - 1)
@@ -247,7 +250,7 @@ def draw_paths(axes: Any, view: View, frames: list[np.ndarray]) -> None:
     chosen = np.random.default_rng(0).choice(n, min(n, PATHS), replace=False)
     paths = _finer(np.stack([view.of(Z)[chosen] for Z in frames]))  # (times, chosen, c)
     if len(view.coordinates) == 3:
-        from mpl_toolkits.mplot3d.art3d import Line3DCollection as Lines
+        Lines = import_module("mpl_toolkits.mplot3d.art3d").Line3DCollection
     else:
         from matplotlib.collections import LineCollection as Lines
     segments = np.stack([paths[:-1], paths[1:]], axis=2).reshape(-1, 2, len(view.coordinates))
