@@ -14,7 +14,8 @@ import pytest
 from scipy import integrate, stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from gpukoop import datasets, diffusions, trajectories
+from gpukoop import datasets
+from gpukoop.datasets import diffusions, trajectories
 from gpukoop.draws import random_generator
 
 SIGMAS = 5.0

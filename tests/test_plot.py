@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import gpukoop as gk
-from gpukoop import animation, canvas, datasets, plot
+from gpukoop import datasets, plot
+from gpukoop.plot import animation, canvas
 
 RNG = np.random.default_rng(0)
 START = RNG.normal(size=(300, 2))

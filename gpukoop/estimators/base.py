@@ -12,24 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, points, to_host
+from gpukoop.draws import check_count
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
-
-
-def check_number(value: Any, name: str, *, low: float = 0.0, strict: bool = True) -> float:
-    """Return a finite float above ``low``, or raise in words."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or value < low or (strict and value == low):
-        raise ValueError(
-            f"{name} must be a finite number {'>' if strict else '>='} {low:g}, got {value!r}"
-        )
-    return float(value)
-
-
-def check_count(value: Any, name: str, *, low: int = 1) -> int:
-    """Return an int of at least ``low``, or raise in words."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be an int >= {low}, got {value!r}")
-    return int(value)
 
 
 class AbstractFlowEstimator(BaseEstimator, ABC):
@@ -112,7 +96,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         """
         native, home = self._check_points(Z)
         if n_iter is not None:
-            check_count(n_iter, "n_iter", low=0)
+            check_count(n_iter, "n_iter", least=0)
         seed = seed_from(self.random_state)
         step, state, steps, size = self._plan(like(native, self.X_), n_iter, seed)
         outcome: Outcome = run_flow(

@@ -11,7 +11,8 @@ import numpy as np
 from sklearn.base import TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points
-from gpukoop.estimators.base import AbstractFlowEstimator, check_count, check_number
+from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.loop import State, Step
 from gpukoop.kernels.profile import AbstractKernel
@@ -185,12 +186,12 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
 
     def _check_parameters(self) -> None:
         check_count(self.n_components, "n_components")
-        check_number(self.lag_time, "lag_time")
-        check_number(self.step_size, "step_size")
-        check_number(self.total_time, "total_time", strict=False)
+        check_positive(self.lag_time, "lag_time")
+        check_positive(self.step_size, "step_size")
+        check_positive(self.total_time, "total_time", zero=True)
         check_tol(self.tol)
         if self.n_landmarks is not None:
-            check_count(self.n_landmarks, "n_landmarks", low=2)
+            check_count(self.n_landmarks, "n_landmarks", least=2)
         if self.project is not None and not callable(self.project):
             raise TypeError(
                 f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "

@@ -1,8 +1,8 @@
 """Checkpoints: a run killed at any moment continues from its last one and ends with the same bits.
 
-File layout: a magic line, the SHA-256 of the payload, the payload (an uncompressed .npz). It is written to a
-temporary file beside the target, flushed to the disk and renamed, so that the path holds a whole checkpoint or
-the one before it, never half of one. A truncated or altered file fails its digest and is refused.
+File layout: a magic line, the SHA-256 of the payload, the payload (an uncompressed .npz). It is written
+atomically: the path holds a whole checkpoint or the one before it, never half of one. A truncated or altered file
+fails its digest and is refused.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,36 +18,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import like, to_host
+from gpukoop.files import write_atomically
 
 _MAGIC = b"gpukoop checkpoint 1\n"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds all of it or what it held before.
-
-    Raises
-    ------
-    OSError
-        If the folder is missing, not writable or full; the message names the path.
-    """
-    descriptor, temporary = -1, ""
-    try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-        )
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the mode an ordinary new file has.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
 
 class Checkpoint:

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.draws import RandomState, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
 
 
@@ -177,24 +178,9 @@ def _not_finite(particles: Array) -> str:
     return f"{bad} of {len(particles)} particles are no longer finite."
 
 
-def seed_from(random_state: Any) -> int:
-    """Return a seed for one run from an int, None, a Generator or a RandomState.
-
-    A generator is spawned, so that the caller's stream is undisturbed; an int gives itself.
-    """
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.spawn(1)[0].integers(2**62))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
-        raise TypeError(
-            f"random_state is {random_state!r}, expected None, an int >= 0, a numpy Generator or RandomState"
-        )
-    if random_state < 0:
-        raise ValueError(f"random_state must be >= 0, got {random_state}")
-    return int(random_state)
+def seed_from(random_state: RandomState) -> int:
+    """Return the seed of one run; the caller's stream is undisturbed (see ``draws.random_generator``)."""
+    return int(random_generator(random_state).integers(2**62))
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], reference: Array) -> Array:

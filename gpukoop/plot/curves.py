@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, to_host
-from gpukoop.canvas import Where, new_figure, written
 from gpukoop.draws import check_positive
-from gpukoop.panels import INK, START, quiet
+from gpukoop.plot.canvas import Where, new_figure, written
+from gpukoop.plot.panels import INK, START, quiet
 
 RULE = "#d5dbe0"
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpukoop import diffusions, manifolds, shapes
-from gpukoop.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
+from gpukoop.datasets import diffusions, manifolds, shapes
+from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
+from gpukoop.datasets.images import allen_cahn, digits
+from gpukoop.datasets.manifolds import circle, project_circle, project_torus, torus, torus_angles
+from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
 from gpukoop.draws import check_count
-from gpukoop.images import allen_cahn, digits
-from gpukoop.manifolds import circle, project_circle, project_torus, torus, torus_angles
-from gpukoop.shapes import checkerboard, eight_gaussians, moons, three_rings
 
 __all__ = [
     "allen_cahn",

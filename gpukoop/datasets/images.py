@@ -7,8 +7,8 @@ from typing import Literal, overload
 
 import numpy as np
 
+from gpukoop.datasets.trajectories import Pairs, consecutive
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.trajectories import Pairs, consecutive
 
 SIDE = 8  # of a digit, in pixels
 # The second rendering. A slant, half a pixel to the right, a blur and a lifted contrast leave the digits legible

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop import panels
 from gpukoop.arrays import Array, points, to_host
-from gpukoop.canvas import Where, new_figure, png, require_matplotlib, save, written
-from gpukoop.curves import history, spectrum
 from gpukoop.draws import check_count
+from gpukoop.plot import panels
+from gpukoop.plot.canvas import Where, new_figure, png, require_matplotlib, save, written
+from gpukoop.plot.curves import history, spectrum
 
 __all__ = [
     "demo",
@@ -136,7 +136,7 @@ def flow_animation(
     -----
     Cost: about 0.1 s a frame of 20,000 particles.
     """
-    from gpukoop.animation import encode
+    from gpukoop.plot.animation import encode
 
     clouds, view = _view(tuple(frames), density, None, coordinates, bounds)
     path = Path(path)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
-from gpukoop.trajectories import Pairs, consecutive, langevin_pairs
 
 WELL_RADIUS = 0.4  # of the ball around a well that the published coverage counts
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
-from gpukoop.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Energy, Gaussian
+from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
+from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.operator import KernelOperator, median_scale
-from gpukoop.scores import coverage, kl_divergence, nearest_neighbour_distance
 
 __all__ = [
     "coverage",

@@ -54,7 +54,7 @@ def written(figure: Any, path: Where | None) -> Any:
 
 def save(path: Path, encode: Callable[[], bytes], formats: Sequence[str]) -> None:
     """Write what ``encode`` makes, whole or not at all; refuse a wrong name before the work is done."""
-    from gpukoop.flow.checkpoint import write_atomically
+    from gpukoop.files import write_atomically
 
     if path.suffix.lower() not in formats:
         raise ValueError(f"path is {str(path)!r}: its ending must be one of {', '.join(formats)}")

@@ -15,8 +15,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
-from gpukoop.trajectories import Pairs, consecutive, langevin_pairs
 
 
 @overload
