@@ -118,7 +118,7 @@ def _version(name: str) -> str:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from gpukoop.demo import DEMOS, table
-    from gpukoop.flow.checkpoint import write_atomically
+    from gpukoop.files import write_atomically
 
     _folder(arguments.out)
     plot = _plot()
@@ -154,7 +154,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from gpukoop.flow.checkpoint import write_atomically
+    from gpukoop.files import write_atomically
     from gpukoop.recipes import estimator
 
     _writable(arguments.out, ".npz")
