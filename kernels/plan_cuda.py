@@ -88,7 +88,7 @@ class Part:
         self.plan, self.suffix = plan, suffix
         self.label = label(kernel)
         self.trace: Trace = trace(kernel)
-        offered = forms(self.trace, plan.op, plan.d)
+        self.offered = offered = forms(self.trace, plan.op, plan.d)
         self.forms = tuple(f for f in offered if f in only) or offered[-1:]
         self.chunk = columns(plan.op, plan.d, plan.t)
         self.chunks = -(-plan.t // self.chunk)
@@ -140,7 +140,7 @@ class Part:
                 *("array", "array", "pick"),
                 *("array" for _ in spec.outputs),
                 *("array" for _ in spec.scratch),
-                *("size", "size", "size"),
+                *("size" for _ in spec.sizes),
                 *("real" for _ in (*spec.scalars, *self.trace.symbols)),
             )
             found.append(Entry(name, head + write(self.trace, spec, name), kinds))
@@ -172,7 +172,7 @@ class Part:
                 args = [self.name("x"), self.name("s", c), self.name("pick")]
                 args += [self.name(f"{partial}_{o}", c) for o in spec.outputs]
                 args += [self.name(o, c) for o in spec.scratch]
-                args += ["n", self.name("per"), self.name("tiles")]
+                args += [s if s == "n" else self.name(s) for s in spec.sizes]
                 args += [self.name(f"{s}_{form}" if s == "factor" else s) for s in spec.scalars]
                 args += [self.name(s) for s in self.trace.symbols]
                 grid = (self.rows, self.splits, 1)
@@ -235,6 +235,7 @@ class Part:
             self.name("per"): np.uint64(self.per),
             self.name("tiles"): np.uint64(self.tiles),
             self.name("splits"): np.uint64(self.splits),
+            self.name("step"): np.uint64(self.shape.record),
         }
         real = np.dtype(p.dtype).type
         for name, value in zip(self.trace.symbols, self.trace.values, strict=True):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gpukoop.kernels.expr import Call, Expr, Number, Product, Sum, Symbol, mul, substitute
+from gpukoop.kernels.expr import Call, E, Expr, Number, Product, Sum, Symbol, mul, substitute
 from gpukoop.kernels.printers import NumbaPrinter
 from gpukoop.kernels.profile import AbstractKernel, Q, Trace
 
@@ -84,6 +84,15 @@ class Spec:
         return ("correction",) if self.wide and self.slope else ()
 
     @property
+    def sizes(self) -> tuple[str, ...]:
+        """Names of the index arguments.
+
+        ``step``, the length of a record, hides the length of rare loops from the compiler: unrolled, they would
+        share subexpressions with the main path and take its multiply-adds apart.
+        """
+        return ("n", "per", "tiles") + (("step",) if self.exponent and not self.wide else ())
+
+    @property
     def scalars(self) -> tuple[str, ...]:
         """Names of the real arguments after the sizes, besides the symbols of the trace."""
         return (("factor",) if self.slope else ()) + (("stretch",) if self.form == "exact" else ())
@@ -123,6 +132,45 @@ def forms(trace: Trace, op: str, d: int) -> tuple[str, ...]:
     able = op in ("product", "logsumexp") and d >= 3 and smooth(trace.phi)
     fast = ("dot",) if able else ()
     return fast + (("exact",) if d > WIDEST_TILE else ("difference", "exact"))
+
+
+def gaussian_like(tree: Expr) -> bool:
+    """Return whether q occurs in an exponential, bare: then registers hold -q, and no pair negates it."""
+    if isinstance(tree, Sum):
+        return any(gaussian_like(t) for t, _ in tree.terms)
+    if isinstance(tree, Product):
+        return any(
+            (base == E and split_factor(exponent)[1] == Q)
+            or gaussian_like(base)
+            or gaussian_like(exponent)
+            for base, exponent in tree.factors
+        )
+    return False
+
+
+def absorb_constant(trees: tuple[Expr, ...]) -> tuple[float, tuple[Expr, ...]]:
+    """Return (c, trees in q' = c + q) if q occurs as that sum only, else (0, trees).
+
+    The sum of squares then starts at c, and 1 + q of an inverse multiquadric costs nothing.
+    """
+    stack, found = list(trees), None
+    while stack and found is None:
+        node = stack.pop()
+        if isinstance(node, Sum):
+            if node.terms == ((Q, 1.0),) and node.constant:
+                found = node
+            stack.extend(t for t, _ in node.terms)
+        elif isinstance(node, Product):
+            stack.extend(part for factor in node.factors for part in factor)
+        elif isinstance(node, Call):
+            stack.append(node.argument)
+    if found is None:
+        return 0.0, trees
+    other = Symbol("q'")
+    moved = tuple(substitute(tree, {found: other}) for tree in trees)
+    if any(substitute(tree, {Q: 0.5}) != tree for tree in moved):  # q occurs elsewhere too
+        return 0.0, trees
+    return found.constant, tuple(substitute(tree, {other: Q}) for tree in moved)
 
 
 def split_factor(tree: Expr) -> tuple[float, Expr]:

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpukoop.kernels.expr import Number, mul
+from gpukoop.kernels.expr import Number, mul, substitute
 from gpukoop.kernels.profile import Q, Trace
 from gpukoop.kernels.source_cuda import (
     FORMS,
     CudaPrinter,
     Spec,
     Text,
+    absorb_constant,
+    gaussian_like,
     log2_phi,
     slope_parts,
     smooth,
@@ -80,7 +82,7 @@ def shape(trace: Trace, spec: Spec) -> Shape:
         group = 2
     pad = 16 // (4 * words)
     record = -(-(spec.d + spec.t + has_bias(trace, spec)) // pad) * pad
-    tile = 128 if record * words <= 32 else 64
+    tile = 128 if accumulators(spec) == 1 and record * words <= 32 else 64
     if spec.block < 128:  # the simulator
         targets, tile = min(targets, 2), 32
     return Shape(targets, group, tile, record)
@@ -95,9 +97,20 @@ class TileWriter:
         self.n_sums = accumulators(spec)
         self.merged = spec.exponent and merged(trace)
         self.shift = self.merged and spec.form == "dot"
-        # Direct sums of many columns: a group of its own would cost an addition per column and group.
-        self.direct = self.n_sums > 4
+        # Several sums skip the level of groups: it would cost each of them an addition a group.
+        self.direct = self.n_sums > 1
         self.factor = slope_parts(trace, spec)[1] if spec.slope else Number(1.0)
+        self.log2 = log2_phi(trace) if spec.exponent else Number(0.0)
+        # Registers hold -q where the profile wants 2**-q, and c + q where it wants nothing but c + q.
+        self.negative = not spec.exponent and smooth(trace.phi) and gaussian_like(trace.phi)
+        self.apart = "q < zero" if self.negative else "q > zero"
+        trees = (trace.phi, self.log2, self.factor)
+        self.offset = 0.0
+        if self.negative:
+            trees = tuple(substitute(tree, {Q: mul(-1.0, Q)}) for tree in trees)  # type: ignore[assignment]
+        elif not (trace.kink or trace.singular or self.merged):
+            self.offset, trees = absorb_constant(trees)  # type: ignore[assignment]
+        self.phi, self.log2, self.factor = trees
 
     def targets(self) -> range:
         """Return the targets of a thread."""
@@ -107,7 +120,7 @@ class TileWriter:
         """Return the source of the entry."""
         spec, text, s = self.spec, self.text, self.shape
         outs = [f"out_{o}" for o in spec.outputs]
-        args = ["x", "s", "pick", *outs, "n", "per", "tiles", *spec.scalars, *self.trace.symbols]
+        args = ["x", "s", "pick", *outs, *spec.sizes, *spec.scalars, *self.trace.symbols]
         text.add("@cuda.jit(fastmath=True, cache=True)" if spec.block == 128 else "@cuda.jit")
         text.open(f"def {name}({', '.join(args)}):")
         text.add(f"tile = cuda.shared.array({s.tile * s.record}, real)")
@@ -126,16 +139,30 @@ class TileWriter:
         )
         text.open("while block < stop:")
         text.add("cuda.syncthreads()", f"base = block * {u(s.tile * s.record)}")
-        text.open(f"for w in range(tid, {u(s.tile * s.record)}, {u(spec.block)}):")
-        text.add("tile[w] = s[base + w]")
+        text.add("w = tid")
+        text.open(f"while w < {u(s.tile * s.record)}:")
+        text.add("tile[w] = s[base + w]", f"w = w + {u(spec.block)}")
         text.close()
         text.add("cuda.syncthreads()")
         for r in self.targets():
             text.add(*(f"p{r}_{a} = zero" for a in range(self.n_sums)))
+        end, step = u(s.tile * s.record), u(s.group * s.record)
         text.add("i = uint(0)")
-        text.open(f"while i < {u(s.tile * s.record)}:")
-        (self.exponent_group if spec.exponent else self.weighted_group)()
-        text.add(f"i = i + {u(s.group * s.record)}")
+        text.open(f"while i < {end}:")
+        if spec.exponent:
+            # The loop leaves itself for the rare case, so that the main path is one short body.
+            text.open(f"while i < {end}:")
+            self.exponent_group()
+            text.add(f"i = i + {step}")
+            text.close()
+            text.open(f"if i < {end}:")
+            for r in self.targets():
+                self.raise_reference(r)
+            text.add(f"i = i + {step}")
+            text.close()
+        else:
+            self.weighted_group()
+            text.add(f"i = i + {step}")
         text.close()
         for r in self.targets():
             for a in range(self.n_sums):
@@ -157,12 +184,16 @@ class TileWriter:
             text.add(f"i = min(row + {u(r * spec.block)}, last) * {u(spec.d)}")
             text.add(*(f"x{r}_{k} = x[i + {u(k)}]" for k in range(spec.d)))
             if spec.form == "dot":
-                text.add(f"n{r} = " + " + ".join(f"x{r}_{k} * x{r}_{k}" for k in range(spec.d)))
+                norm = " + ".join(f"x{r}_{k} * x{r}_{k}" for k in range(spec.d))
+                if self.negative or self.shift:
+                    text.add(f"n{r} = -({norm})")
+                else:
+                    text.add(f"n{r} = real({self.offset!r}) + {norm}")
                 text.add(*(f"x{r}_{k} = -(x{r}_{k} + x{r}_{k})" for k in range(spec.d)))
             if spec.exponent:
                 text.add(f"ref{r} = real({LOWEST!r})")
                 if self.shift:  # -|x'|^2 - reference, one register
-                    text.add(f"n{r} = -n{r}", f"low{r} = n{r} - ref{r}")
+                    text.add(f"low{r} = n{r} - ref{r}")
             text.add(*(f"s{r}_{a} = zero" for a in range(self.n_sums)))
             text.add(*(f"e{r}_{a} = zero" for a in range(self.n_sums)))
 
@@ -176,25 +207,27 @@ class TileWriter:
             text.add(f"b{j} = tile[{at} + {u(spec.d + spec.t)}]")
 
     def squares(self, r: int, j: str, start: str = "") -> str:
-        """Write q of a pair, or ``start - q``; leave the differences in h_k. Return its name."""
-        spec, text = self.spec, self.text
+        """Write what registers hold of q for a pair, or ``start - q``; leave x - y in h_k. Return its name."""
+        spec, add = self.spec, self.text.add
+        if self.offset and spec.form == "difference":
+            start_at = f"real({self.offset!r}) + h0 * h0"
+        else:
+            start_at = "h0 * h0"
+        down = bool(start) or self.negative
+        sign = "-" if down else "+"
         if spec.form == "dot":
-            if start:
-                text.add(f"q = b{j} + {start}")
-                text.add(*(f"q = q - x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
-            else:
-                text.add(f"q = b{j} + n{r}")
-                text.add(*(f"q = q + x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
+            add(f"q = b{j} + {start}" if start else f"q = n{r} {sign} b{j}")
+            add(*(f"q = q {sign} x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
             return "q"
-        text.add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(spec.d)))
+        add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(spec.d)))
         if start and spec.form == "difference":
-            text.add(f"q = {start} - h0 * h0")
-            text.add(*(f"q = q - h{k} * h{k}" for k in range(1, spec.d)))
-            return "q"
-        text.add("q = h0 * h0")
-        text.add(*(f"q = q + h{k} * h{k}" for k in range(1, spec.d)))
+            add(f"q = {start} - h0 * h0")
+        else:
+            add("q = -(h0 * h0)" if down else f"q = {start_at}")
+        add(*(f"q = q {sign} h{k} * h{k}" for k in range(1, spec.d)))
         if spec.form == "exact":
-            text.add(f"q = {start} - stretch * q" if start else "q = stretch * q")
+            begin = start or (f"real({self.offset!r})" if self.offset else "")
+            add(f"q = {begin} + stretch * q" if begin else "q = stretch * q")
         return "q"
 
     def exponent_of(self, r: int, j: str) -> str:
@@ -205,7 +238,7 @@ class TileWriter:
         if self.merged:
             return self.squares(r, j, "z")
         self.squares(r, j)
-        value = self.text.evaluate(CudaPrinter("q", f"l{r}_{j}_"), log2_phi(self.trace))
+        value = self.text.evaluate(CudaPrinter("q", f"l{r}_{j}_"), self.log2)
         self.text.add(f"z = z + {value}")
         return "z"
 
@@ -216,7 +249,7 @@ class TileWriter:
         printer = CudaPrinter("q", f"w{r}_{j}_")
         value = self.text.evaluate(printer, self.factor)
         if self.trace.kink:
-            self.text.add(f"m = {value} if q > zero else zero")
+            self.text.add(f"m = {value} if {self.apart} else zero")
             value = "m"
         self.text.add(f"w = {weight} * {value}")
         return "w"
@@ -230,16 +263,16 @@ class TileWriter:
                 self.squares(r, str(j))
                 printer = CudaPrinter("q", f"u{r}_{j}_")
                 if spec.value:
-                    value = text.evaluate(printer, trace.phi)
+                    value = text.evaluate(printer, self.phi)
                     if trace.singular:
-                        text.add(f"f = {value} if q > zero else zero")
+                        text.add(f"f = {value} if {self.apart} else zero")
                         value = "f"
                     for c in range(spec.t):
                         self.accumulate(r, j, c, f"{value} * v{j}_{c}")
                 if spec.slope:
                     slope = text.evaluate(printer, self.factor)
                     if trace.kink or trace.singular:
-                        text.add(f"m = {slope} if q > zero else zero")
+                        text.add(f"m = {slope} if {self.apart} else zero")
                         slope = "m"
                     start = spec.t * spec.value
                     for c in range(spec.t):
@@ -273,16 +306,13 @@ class TileWriter:
                 if spec.slope:
                     text.add(f"e{r}x{j} = e")
         text.open(f"if {' + '.join(f'g{r}' for r in self.targets())} > real({LAG!r}):")
-        for r in self.targets():
-            self.raise_reference(r)
+        text.add("break")
         text.close()
-        text.open("else:")
         for r in self.targets():
             text.add(f"p{r}_0 = plus(p{r}_0, g{r})")
             if spec.slope:
                 for j in range(s.group):
                     self.slope_terms(r, str(j), f"e{r}x{j}")
-        text.close()
 
     def slope_terms(self, r: int, j: str, weight: str) -> None:
         """Write the additions of one pair to the softmax-weighted slope."""
@@ -296,19 +326,19 @@ class TileWriter:
 
     def raise_reference(self, r: int) -> None:
         """Write the rare branch for one target: new reference, sums rescaled, group added."""
-        text, step = self.text, u(self.shape.record)
-        end = f"i + {u(self.shape.group * self.shape.record)}"
+        text = self.text
+        end = f"i + {u(self.shape.group)} * step"
         text.add(f"old, top, ref{r}, j = ref{r}, ref{r}, zero, i")
         if self.shift:
             text.add(f"low{r} = n{r}")
         text.open(f"while j < {end}:")
         self.load_source("", "j")
-        text.add(f"top = max(top, {self.exponent_of(r, '')})", f"j = j + {step}")
+        text.add(f"top = max(top, {self.exponent_of(r, '')})", "j = j + step")
         text.close()
         text.add(f"ref{r} = top")
         if self.shift:
             text.add(f"low{r} = n{r} - top")
-        text.add(f"f = exp2(old - top)")
+        text.add("f = exp2(old - top)")
         for a in range(self.n_sums):
             text.add(*(f"{name}{r}_{a} = {name}{r}_{a} * f" for name in "pse"))
         text.add("j = i")
@@ -317,7 +347,7 @@ class TileWriter:
         text.add(f"e = exp2({self.exponent_of(r, '')})", f"p{r}_0 = p{r}_0 + e")
         if self.spec.slope:
             self.slope_terms(r, "", "e")
-        text.add(f"j = j + {step}")
+        text.add("j = j + step")
         text.close()
 
     def store(self) -> None:

@@ -40,7 +40,7 @@ class WideWriter:
         """Return the source of the entry."""
         spec, text, s = self.spec, self.text, self.shape
         outs = [f"out_{o}" for o in spec.outputs]
-        args = ["x", "s", "pick", *outs, *spec.scratch, "n", "per", "tiles"]
+        args = ["x", "s", "pick", *outs, *spec.scratch, *spec.sizes]
         args += [*spec.scalars, *self.trace.symbols]
         extra = s.record - spec.d
         text.add("@cuda.jit(fastmath=True, cache=True)")
@@ -101,14 +101,19 @@ class WideWriter:
         text.add("c = uint(0)")
         text.open(f"while c < {u(self.spec.d)}:")
         text.add(f"end = min(c + {u(CHUNK)}, {u(self.spec.d)})", "cuda.syncthreads()")
-        text.open(f"for w in range(tid, (end - c) * {u(SOURCES)}, {u(self.spec.block)}):")
-        text.add(f"tile[w] = s[base + c * {u(SOURCES)} + w]")
+        text.add("w = tid")
+        text.open(f"while w < (end - c) * {u(SOURCES)}:")
+        text.add(f"tile[w] = s[base + c * {u(SOURCES)} + w]", f"w = w + {u(self.spec.block)}")
         text.close()
         if weights:
             extra = (self.shape.record - self.spec.d) * SOURCES
             text.open("if c == uint(0):")
-            text.open(f"for w in range(tid, {u(extra)}, {u(self.spec.block)}):")
-            text.add(f"weights[w] = s[base + {u(self.spec.d * SOURCES)} + w]")
+            text.add("w = tid")
+            text.open(f"while w < {u(extra)}:")
+            text.add(
+                f"weights[w] = s[base + {u(self.spec.d * SOURCES)} + w]",
+                f"w = w + {u(self.spec.block)}",
+            )
             text.close(2)
         text.add("cuda.syncthreads()", "f, k = c, uint(0)")
         text.open("while f < end:")
