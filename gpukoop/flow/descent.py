@@ -75,9 +75,7 @@ def begin(Z: Array, X: Array) -> State:
     return State(Z, memory={"width": np.array([width(Z, X)])})
 
 
-def too_far(
-    energy_there: Callable[[], float], energy: float, moved: float, wide: float
-) -> str:
+def too_far(energy_there: Callable[[], float], energy: float, moved: float, wide: float) -> str:
     """Return why a step diverges, or "".
 
     A step that carries the particles farther than both clouds are wide is checked before it is taken: it is fine if it

@@ -33,7 +33,9 @@ from gpukoop.kernels.radial import Riesz
 Noise = Callable[[int], float]
 
 
-def self_energy(kernel: AbstractKernel, X: Array, weights: Array | None = None, **options: Any) -> float:
+def self_energy(
+    kernel: AbstractKernel, X: Array, weights: Array | None = None, **options: Any
+) -> float:
     """Return E k(x, x') over the samples: the part of the MMD that no particle moves. m^2 kernel values, once."""
     b = uniform(X) if weights is None else weights
     return mean(kernel(X, **options) @ b, b)
@@ -72,7 +74,9 @@ def mmd_field(
     b = uniform(X) if weights is None else weights
     e_xx = self_energy(kernel, X, b, **options)
 
-    def field(Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int) -> Motion:
+    def field(
+        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
         a = uniform(Z)
         beta = 0.0 if noise is None else noise(iteration)
         zz, repulsion = kernel(Z, **options).value_and_gradient(a)
@@ -91,7 +95,12 @@ def mmd_field(
 
 
 def witness(
-    kernel: AbstractKernel, Q: Array, Z: Array, X: Array, weights: Array | None = None, **options: Any
+    kernel: AbstractKernel,
+    Q: Array,
+    Z: Array,
+    X: Array,
+    weights: Array | None = None,
+    **options: Any,
 ) -> Array:
     """Return f at the points Q: positive where there are too many particles, negative where too few."""
     b = uniform(X) if weights is None else weights

@@ -33,9 +33,7 @@ from gpukoop.kernels.radial import Riesz
 SWEEPS = 3
 BISECTIONS = 60
 
-_INVERSE = Profile(
-    phi=lambda s: s**-0.5, dphi=lambda s: -0.5 * s**-1.5, kink=True, singular=True
-)
+_INVERSE = Profile(phi=lambda s: s**-0.5, dphi=lambda s: -0.5 * s**-1.5, kink=True, singular=True)
 _POWER = Profile(
     phi=lambda s, power: s**-power,
     dphi=lambda s, power: -power * s ** (-power - 1),
@@ -133,7 +131,15 @@ def line_implicit(Z: Array, X: Array, h: float, weights: Array | None = None) ->
 
 
 def sweep(
-    Y: Array, Z: Array, repulsion: Array, X: Array, b: Array, h: float, r: float, atoms: Atoms, **options: Any
+    Y: Array,
+    Z: Array,
+    repulsion: Array,
+    X: Array,
+    b: Array,
+    h: float,
+    r: float,
+    atoms: Atoms,
+    **options: Any,
 ) -> Array:
     """Return one Weiszfeld sweep from Y for the step from Z: a pass over n m pairs with d + 1 right-hand sides."""
     xp = namespace(Y)

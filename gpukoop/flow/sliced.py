@@ -35,7 +35,7 @@ BLOCK = 2**23
 def sliced(
     Z: Array, X: Array, directions: np.ndarray, flow: str, weights: Array | None = None
 ) -> tuple[Array, float]:
-    """Return the velocity (n, d) and the energy of a sliced flow along given unit directions (P, d).
+    r"""Return the velocity (n, d) and the energy of a sliced flow along given unit directions (P, d).
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def sliced(
     directions : array of shape (P, d)
         On the host.
     flow : {"energy", "wasserstein"}
-        MMD^2 / 2 of the kernel -\\|x - y\\|, or sliced W2^2 / 2.
+        MMD^2 / 2 of the kernel -\|x - y\|, or sliced W2^2 / 2.
     weights : array of shape (m,), optional
         Of the samples, sum 1.
 
@@ -76,9 +76,7 @@ def sliced(
     return velocity, abs(factor) * energy / P
 
 
-def sliced_field(
-    X: Array, *, flow: str, n_projections: int, weights: Array | None = None
-) -> Field:
+def sliced_field(X: Array, *, flow: str, n_projections: int, weights: Array | None = None) -> Field:
     """Return the field of the sliced flow towards X, with fresh directions at every step.
 
     Parameters
@@ -92,7 +90,9 @@ def sliced_field(
     """
     d = X.shape[1]
 
-    def field(Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int) -> Motion:
+    def field(
+        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
         velocity, energy = sliced(Z, X, frames(rng, n_projections, d), flow, weights)
         return Motion(velocity, energy)
 
@@ -100,5 +100,5 @@ def sliced_field(
 
 
 def line_energy(Z: Array, X: Array, weights: Array | None = None) -> float:
-    """Return MMD^2 / 2 of the kernel -\\|x - y\\| on the line: exact, never negative, O((n + m) log(n + m))."""
+    r"""Return MMD^2 / 2 of the kernel -\|x - y\| on the line: exact, never negative, O((n + m) log(n + m))."""
     return sliced(Z, X, np.ones((1, 1)), "energy", weights)[1]

@@ -1,0 +1,101 @@
+r"""Exact couplings of two clouds for the cost |x - y|^2 / 2: sorting on the line, assignment, a linear programme.
+
+Each returns the barycentric map T z_i = sum_j P_ij x_j / a_i, (n, d), and W2^2 / 2. The cost matrix of an assignment
+is the one n x m array of this room; sizes that would make it large are refused.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpukoop.arrays import Array, like, to_host
+from gpukoop.flow.descent import uniform
+from gpukoop.flow.sorting import transport_row
+
+# 10^4 points: 800 MB and some minutes.
+LARGEST = 10_000
+# Clouds of unequal size are repeated up to their least common multiple when that is at most this.
+LARGEST_REPEATED = 4_000
+# Variables of the linear programme, beyond which HiGHS takes minutes.
+LARGEST_PROGRAMME = 250_000
+
+
+def exact_map(Z: Array, X: Array, weights: Array | None = None) -> tuple[Array, float]:
+    """Return the barycentric map of the optimal plan, (n, d), and W2^2 / 2.
+
+    Parameters
+    ----------
+    Z : array of shape (n, d)
+        Particles, weights 1/n.
+    X : array of shape (m, d)
+        Samples.
+    weights : array of shape (m,), optional
+        Of the samples, sum 1.
+
+    Raises
+    ------
+    ValueError
+        If the problem is too large to be solved exactly; the message names what to use instead.
+    """
+    if X.shape[1] == 1:
+        gap, energy = transport_row(Z[:, 0], X[:, 0], weights)
+        return Z + gap[:, None], float(energy)
+    n, m = len(Z), len(X)
+    z, x = to_host(Z).astype(float), to_host(X).astype(float)
+    size = math.lcm(n, m)
+    if weights is None and n == m and n <= LARGEST:
+        target = x[_assignment(z, x)]
+    elif weights is None and size <= LARGEST_REPEATED:
+        repeated = np.repeat(x, size // m, axis=0)
+        pairing = _assignment(np.repeat(z, size // n, axis=0), repeated)
+        target = repeated[pairing].reshape(n, size // n, -1).mean(axis=1)
+    elif n * m <= LARGEST_PROGRAMME:
+        b = to_host(uniform(X) if weights is None else weights).astype(float)
+        target = n * (_programme(z, x, b) @ x)
+    else:
+        kind = "weighted samples" if weights is not None else "samples"
+        raise ValueError(
+            f"an exact coupling of {n} particles and {m} {kind} is too large: use coupling='sinkhorn' or "
+            f"'sliced', or batch_size, or equal sizes up to {LARGEST} without weights"
+        )
+    return like(target, Z), plan_energy(z, target, x, weights)
+
+
+def plan_energy(z: np.ndarray, target: np.ndarray, x: np.ndarray, weights: Array | None) -> float:
+    """Return W2^2 / 2 from the barycentric map: its own cost and the spread of the plan around it."""
+    b = uniform(x) if weights is None else to_host(weights).astype(float)
+    centre = b @ x
+    spread = b @ ((x - centre) ** 2).sum(axis=1) - ((target - centre) ** 2).sum(axis=1).mean()
+    own = ((z - target) ** 2).sum(axis=1).mean()
+    # For a permutation the spread is zero up to rounding, and must not spoil the digits of a small energy.
+    rounding = 1e-13 * float(b @ ((x - centre) ** 2).sum(axis=1))
+    return float(0.5 * (own + (spread if spread > rounding else 0.0)))
+
+
+def _assignment(z: np.ndarray, x: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    return linear_sum_assignment(cdist(z, x, "sqeuclidean"))[1]
+
+
+def _programme(z: np.ndarray, x: np.ndarray, b: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linprog
+    from scipy.sparse import eye, kron, vstack
+    from scipy.spatial.distance import cdist
+
+    n, m = len(z), len(x)
+    cost = cdist(z, x, "sqeuclidean").ravel()
+    rows = kron(eye(n), np.ones((1, m)))
+    columns = kron(np.ones((1, n)), eye(m))
+    marginals = np.concatenate([np.full(n, 1 / n), b / b.sum()])
+    # One of the n + m conditions follows from the others; rounding must not make it contradict them.
+    conditions = vstack([rows, columns]).tocsr()[:-1]
+    found = linprog(cost, A_eq=conditions, b_eq=marginals[:-1], bounds=(0, None), method="highs")
+    if found.x is None:
+        raise ValueError(
+            f"the exact coupling was not found: {found.message}; use coupling='sinkhorn'"
+        )
+    return found.x.reshape(n, m)

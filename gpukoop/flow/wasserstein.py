@@ -1,0 +1,175 @@
+r"""Wasserstein-2 flows: particles follow the Kantorovich potential of a coupling with the samples.
+
+========== ================================
+Z (n, d)   particles, weights 1/n
+X (m, d)   samples, weights b
+T          barycentric map of the coupling
+h          step size
+========== ================================
+
+============= ============ ======================= ======================================================
+coupling      F            velocity at z_i         exact law
+============= ============ ======================= ======================================================
+exact         W2^2 / 2     T z_i - z_i             n = m: W2 shrinks by 1 - h, the pairing stays
+sinkhorn      S_eps        T_zx z_i - T_zz z_i     the gap of the means shrinks by 1 - h at every eps
+sliced        SW2^2 / 2    :mod:`.sliced`          the gap of the means shrinks by 1 - h/d, full frame
+============= ============ ======================= ======================================================
+
+Without debiasing the Sinkhorn flow minimises OT_eps, whose minimiser is not the law of the samples but its deconvolution
+by N(0, eps): the variance of a Gaussian ends at max(sigma^2 - eps, 0), so at a large blur all particles collapse to the
+mean. Keep ``debias=True``.
+
+References
+----------
+.. [1] Y.-J. Huang, Z. Malik, Generative Modeling by Minimizing the Wasserstein-2 Loss, arXiv 2406.13619.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import Array, namespace
+from gpukoop.flow.coupling import exact_map
+from gpukoop.flow.descent import Field, Motion, row_rms
+from gpukoop.flow.sinkhorn import (
+    Potentials,
+    Problem,
+    problem,
+    solve,
+    solve_symmetric,
+    transport_value,
+)
+from gpukoop.flow.sliced import sliced_field
+
+
+def exact_field(X: Array, *, weights: Array | None = None, fixed: bool = True) -> Field:
+    """Return the field of the W2 flow with an exact coupling.
+
+    Parameters
+    ----------
+    X : array of shape (m, d)
+    weights : array of shape (m,), optional
+        Sum 1.
+    fixed : bool
+        The particles move by this flow alone. For n = m the pairing of the first step is then optimal for all
+        (the flow stays on the geodesic) and one assignment serves the whole run; other sizes are solved anew.
+    """
+
+    def field(
+        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
+        target = memory.get("target")
+        if target is None or target.shape != Z.shape:
+            target, energy = exact_map(Z, X, weights)
+        else:
+            energy = row_rms(target - Z) ** 2 / 2
+        keep = fixed and weights is None and len(Z) == len(X)
+        return Motion(target - Z, energy, memory={"target": target} if keep else {})
+
+    return field
+
+
+class SinkhornField:
+    """Field of the Sinkhorn divergence S_eps(Z, X), potentials warm-started from the last step.
+
+    Parameters
+    ----------
+    X : array of shape (m, d)
+    blur : float
+        sqrt(eps).
+    weights : array of shape (m,), optional
+        Sum 1.
+    debias : bool
+        False minimises OT_eps, which collapses; see the module.
+    n_iter, tol : int and float
+        Bounds of the inner iterations and of the marginal error.
+    **options
+        ``backend`` and ``tol`` of the sums.
+    """
+
+    def __init__(
+        self,
+        X: Array,
+        *,
+        blur: float,
+        weights: Array | None = None,
+        debias: bool = True,
+        n_iter: int = 200,
+        tol: float = 1e-9,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
+        self.limits = {"n_iter": n_iter, "tol": tol}
+        self.options = options or {}
+        self.own = 0.0
+        if debias:
+            p = problem(X, X, weights, weights, **self.options)
+            self.own = transport_value(p, solve_symmetric(p, blur, **self.limits))
+
+    def __call__(
+        self, Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
+        """Return T_zx - T_zz and S_eps at the particles."""
+        p = problem(Z, self.X, None, self.weights, **self.options)
+        found = solve(p, self.blur, start=memory.get("g"), **self.limits)
+        f, target = p.barycentre(found.g, self.blur)
+        energy = transport_value(p, Potentials(f, found.g, 0.0, 0))
+        measures = {"marginal_error": found.error, "sinkhorn_iter": found.n_iter}
+        kept = {"g": found.g}
+        if not self.debias:
+            return Motion(target - Z, energy, measures, kept)
+        q: Problem = problem(Z, Z, **self.options)
+        old = memory.get("own")
+        mine = solve_symmetric(
+            q, self.blur, start=None if old is None or len(old) != len(Z) else old, **self.limits
+        )
+        _, centre = q.barycentre(mine.f, self.blur)
+        energy -= 0.5 * (transport_value(q, mine) + self.own)
+        measures["marginal_error"] = max(found.error, mine.error)
+        return Motion(target - centre, energy, measures, {**kept, "own": mine.f})
+
+
+def minibatch(field_of: Any, X: Array, batch_size: int, weights: Array | None = None) -> Field:
+    """Return the field that couples random batches of particles and samples.
+
+    Parameters
+    ----------
+    field_of : callable
+        ``field_of(batch) -> Field`` towards a batch of samples.
+    X : array of shape (m, d)
+    batch_size : int
+        Particles and samples of a batch.
+    weights : array of shape (m,), optional
+        Probabilities with which samples enter a batch.
+
+    Notes
+    -----
+    Biased: the stationary law of minibatch couplings lies above the sampling floor, and the energy is the
+    mean over batches, larger than that of the clouds. Enlarge the batch, or use ``coupling="sinkhorn"`` without one.
+    """
+    from gpukoop.arrays import to_host
+
+    p = None if weights is None else to_host(weights).astype(float)
+
+    def field(
+        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
+    ) -> Motion:
+        xp = namespace(Z)
+        velocity = xp.empty_like(Z)
+        total = 0.0
+        order = rng.permutation(len(Z))
+        for start in range(0, len(Z), batch_size):
+            rows = order[start : start + batch_size]
+            size = min(len(rows), len(X))
+            chosen = rng.choice(len(X), size, replace=p is not None, p=p)
+            motion = field_of(X[chosen])(Z[rows], {}, rng, iteration)
+            velocity[rows] = motion.velocity
+            total += motion.energy * len(rows) / len(Z)
+        return Motion(velocity, total)
+
+    return field
+
+
+__all__ = ["SinkhornField", "exact_field", "minibatch", "sliced_field"]
