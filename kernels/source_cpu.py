@@ -6,7 +6,7 @@ constants are typed, tile lengths are known. For every tile of sources and group
 =========== ======================================= ==========================================
 stage       few of them: in text                    many, or known only at run time
 =========== ======================================= ==========================================
-distances   d <= 8: in the loop of the profile      a register-blocked loop nest, into a buffer
+distances   d <= 4 or 6: in the loop of the profile a register-blocked loop nest, into a buffer
 profile     one loop over the sources of the tile, vectorised by LLVM; the sums are registers
 columns     t <= 4: in the loop of the profile      from a buffer, R targets x 4 columns at once
 gradient    d t <= 12: in the loop of the profile   from a buffer, 8 features at once
@@ -28,7 +28,9 @@ from gpukoop.kernels.printers import NumbaPrinter
 from gpukoop.kernels.profile import Trace
 from gpukoop.kernels.simd_cpu import REGISTERS
 
-MAX_FEATURES = 8  # unrolled in text up to here
+# Measured (AVX-512): up to here scalars in text beat the buffer; it costs sums less than what has two passes.
+MAX_FEATURES = 4
+MAX_FEATURES_LONG = 6
 MAX_COLUMNS = 4
 MAX_SUMS = 12  # running sums of a gradient beside the profile, or the registers run out
 CHUNK = 8  # features handled together when d is a run-time number
@@ -74,21 +76,15 @@ class Variant:
         return 6 if REGISTERS == 32 else 4
 
     @property
-    def inline(self) -> bool:
-        """Whether the gradient is summed in the loop of the profile."""
-        return self.slope and 0 < self.features * self.columns <= MAX_SUMS
-
-    @property
     def tile(self) -> int:
-        """Sources a tile: rows of d + t numbers that share the first-level cache with the buffers."""
-        rows = self.features + max(self.columns, 1) if self.features else 64
-        size = 1024 if rows <= 6 else 512 if rows <= 24 else 256
+        """Sources a tile: with the buffers they fit a second-level, for few features a first-level cache."""
+        size = 1024 if 0 < self.features + self.columns <= 6 and self.features else 512
         return size // 2 if self.real == "float64" else size
 
 
 def choose(value: bool, slope: bool, log: bool, d: int, t: int, real: str, degree: int) -> Variant:
     """Return the variant that serves d features and t columns; few texts serve all sizes."""
-    features = d if d <= MAX_FEATURES else 0
+    features = d if d <= (MAX_FEATURES_LONG if slope or log else MAX_FEATURES) else 0
     few = features and t <= MAX_COLUMNS and (not slope or t * d <= MAX_SUMS)
     return Variant(value, slope, log, features, t if few or t == 1 else 0, real, degree)
 
@@ -179,7 +175,7 @@ class _Writer:
     def target(self) -> list[str]:
         """Profile and sums of one target: everything that fits in one loop."""
         lines, phi, dphi = self.profile()
-        columns, inline = self.v.columns, self.v.inline
+        columns = self.v.columns
         buffers = ["qb"] * (not self.v.features)
         start, loop, end = self.coordinates(self.v.features), [*self.distance(), *lines], []
         for c in range(columns):
@@ -190,37 +186,34 @@ class _Writer:
                 end.append(f"acc[i, {self.slot(c)}] += a{c}")
             if self.v.slope:
                 loop.append(f"w *= {dphi}")
-            for k in range(self.v.features if inline else 0):
+            for k in range(self.v.features if self.v.slope else 0):
                 start.append(f"g{c}_{k} = real(0.0)")
                 loop.append(f"g{c}_{k} += w * d{k}")
                 end.append(f"acc[i, {self.slot(c, k)}] += g{c}_{k}")
-        if self.v.slope and not inline:
+        if self.v.slope and not (self.v.features and columns):
             buffers.append("sb")
             loop.append(f"s_row[j] = {'w' if columns else dphi}")
         if self.v.value and not columns:
             buffers.append("kb")
             loop.append(f"k_row[j] = {phi}")
-        body = [*self.rows(*buffers), *start, *self.over_sources(loop), *end]
-        return body + (self.forces() if columns and self.v.slope and not inline else [])
+        return [*self.rows(*buffers), *start, *self.over_sources(loop), *end]
 
     def forces(self) -> list[str]:
-        """Sum s_row * (x - y) for one target and column, CHUNK features at a time."""
-        width = self.v.features or CHUNK
-        offset = "" if self.v.features else "c + "
+        """Sum s_row * (x - y) of a group, one column, CHUNK features at a time."""
         loop, end = ["w = s_row[j]"], []
-        for k in range(width):
+        for k in range(CHUNK):
             loop.append(f"g{k} += w * (x{k} - Sc[{k * self.tile} + j])")
-            end.append(f"acc[i, {int(self.v.value)} + {offset}{k}] += g{k}")
-        body = [
-            *self.coordinates(width, offset),
-            *(f"g{k} = real(0.0)" for k in range(width)),
+            end.append(f"acc[i, {int(self.v.value)} + c + {k}] += g{k}")
+        one = [
+            *self.rows("sb"),
+            *self.coordinates(CHUNK, "c + "),
+            *(f"g{k} = real(0.0)" for k in range(CHUNK)),
             *self.over_sources(loop),
             *end,
         ]
-        if self.v.features:
-            return ["Sc = Sj", *body]
+        # Targets inside features: a chunk of the tile is read from the first-level cache R times.
         cut = f"Sc = Sj[c * {self.tile}:(c + {CHUNK}) * {self.tile}]"
-        return _block(f"for c in range(0, D, {CHUNK}):", [cut, *body])
+        return _block(f"for c in range(0, D, {CHUNK}):", [cut, *self.over_targets(one)])
 
     def contract(self, buffer: str, column: str) -> list[str]:
         """Multiply a buffer of R x TILE numbers by the columns of the tile, COLUMNS at a time."""
@@ -272,12 +265,14 @@ class _Writer:
         if log_phi is None or log_slope is None:
             raise ValueError("log-sum-exp needs one positive radial kernel")
         lines, (exponent,) = self.printed(mul(LOG2_E, log_phi))
-        buffers = ["qb"] * (not self.v.features) + ["ub"]
+        # the exponents take the place of the distances unless the slope reads them again
+        again = self.v.slope and bool(self.printed(log_slope)[0])
+        buffers = ["ub"] if self.v.features else ["qb", "ub"] if again else ["qb"]
         first = [
             *self.distance(),
             *lines,
             f"u = {exponent} + {self.weight(0)}",
-            "u_row[j] = u",
+            f"{buffers[-1][0]}_row[j] = u",
             "h = larger(h, u)",
         ]
         rescale = ["acc[i, :] *= np.exp2(np.float64(top[i]) - np.float64(h))"]
@@ -285,12 +280,18 @@ class _Writer:
             *_block("if h > top[i]:", [*_block("if top[i] > -np.inf:", rescale), "top[i] = h"]),
             "h = top[i] if top[i] > -np.inf else real(0.0)",
         ]
-        start, second, end = ["a0 = real(0.0)"], ["w = exp2(u_row[j] - h)", "a0 += w"], []
+        start, second, end = (
+            ["a0 = real(0.0)"],
+            [f"w = exp2({buffers[-1][0]}_row[j] - h)", "a0 += w"],
+            [],
+        )
         if self.v.slope:
             lines, (slope,) = self.printed(log_slope)
             if self.trace.kink:
                 slope = self.nonzero(lines, "slope", slope)
-            second += [*self.distance(), *lines, f"w *= {slope}"]
+            if self.v.features or again:
+                second += self.distance()
+            second += [*lines, f"w *= {slope}"]
             for k in range(self.v.features):
                 start.append(f"g{k} = real(0.0)")
                 second.append(f"g{k} += w * d{k}")
@@ -298,7 +299,7 @@ class _Writer:
             if not self.v.features:
                 buffers.append("sb")
                 second.append("s_row[j] = w")
-        body = [
+        return [
             *self.rows(*buffers),
             *self.coordinates(self.v.features),
             "h = real(-np.inf)",
@@ -309,13 +310,14 @@ class _Writer:
             "acc[i, 0] += a0",
             *end,
         ]
-        return body + (self.forces() if self.v.slope and not self.v.features else [])
 
     def group(self) -> list[str]:
         """Everything that happens to one group of targets and one tile of sources."""
         head = [] if self.v.features else ["distances(X, ib + g, Sj, qb, n_features, nj)"]
         one = self.over_targets(self.log_target() if self.v.log else self.target())
-        return [*head, *one, *(self.columns() if not self.v.columns else [])]
+        if not self.v.columns:
+            return [*head, *one, *self.columns()]
+        return [*head, *one, *(self.forces() if self.v.slope and not self.v.features else [])]
 
     # -- the module --------------------------------------------------------------------------------
 
