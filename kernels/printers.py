@@ -169,7 +169,7 @@ class NumbaPrinter(AbstractPrinter):
 class KeOpsPrinter(AbstractPrinter):
     """One KeOps formula. Constants that are not small fractions become entries of a parameter.
 
-    KeOps knows exact integers and fractions only; ``constants`` collects the others in the order in which
+    KeOps knows integers and fractions only; ``constants`` collects the others in the order in which
     ``Elem(P, k)`` refers to them, after the ``n_parameters`` runtime scalars.
     """
 
@@ -180,12 +180,13 @@ class KeOpsPrinter(AbstractPrinter):
         self.constants: list[float] = []
 
     def number(self, value: float) -> str:
-        """Return IntCst, RatCst, or an element of the parameter vector."""
-        exact = Fraction(value).limit_denominator(64)
-        if float(exact) == value and abs(exact.numerator) < 10_000:
-            if exact.denominator == 1:
-                return f"IntCst({exact.numerator})"
-            return f"RatCst({exact.numerator},{exact.denominator})"
+        """Return IntCst, RatCst, or an element of the parameter vector.
+
+        KeOps computes RatCst in float32 whatever the dtype of the formula: halves, quarters, ... only.
+        """
+        over, under = value.as_integer_ratio()
+        if under <= 64 and abs(over) < 10_000:
+            return f"IntCst({over})" if under == 1 else f"RatCst({over},{under})"
         if value not in self.constants:
             self.constants.append(value)
         return f"Elem(P,{self.n_parameters + self.constants.index(value)})"
@@ -200,8 +201,8 @@ class KeOpsPrinter(AbstractPrinter):
         return f"{names[function]}({argument})"
 
     def general_power(self, base: str, exponent: str) -> str:
-        """Return KeOps' power with a formula as exponent."""
-        return f"Powf({base},{exponent})"
+        """Return Exp(exponent * Log(base)), right at base 0 too; KeOps' Powf is float32 in any dtype."""
+        return f"Exp({exponent}*Log({base}))"
 
 
 class LatexPrinter(AbstractPrinter):

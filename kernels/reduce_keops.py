@@ -1,15 +1,21 @@
 """Sums by KeOps, from formulas printed from the same profile.
 
 KeOps compiles one formula at its first call (5 to 12 s with g++ or NVRTC) and keeps it on disk. It takes NumPy
-arrays; the coordinates are pre-scaled here, and constants it cannot write exactly travel as parameters.
+arrays. Coordinates are multiplied by a power of two only, so that differences of neighbours far from the origin
+stay exact; the rest of the scale, and constants that KeOps would round to float32, travel as parameters.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -21,11 +27,14 @@ from gpukoop.kernels.profile import AbstractKernel, KernelSum, Trace, trace
 
 Array = Any
 
-# Added to q where dphi has a kink: phi'(1e-30) is finite in float32 for every exponent, and the pair's
-# x - y = 0 then makes its gradient exactly 0. Distances of 1e-15 scales and more are not changed.
-KINK_SHIFT = 1e-30
+# Added to q where dphi has a kink: phi' is finite there for every exponent, and the pair's x - y = 0 then makes
+# its gradient exactly 0. Distances of 1e-15 scales (1e-150 in float64) and more are not changed.
+KINK_SHIFT = {"float32": 1e-30, "float64": 1e-300}
 # KeOps' running maximum turns -inf weights into nan; a weight of e^-1e30 is as absent as that.
 ABSENT = -1e30
+# Formulas that this process has compiled or loaded.
+_compiled: set[str] = set()
+_thread = threading.Lock()
 
 
 def missing() -> str | None:
@@ -47,43 +56,68 @@ def _genred() -> Callable[..., Any]:
     return pykeops.numpy.Genred
 
 
+@contextmanager
+def _one_compiler(formula: str) -> Iterator[None]:
+    """Let one process at a time compile a formula, and one thread of this process any.
+
+    KeOps writes its libraries in place: a process that loads a half-written one fails with "file too short".
+    """
+    if formula in _compiled:
+        yield
+        return
+    import fcntl  # KeOps itself runs on Linux and macOS only
+
+    # One file for all formulas: each locks the byte of its own checksum, so different ones compile side by side.
+    path = os.path.join(tempfile.gettempdir(), f"gpukoop-keops-{os.getuid()}.lock")
+    with _thread, open(path, "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX, 1, zlib.crc32(formula.encode()))
+        yield
+    _compiled.add(formula)
+
+
 class _Formula:
     """Formula text of the expressions of one trace and the parameter vector they refer to."""
 
-    def __init__(self, kernel: AbstractKernel) -> None:
+    def __init__(self, kernel: AbstractKernel, dtype: np.dtype) -> None:
         self.trace: Trace = trace(kernel)
-        symbols = {name: f"Elem(P,{i})" for i, name in enumerate(self.trace.symbols)}
-        symbols["q"] = "SqDist(X,Y)"
-        self.printer = KeOpsPrinter(symbols, len(self.trace.symbols))
+        self.dtype = np.dtype(dtype)
+        exponent = round(math.log2(self.trace.prescale))
+        self.power = 2.0 ** max(-120, min(120, exponent))  # stays in range of float32
+        symbols = {name: f"Elem(P,{i + 1})" for i, name in enumerate(self.trace.symbols)}
+        symbols["q"] = "(Elem(P,0)*SqDist(X,Y))"
+        self.printer = KeOpsPrinter(symbols, len(self.trace.symbols) + 1)
 
     def text(self, tree: Expr, *, kink: bool = False) -> str:
         if kink:
-            tree = substitute(tree, {Symbol("q"): Symbol("q") + KINK_SHIFT})
+            tree = substitute(tree, {Symbol("q"): Symbol("q") + KINK_SHIFT[self.dtype.name]})
         return self.printer.print(tree)
 
-    def parameters(self, dtype: np.dtype) -> Array:
-        return np.array([*self.trace.values, *self.printer.constants, 0.0], dtype)
+    def parameters(self) -> Array:
+        ratio = (self.trace.prescale / self.power) ** 2
+        return np.array([ratio, *self.trace.values, *self.printer.constants], self.dtype)
+
+    def slope(self) -> float:
+        """Return the factor of ``dphi * (X - Y)`` in the gradient, X and Y as :meth:`run` hands them over."""
+        return self.dtype.type(2 * self.trace.prescale * (self.trace.prescale / self.power))
 
     def run(
         self, formula: str, X: Array, Y: Array, V: Array, reduction: str = "Sum", **options: Any
     ) -> Array:
-        pre = self.trace.prescale
-        P = self.parameters(X.dtype)
+        P = self.parameters()
         aliases = [f"X=Vi({X.shape[1]})", f"Y=Vj({X.shape[1]})", f"V=Vj({V.shape[1]})"]
         reduce = _genred()(
             formula, [*aliases, f"P=Pm({len(P)})"], reduction_op=reduction, axis=1, **options
         )
-        # Centred before scaling: KeOps subtracts in the dtype of the points, and their common offset is no help.
-        centre = Y.mean(axis=0, dtype=float)
-        Xs, Ys = (np.ascontiguousarray((A - centre) * pre, dtype=X.dtype) for A in (X, Y))
-        return reduce(Xs, Ys, V, P)
+        Xs, Ys = (np.ascontiguousarray(A * self.dtype.type(self.power)) for A in (X, Y))
+        with _one_compiler(repr((reduce.formula, reduce.aliases, self.dtype.name))):
+            return reduce(Xs, Ys, np.ascontiguousarray(V), P)
 
 
 def product(
     kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
 ) -> Array:
     """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
-    f = _Formula(kernel)
+    f = _Formula(kernel, X.dtype)
     phi = f.text(f.trace.phi)
     if f.trace.singular:
         phi = f"({f.text(f.trace.phi, kink=True)} * Sign(SqDist(X,Y)))"
@@ -101,12 +135,12 @@ def value_and_gradient(
     kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
 ) -> tuple[Array, Array]:
     """Return product and gradient from one formula and one pass."""
-    f = _Formula(kernel)
+    f = _Formula(kernel, X.dtype)
     (n, d), t = X.shape, V.shape[1]
     slope = f.text(f.trace.dphi, kink=f.trace.kink)
     out = f.run(f"Concat({f.text(f.trace.phi)} * V, {slope} * TensorProd(V, X - Y))", X, Y, V)
     grad = np.ascontiguousarray(out[:, t:]).reshape(n, t, d)
-    grad *= X.dtype.type(2 * f.trace.prescale)
+    grad *= f.slope()
     return np.ascontiguousarray(out[:, :t]), grad
 
 
@@ -114,22 +148,34 @@ def logsumexp(
     kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
 ) -> Array:
     """Return log sum_j k(x_i, y_j) exp(b_j), (n,)."""
-    parts = [_one_logsumexp(KernelSum((term,)), X, Y, b)[0] for term in kernel.terms]
-    return np.logaddexp.reduce(parts, axis=0)
+    parts = []
+    for term in kernel.terms:
+        f, logits, B = _logits(KernelSum((term,)), X, b)
+        parts.append(_present(f.run(logits, X, Y, B, "LogSumExp")[:, 0]))
+    return _add(parts)
 
 
 def logsumexp_and_gradient(
     kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
 ) -> tuple[Array, Array]:
-    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d); two passes a term."""
+    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d); one pass a term."""
     parts = []
     for term in kernel.terms:
-        L, f, B = _one_logsumexp(KernelSum((term,)), X, Y, b)
+        f, logits, B = _logits(KernelSum((term,)), X, b)
         slope = f.text(_known(f.trace.log_slope), kink=f.trace.kink)
-        logits = f"{f.text(_known(f.trace.log_phi))} + V"
-        G = f.run(logits, X, Y, B, "SumSoftMaxWeight", formula2=f"{slope} * (X - Y)")
-        parts.append((L, G * X.dtype.type(2 * f.trace.prescale)))
-    total = np.logaddexp.reduce([L for L, _ in parts], axis=0)
+        # (n, 2 + d): the largest logit, the sum of e^(logit - largest), and the sum of that times the slope
+        out = f.run(
+            logits,
+            X,
+            Y,
+            B,
+            "Max_SumShiftExpWeight",
+            formula2=f"Concat(IntCst(1), {slope} * (X - Y))",
+        )
+        parts.append(
+            (_present(out[:, 0] + np.log(out[:, 1])), f.slope() * out[:, 2:] / out[:, 1:2])
+        )
+    total = _add([L for L, _ in parts])
     safe = np.where(total == -np.inf, 0, total)
     return total, sum(np.exp(L - safe)[:, None] * G for L, G in parts)
 
@@ -140,10 +186,14 @@ def _known(tree: Expr | None) -> Expr:
     return tree
 
 
-def _one_logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array
-) -> tuple[Array, _Formula, Array]:
-    f = _Formula(kernel)
-    B = np.maximum(b, b.dtype.type(ABSENT))[:, None]
-    L = f.run(f"{f.text(_known(f.trace.log_phi))} + V", X, Y, B, "LogSumExp")[:, 0]
-    return np.where(ABSENT / 10 > L, -np.inf, L).astype(X.dtype), f, B
+def _logits(kernel: AbstractKernel, X: Array, b: Array) -> tuple[_Formula, str, Array]:
+    f = _Formula(kernel, X.dtype)
+    return f, f"{f.text(_known(f.trace.log_phi))} + V", np.maximum(b, b.dtype.type(ABSENT))[:, None]
+
+
+def _present(L: Array) -> Array:
+    return np.where(ABSENT / 10 > L, -np.inf, L).astype(L.dtype)
+
+
+def _add(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.logaddexp.reduce(parts, axis=0)
