@@ -1,0 +1,361 @@
+"""What a fit does: frame, dictionary, moments for every slab and class, the choice of the ridge.
+
+The recipe holds numbers and names only; :class:`Learner` holds what was learned and can go on learning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from scipy.spatial.distance import pdist
+
+from gpukoop.arrays import like, namespace, to_host
+from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.radial import Energy
+from gpukoop.operator import KernelOperator
+from gpukoop.sampler.clock import Clock, Frame
+from gpukoop.sampler.evolution import Evolution, Options, Stage, ridge
+from gpukoop.sampler.expm import ExponentialOverflow
+from gpukoop.sampler.fourier import FourierFeatures
+from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures, row_blocks
+from gpukoop.sampler.moments import Moments, Triples, assemble
+from gpukoop.sampler.nystroem import NystroemFeatures
+from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures, quantile_box
+from gpukoop.sampler.teacher import AbstractTeacher
+
+Array = Any
+_log = logging.getLogger("gpukoop")
+
+# Triples per feature: below 100 the sampling error of M shows, above 200 it is beneath that of the dictionary.
+TRIPLES_PER_FEATURE = 200
+# Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
+REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
+REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
+# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
+HELD_OUT = (20, 1_000)
+# Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
+MOMENT_ENTRIES = 2**26
+# Beyond this many coordinates the products of x with Chebyshev polynomials in t outnumber the kernel features.
+MAX_AFFINE = 32
+MEDIAN_SAMPLE = 1_000
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    """The parameters of a fit that are not data; see ``KoopmanSampler`` for their meaning."""
+
+    dictionary: Any = "nystroem"
+    n_features: int = 1000
+    solver: str = "sat"
+    clock: Clock = Clock()
+    n_slabs: int = 1
+    jump: float | None = None
+    degree: int = 4
+    time_degree: int = 6
+    scale: float | None = None
+    time_scale: float = 0.5
+    kernel: AbstractKernel | None = None
+    gaussian_part: bool = True
+    n_triples: int | None = None
+    n_bins: int = 8
+    symmetrize: bool = False
+    backend: str | None = None
+
+    @property
+    def slabs(self) -> list[tuple[float, float]]:
+        """Slabs in clock time: equal parts, or two that meet at the jump."""
+        if self.jump is not None:
+            return [(0.0, self.jump), (self.jump, 1.0)]
+        edges = np.linspace(0.0, self.clock.horizon, self.n_slabs + 1)
+        return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    def options(self, j: int) -> Options:
+        """Return how slab j becomes a stage."""
+        final_call = "none"
+        if j == len(self.slabs) - 1:
+            final_call = "jump" if self.jump is not None else "finish" if self.clock.log else "none"
+        return Options(self.solver, self.symmetrize, final_call)
+
+    def ends(self, j: int) -> tuple[bool, bool]:
+        """Return whether the denoiser is wanted at the ends of slab j."""
+        final_call = self.options(j).final
+        return final_call == "jump", final_call == "finish"
+
+
+def build_lift(
+    recipe: Recipe, data: Array, slab: tuple[float, float], rng: np.random.Generator
+) -> Lift:
+    """Return the dictionary of one slab, from points of the path in it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : array of shape (n, d)
+        In the frame.
+    slab : (float, float)
+        In clock time.
+    rng : numpy Generator
+        Draws landmarks or frequencies, on the host.
+    """
+    n, d = data.shape
+    xp = namespace(data)
+    # No more features than data points: more would only memorise.
+    M = min(recipe.n_features, n)
+    rows = max(M, min(MEDIAN_SAMPLE, n))
+    chosen = rng.permutation(n)[:rows] if rows <= n else rng.integers(n, size=rows)
+    noise = like(rng.standard_normal((rows, d)), data)
+    s = slab[0] + (slab[1] - slab[0]) * rng.random(rows)
+    t = xp.asarray(recipe.clock.time(s))
+    x = (1 - t)[:, None] * noise + t[:, None] * data[xp.asarray(chosen)]
+    host = to_host(x)
+    dictionary = recipe.dictionary
+    blocks: list[AbstractFeatures] = []
+    if isinstance(dictionary, str) and dictionary == "polynomial":
+        centre, half = quantile_box(host)
+        blocks.append(
+            PolynomialFeatures(
+                d, recipe.degree, recipe.time_degree, centre=centre, half_width=half
+            )
+        )
+        return Lift(d, blocks, recipe.clock)
+    if recipe.gaussian_part:
+        blocks += _gaussian_part(recipe, data)
+    if not isinstance(dictionary, str):
+        blocks.append(UserFeatures(dictionary, d))
+        return Lift(d, blocks, recipe.clock)
+    scale = recipe.scale
+    if scale is None:
+        distances = pdist(host[:MEDIAN_SAMPLE])
+        median = float(np.median(distances)) if len(distances) else 0.0
+        scale = 0.5 * median if median > 0 else 1.0
+    if dictionary == "fourier":
+        blocks.append(
+            FourierFeatures(
+                d, M, scale=2 * scale, time_scale=recipe.time_scale, rng=rng
+            )
+        )
+    else:
+        blocks.append(
+            NystroemFeatures(
+                x[:M],
+                t[:M],
+                scale=scale,
+                time_scale=recipe.time_scale,
+                kernel=recipe.kernel,
+                backend=recipe.backend,
+            )
+        )
+    return Lift(d, blocks, recipe.clock)
+
+
+def _gaussian_part(recipe: Recipe, data: Array) -> list[AbstractFeatures]:
+    """Return features in which Gaussian data are exact, whatever their class: the endpoint map, and x times T_k(t)."""
+    d = data.shape[1]
+    rows = to_host(data[: 100 * MEDIAN_SAMPLE])
+    mean = rows.mean(axis=0)
+    covariance = np.atleast_2d(np.cov(rows.T, bias=True))
+    blocks: list[AbstractFeatures] = []
+    if np.trace(covariance) > 0:
+        blocks.append(EndpointFeatures(mean, covariance))
+    if recipe.time_degree > 0 and d <= MAX_AFFINE:
+        blocks.append(PolynomialFeatures(d, 1, recipe.time_degree))
+    return blocks
+
+
+def _seed(*path: int) -> int:
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@final
+class Learner:
+    """Moments of every slab and class, the operators solved from them, and the ridge that was chosen.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    teacher : teacher or None
+    seed : int
+
+    Attributes
+    ----------
+    lifts : list of Lift
+        One for each slab.
+    moments : dict
+        label -> list of Moments, one for each slab; the label None of unconditional learning.
+    evolutions : dict
+        label -> Evolution; None is the pooled law.
+    reg, reg_path : float, list of (reg, energy distance)
+    """
+
+    def __init__(self, recipe: Recipe, teacher: AbstractTeacher | None, seed: int) -> None:
+        self.recipe, self.teacher, self.seed = recipe, teacher, seed
+        self.lifts: list[Lift] = []
+        self.moments: dict[Any, list[Moments]] = {}
+        self.sizes: dict[Any, int] = {}
+        self.evolutions: dict[Any, Evolution] = {}
+        self.reg_path: list[tuple[float, float]] = []
+        self.reg = math.nan
+
+    def prepare(self, frame: Frame, data: Array) -> None:
+        """Fix frame and dictionaries; everything later is linear in the moments."""
+        self.frame = frame
+        self.lifts = [
+            build_lift(self.recipe, data, slab, np.random.default_rng([self.seed, j]))
+            for j, slab in enumerate(self.recipe.slabs)
+        ]
+        _log.debug("lift: %s features", [lift.n_features for lift in self.lifts])
+
+    def accumulate(self, groups: dict[Any, Array]) -> None:
+        """Add the triples of these points, (n_k, d) for each label, in the frame."""
+        n_bins = self._bins(len(groups))
+        total = sum(len(data) for data in groups.values())
+        for label, data in groups.items():
+            slabs = self.moments.setdefault(label, [])
+            self.sizes[label] = self.sizes.get(label, 0) + len(data)
+            for j, (slab, lift) in enumerate(zip(self.recipe.slabs, self.lifts, strict=True)):
+                wanted = self.recipe.n_triples
+                if wanted is None:
+                    wanted = max(len(data), TRIPLES_PER_FEATURE * lift.n_features)
+                else:
+                    # A given number is shared by the classes in proportion to their size.
+                    wanted = max(1, round(wanted * len(data) / total))
+                if len(slabs) <= j:
+                    slabs.append(
+                        Moments(
+                            slab, lift.n_features, lift.n_coordinates, n_bins, self.recipe.ends(j)
+                        )
+                    )
+                key = 0 if label is None else 1 + list(self.moments).index(label)
+                triples = Triples(data, self.teacher, _seed(self.seed, key, j))
+                already = slabs[j].count
+                assemble(lift, triples, already + wanted, moments=slabs[j])
+
+    def _bins(self, n_groups: int) -> int:
+        K = max(1, self.recipe.n_bins // len(self.recipe.slabs))
+        largest = max(lift.n_features for lift in self.lifts)
+        while K > 1 and n_groups * len(self.lifts) * 2 * K * largest**2 > MOMENT_ENTRIES:
+            K //= 2
+        return K
+
+    def pooled(self) -> list[Moments]:
+        """Return moments of all classes together, each class with the weight of its size."""
+        if list(self.moments) == [None]:
+            return self.moments[None]
+        total = sum(self.sizes.values())
+        result = []
+        for j in range(len(self.lifts)):
+            parts = [
+                slabs[j].scaled(self.sizes[label] / total * 1e6 / slabs[j].count)
+                for label, slabs in self.moments.items()
+            ]
+            result.append(parts[0].pooled(parts[1:]))
+        return result
+
+    def solve(self, reg: float | str, held_out: Array | None = None) -> None:
+        """Choose the ridge if it is "auto", and solve every slab of every class."""
+        pooled = self.pooled()
+        if isinstance(reg, str):
+            self.reg = self._choose(pooled, held_out)
+        else:
+            self.reg = float(reg)
+        self.evolutions = {None: self._evolution(pooled, self.reg)}
+        for label, slabs in self.moments.items():
+            if label is not None:
+                blended = [
+                    self._shrunk(own, mix, self.sizes[label])
+                    for own, mix in zip(slabs, pooled, strict=True)
+                ]
+                self.evolutions[label] = self._evolution(blended, self.reg)
+
+    @staticmethod
+    def _shrunk(own: Moments, mix: Moments, size: int) -> Moments:
+        """Move a class of n points towards the pooled moments with weight 1 / (1 + n): one point says little alone."""
+        w = 1.0 / (1.0 + size)
+        return own.scaled(1 - w).pooled([mix.scaled(w * own.count / mix.count)])
+
+    def _evolution(self, slabs: list[Moments], reg: float, ends_only: bool = False) -> Evolution:
+        stages = [
+            Stage(lift, m, ridge(m, reg), self.recipe.options(j), ends_only=ends_only)
+            for j, (lift, m) in enumerate(zip(self.lifts, slabs, strict=True))
+        ]
+        return Evolution(stages)
+
+    def _choose(self, pooled: list[Moments], held_out: Array | None) -> float:
+        """Return the ridge whose samples are nearest to points that were not learned from, by energy distance."""
+        solver = self.recipe.solver
+        self.reg_path = []
+        if held_out is None:
+            return REG_DEFAULT[solver]
+        rng = np.random.default_rng([self.seed, 2**32])
+        base = like(rng.standard_normal(held_out.shape), held_out)
+        for reg in REG_PATH[solver]:
+            try:
+                moved = self._evolution(pooled, reg, ends_only=True).transport(base)
+                score = energy_distance(moved, held_out, self.recipe.backend)
+            except (ExponentialOverflow, np.linalg.LinAlgError):
+                score = math.inf
+            self.reg_path.append((reg, score))
+            _log.debug("reg %g: energy distance %.3g", reg, score)
+        best, score = min(self.reg_path, key=lambda row: row[1])
+        if not math.isfinite(score):
+            raise ExponentialOverflow(
+                f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
+            )
+        return best
+
+
+def energy_distance(X: Array, Y: Array, backend: str | None) -> float:
+    """Return 2 E|x - y| - E|x - x'| - E|y - y'|, inf where X is not finite."""
+    xp = namespace(X)
+    if not bool(xp.isfinite(X).all()):
+        return math.inf
+
+    def mean(A: Array, B: Array) -> float:
+        K = KernelOperator(Energy(), A, B, backend=backend)
+        return float((K @ xp.full(len(B), 1 / len(B))).mean())
+
+    return mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)
+
+
+def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array | None]:
+    """Return the rows to learn from and, where there are enough, a tenth to choose the ridge by."""
+    low, high = HELD_OUT
+    size = min(high, len(data) // 10)
+    if size < low:
+        return data, None
+    xp = namespace(data)
+    order = xp.asarray(rng.permutation(len(data)))
+    return data[order[size:]], data[order[:size]]
+
+
+def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:
+    r"""Return a bound on the root mean square error of the one-step map, in units of the frame.
+
+    .. math:: \mathrm{RMSE} \le (E_b |u - x|^2)^{1/2} + (b - a) (E |L u|^2)^{1/2}, \qquad u = g c
+
+    Safe but loose, by a factor of 100 and more; without a teacher the second term is over-estimated, never under-estimated.
+    nan if the map is not one SAT stage.
+    """
+    stage = learner.evolutions[None].stages[0]
+    if len(learner.lifts) > 1 or stage.generator is not None:
+        return math.nan
+    triples = Triples(data, learner.teacher, _seed(learner.seed, 2**31))
+    xp = namespace(data)
+    c = xp.asarray(stage.maps[-1])
+    x0, x1, uniform = triples.draw(0, n_triples)
+    a, b = stage.slab
+    misfit = slope = 0.0
+    for rows in row_blocks(n_triples, stage.lift.n_features):
+        t = xp.asarray(stage.lift.clock.time(a + (b - a) * uniform[rows]))
+        x = (1 - t)[:, None] * x0[rows] + t[:, None] * x1[rows]
+        rate = stage.lift.lift_and_generate(x, t, triples.velocity(x0[rows], x1[rows], x, t))[1]
+        slope += float(((rate @ c) ** 2).sum())
+        end = float(stage.lift.clock.time(b))
+        last = (1 - end) * x0[rows] + end * x1[rows]
+        misfit += float(((stage.lift.lift(last, end) @ c - last) ** 2).sum())
+    return math.sqrt(misfit / n_triples) + (b - a) * math.sqrt(slope / n_triples)
