@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.arrays import Array, to_host
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.spectrum.ratio import RatioFunctions
 
@@ -100,21 +100,6 @@ def check_samples(X: Array, n_components: int) -> None:
         )
     if bool((X == X[:1]).all()):
         raise ValueError("all samples of X are equal: their law has no spectrum to learn")
-
-
-def normalised(functions: RatioFunctions, mean: np.ndarray, variance: np.ndarray) -> RatioFunctions:
-    """Return functions of mean 0 and variance 1, given those of the ratio before its offset is subtracted."""
-    xp, dtype = namespace(functions.Psi), functions.Psi.dtype
-    spread = np.sqrt(variance)
-    return RatioFunctions(
-        functions.kernel,
-        functions.sources,
-        functions.Psi / xp.asarray(spread, dtype=dtype),
-        functions.w,
-        xp.asarray(mean / spread, dtype=dtype),
-        functions.backend,
-        functions.tol,
-    )
 
 
 def mean_and_variance(phi: Array, p: Array) -> tuple[np.ndarray, np.ndarray]:

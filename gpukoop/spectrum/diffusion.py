@@ -18,7 +18,6 @@ from gpukoop.spectrum.base import (
     AbstractSpectrum,
     check_samples,
     mean_and_variance,
-    normalised,
 )
 from gpukoop.spectrum.eigsh import Method, eigenpairs
 from gpukoop.spectrum.markov import (
@@ -160,7 +159,7 @@ class DiffusionMap(AbstractSpectrum):
         self._check_parameters()
         p = _masses(sample_weight, X)
         rng = random_generator(self.random_state)
-        options = {"backend": self.backend, "tol": self.tol}
+        options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         kernel = resolve_scale(self.kernel, X, r, rng, **options)
         self.bandwidth_ = kernel_bandwidth(kernel, X.shape[1])
         landmarks = (
@@ -179,7 +178,7 @@ class DiffusionMap(AbstractSpectrum):
         self.sigma_ = sigma
         self.diffusivity_ = 1.0
         self._store(
-            normalised(raw, mean, variance),
+            raw.normalised(mean, variance),
             eigenvalues_of_generator(sigma, self.bandwidth_, self.rule),
         )
         return self
@@ -204,7 +203,7 @@ class DiffusionMap(AbstractSpectrum):
     ) -> tuple[np.ndarray, RatioFunctions, Array, Array]:
         """Return sigma, the functions before normalisation, their values at the samples kept, and the masses."""
         xp = namespace(X)
-        options = {"backend": self.backend, "tol": self.tol}
+        options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         K = KernelOperator(kernel, X, **options)
         q, w = sampling_weights(K, p, self.alpha)
         keep = ~isolated(kernel, X, p, q)

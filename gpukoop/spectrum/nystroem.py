@@ -167,42 +167,63 @@ def landmark_map(
     **options
         ``backend`` and ``tol``.
     """
+    count = int(OVERSAMPLING * n_modes) + 4
+    base = coordinates(kernel, X, p, count, rows, alpha, rng, even=even, **options)
+    if not len(base.sigma):
+        return LandmarkMap(base.sigma, base.functions, base.sigma, base.sigma, base.n_isolated)
+    sigma, Y, dropped = _refine(base.functions, X, p, alpha, rng)
+    kept = min(n_modes, int((sigma > SMALLEST_SIGMA).sum()))
+    functions = base.functions.combined(Y[:, :kept])
+    mean, variance = _moments(functions, X, p)
+    return LandmarkMap(sigma[:kept], functions, mean, variance, base.n_isolated + dropped)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Diffusion coordinates of landmarks: sigma (p,), descending, their functions, and the landmarks left out."""
+
+    sigma: np.ndarray
+    functions: RatioFunctions
+    n_isolated: int
+
+
+def coordinates(
+    kernel: AbstractKernel,
+    X: Array,
+    p: Array,
+    n_modes: int,
+    rows: np.ndarray,
+    alpha: float,
+    rng: np.random.Generator,
+    *,
+    even: bool = True,
+    **options: Any,
+) -> Coordinates:
+    """Return the diffusion map on the landmarks ``X[rows]`` with the density q of all samples."""
     xp = namespace(X)
     L = X[xp.asarray(rows)]
     q, w = sampling_weights(KernelOperator(kernel, L, X, **options), p, alpha)
-    mass = (
-        xp.ones(len(L))
-        if even
-        else q / (KernelOperator(kernel, L, **options) @ p[:1].repeat(len(L)))
-    )
+    if not even:
+        # Samples that a landmark stands for: the density of all over the density of the landmarks.
+        w = w * q / (KernelOperator(kernel, L, **options) @ xp.ones(len(L), L.dtype)).astype(float)
     keep = ~isolated(kernel, L, p[xp.asarray(rows)], q)
     dropped = len(L) - int(keep.sum())
-    L, w = xp.ascontiguousarray(L[keep]), (w * mass)[keep]
+    if len(L) - dropped < 2:
+        raise ValueError(
+            f"{dropped} of {len(L)} landmarks have no neighbours within the scale of {kernel!r}: raise the scale"
+        )
+    L, w = xp.ascontiguousarray(L[keep]), w[keep]
     w = w / w.mean()
-    count = min(int(OVERSAMPLING * n_modes) + 4, len(L) - 1)
     S = MarkovOperator(KernelOperator(kernel, L, **options), w)
+    count = min(n_modes, len(L) - 1)
     pairs = eigenpairs(S, count, tol=options.get("tol") or 0.0, random_state=rng)
     sigma = to_host(pairs.values).astype(float)
     sigma = sigma[sigma > SMALLEST_SIGMA]
-    if not len(sigma):
-        return LandmarkMap(
-            sigma, RatioFunctions(kernel, L, L[:, :0], w, sigma), sigma, sigma, dropped
-        )
     u = S.right_vectors(pairs.vectors[:, : len(sigma)])
-    Psi = w[:, None] * u / xp.asarray(sigma)  # (M, 1.5 r)
-    coarse = _ratio(kernel, L, Psi, w, X.dtype, options)
-    sigma, Y, far = _refine(coarse, X, p, alpha, rng)
-    kept = min(n_modes, int((sigma > SMALLEST_SIGMA).sum()))
-    functions = _ratio(kernel, L, Psi @ xp.asarray(Y[:, :kept]), w, X.dtype, options)
-    mean, variance = _moments(functions, X, p)
-    return LandmarkMap(sigma[:kept], functions, mean, variance, dropped + far)
-
-
-def _ratio(
-    kernel: AbstractKernel, L: Array, Psi: Array, w: Array, dtype: Any, options: dict[str, Any]
-) -> RatioFunctions:
-    zero = namespace(L).zeros(Psi.shape[1], dtype)
-    return RatioFunctions(kernel, L, Psi.astype(dtype), w.astype(dtype), zero, **options)
+    Psi = (w[:, None] * u / xp.asarray(sigma)).astype(X.dtype)  # (M, p)
+    zero = xp.zeros(len(sigma), X.dtype)
+    functions = RatioFunctions(kernel, L, Psi, w.astype(X.dtype), zero, **options)
+    return Coordinates(sigma, functions, dropped)
 
 
 def _refine(
@@ -210,7 +231,7 @@ def _refine(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Return sigma, descending, the combinations Y of the coarse functions, and the isolated samples left out."""
     xp = namespace(X)
-    options = {"backend": coarse.backend, "tol": coarse.tol}
+    options: dict[str, Any] = {"backend": coarse.backend, "tol": coarse.tol}
     J, p_J = X, p
     if len(X) > REFINERS:
         rows = xp.asarray(np.sort(rng.choice(len(X), REFINERS, replace=False)))

@@ -16,7 +16,7 @@ source and the gradient is 0, which is the limit of the formula.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,23 @@ class RatioFunctions:
     def operator(self, Z: Array) -> KernelOperator:
         """Return the lazy (n, m) operator from the sources to ``Z``."""
         return KernelOperator(self.kernel, Z, self.sources, backend=self.backend, tol=self.tol)
+
+    def combined(self, Y: np.ndarray) -> RatioFunctions:
+        """Return the functions sum_j Y_jk phi_j, before any offset: those of ``Psi @ Y``."""
+        xp, dtype = namespace(self.Psi), self.Psi.dtype
+        Psi = (self.Psi.astype(float) @ xp.asarray(Y)).astype(dtype)
+        zero = xp.zeros(Psi.shape[1], dtype)
+        return replace(self, Psi=Psi, offset=zero)
+
+    def normalised(self, mean: np.ndarray, variance: np.ndarray) -> RatioFunctions:
+        """Return functions of mean 0 and variance 1, given both of the ratio without its offset."""
+        xp, dtype = namespace(self.Psi), self.Psi.dtype
+        spread = np.sqrt(variance)
+        return replace(
+            self,
+            Psi=(self.Psi / xp.asarray(spread)).astype(dtype),
+            offset=xp.asarray(mean / spread, dtype=dtype),
+        )
 
     def native(self, Z: Any) -> tuple[Array, Home]:
         """Return ``Z`` as checked points, and the way back to its library."""
