@@ -1,262 +1,273 @@
-r"""What a sum may be wrong by, and the suite that a backend passes by being named.
+"""For whoever adds a kernel, a backend or an estimator: the tolerance, the suite that a backend passes, and known failures.
 
-=== ============================== =========
-n   targets, rows of ``X``         results
-m   sources, rows of ``Y``         weights
-d   features                       columns
-t   right-hand sides               columns of v
-=== ============================== =========
+The suite needs neither pytest nor the tests of gpukoop. Its sums are plain NumPy in long double, written here from the
+definition of a kernel, so that they share no loop with any backend.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
-from gpukoop.backends import OPERATIONS, Operation
-from gpukoop.kernels.expr import Call, E, Expr, Number, Product, Sum, substitute
-from gpukoop.kernels.profile import AbstractKernel, KernelSum, Trace, trace
+from gpukoop.backends import BACKENDS, OPERATIONS, AbstractBackend, Operation, Request, check_name
+from gpukoop.kernels.expr import Expr
+from gpukoop.kernels.profile import AbstractKernel, KernelSum, trace
+from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32
 from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.rounding import tolerance
+
+__all__ = ["Conformance", "check_backend", "expected_failed_checks", "tolerance"]
 
 Array = Any
+Shape = tuple[int, int, int, int]
 
-# Rounding errors of a sum add up like sqrt(m) eps in the mean; the worst row of thousands and the few roundings inside
-# phi make a small multiple of it. NumPy reaches 1.55, Numba and KeOps are below 3: hence four.
-C = 4.0
-# Relative complex step: its square is far below eps, and dphi(q + i h) does not underflow for it.
-STEP = 1e-20
-# Pairs of one row block; some ten float64 temporaries of 8 MB each.
-BLOCK_ENTRIES = 2**20
+# (n, m, d, t): what breaks loops is the single point, the ragged edge of a block, one feature, many, and columns.
+SHAPES: tuple[Shape, ...] = (
+    (1, 1, 1, 1),
+    (1, 70, 3, 1),
+    (70, 1, 3, 1),
+    (33, 257, 3, 1),
+    (257, 33, 2, 3),
+    (40, 50, 17, 1),
+)
 
-
-class _Rounding:
-    """phi, the slope of its gradient, and what one rounding of s does to both, for the pairs of one radial term.
-
-    ``slope`` is 2 phi'(s) / scale^2. All are absolute values in float64, (b, m).
-    """
-
-    def __init__(self, term: tuple[float, AbstractKernel], X: Array, Y: Array) -> None:
-        self.trace: Trace = trace(KernelSum((term,)))
-        self.squared = cdist(X, Y, "sqeuclidean")
-        self.distance = np.sqrt(self.squared)
-        q = self.squared * self.trace.prescale**2
-        self.apart = q > 0
-        self.q = np.where(self.apart, q, 1.0)  # pairs with q = 0 are put right by `at_zero`
-        self.factor = 2 * self.trace.prescale**2
-        phi = self._of(self.trace.phi, q, zero=self.trace.singular)
-        slope = self._of(self.trace.dphi, self.q, zero=True)
-        self.phi, self.slope = np.abs(phi), self.factor * np.abs(slope)
-        self.phi_rounding = np.abs(self.q * slope)
-        self.slope_rounding = self.factor * np.abs(self._q_derivative(self.trace.dphi))
-        self.phi_power, self.slope_power = (self._power(t) for t in self._trees)
-        self.phi_lost, slope_lost = (self._lost(t) for t in self._trees)
-        self.slope_lost = self.factor * slope_lost
-
-    @property
-    def _trees(self) -> tuple[Expr, Expr]:
-        return self.trace.phi, self.trace.dphi
-
-    def _power(self, tree: Expr) -> Array:
-        """Return the relative rounding of general powers b ** e in units of eps, abs(e) (1 + abs(log b))."""
-        total = np.zeros_like(self.q)
-        for base, exponent in _general_powers(tree):
-            b, e = self._of(base, self.q, zero=False), self._of(exponent, self.q, zero=False)
-            total += np.abs(e) * (1 + np.abs(np.log(b)))
-        return total
-
-    def _lost(self, tree: Expr) -> Array:
-        """Return what multiplies an exponential that underflows, at least 1."""
-        rest = self._of(substitute(tree, {E: Number(1.0)}), self.q, zero=True)
-        return np.maximum(1.0, np.abs(rest))
-
-    def _of(self, tree: Any, q: Array, *, zero: bool) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            values = evaluate(tree, q, self.trace.symbols, self.trace.values)
-        return np.where(self.apart, values, 0.0) if zero else values
-
-    def _q_derivative(self, tree: Any) -> Array:
-        """Return q d/dq of an expression by complex step; 0 where q = 0."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            stepped = evaluate(
-                tree, self.q * (1 + 1j * STEP), self.trace.symbols, self.trace.values
-            )
-        return np.where(self.apart, stepped.imag / STEP, 0.0)
-
-    def logarithms(self) -> tuple[Array, ...]:
-        """Return log phi and, as absolute values, q phi'/phi, its slope and rounding, the powers, distances."""
-        t = self.trace
-        if t.log_phi is None or t.log_slope is None:
-            raise ValueError("logsumexp needs a positive kernel")
-        log_phi = self._of(t.log_phi, np.where(self.apart, self.q, 0.0), zero=False)
-        slope = self._of(t.log_slope, self.q, zero=True)
-        rounding = self.factor * np.abs(self._q_derivative(t.log_slope))
-        carried = np.abs(self.q * slope)
-        return (
-            log_phi,
-            carried,
-            self.factor * np.abs(slope),
-            rounding,
-            self.phi_power,
-            self.distance,
-        )
+_KNOWN_FAILURES: dict[str, dict[str, str]] = {}
 
 
-def _general_powers(tree: Expr) -> list[tuple[Expr, Expr]]:
-    """Return (base, exponent) of the powers that no root and no product computes."""
-    if isinstance(tree, Sum):
-        return [pair for term, _ in tree.terms for pair in _general_powers(term)]
-    if isinstance(tree, Call):
-        return _general_powers(tree.argument)
-    found: list[tuple[Expr, Expr]] = []
-    for base, exponent in tree.factors if isinstance(tree, Product) else ():
-        found += _general_powers(base) + _general_powers(exponent)
-        root = isinstance(exponent, Number) and (2 * exponent.value).is_integer()
-        if base != E and not root:
-            found.append((base, exponent))
-    return found
-
-
-def tolerance(
-    kernel: AbstractKernel,
-    X: Array,
-    Y: Array,
-    v: Array,
-    op: Operation = "product",
-    *,
-    dtype: Any = None,
-    tol: float | None = None,
-) -> Any:
-    r"""Return how far each number of a result may be from the exact one: the one tolerance of gpukoop.
-
-    With c = 4 and eps, tiny of the dtype, s = |x_i - y_j|^2 / scale^2 and softmax weights p_j,
-
-    ========= =====================================================================================
-    product   c eps sum_j abs(v_j) (sqrt(m) abs(phi) + sqrt(d) abs(s phi')) + tiny sum_j abs(v_j)
-    gradient  (2 / scale^2) [c eps sum_j abs(v_j) abs(x_i - y_j) (sqrt(m) abs(phi') + sqrt(d) abs(s phi''))
-              + tiny sum_j abs(v_j) abs(x_i - y_j)] for each coordinate
-    logsumexp c eps [sum_j p_j (sqrt(m) + sqrt(d) abs(s phi' / phi) + abs(log phi) + abs(b_j)) + abs(result)]
-    ========= =====================================================================================
-
-    and for the gradient of the log-sum-exp the same roundings of p_j and of its normaliser, carried through
-    sum_j p_j (2 / scale^2) (phi' / phi) (x_i - y_j). A sum of kernels has the sum of the bounds of its terms.
+def expected_failed_checks(estimator: object) -> dict[str, str]:
+    """Return the checks of scikit-learn that an estimator of gpukoop fails on purpose, each with its reason.
 
     Parameters
     ----------
-    kernel : kernel
-        With numeric scales.
-    X, Y : arrays of shape (n, d) and (m, d)
-        Targets and sources exactly as they were handed to the operator, on the host.
-    v : array of shape (m,) or (m, t)
-        Weights; for the log-sum-exp their logarithms, (m,), where -inf is an absent source.
-    op : {"product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"}
-    dtype : dtype, optional
-        In which the sums were computed; that of ``X`` by default.
-    tol : float, optional
-        The operator's ``tol``: adds tol sum_j abs(v_j) abs(k), for a gradient the same over ``scale``.
+    estimator : estimator
 
     Returns
     -------
-    array, or pair of arrays for the operations that have two results
-        Absolute bounds in the shape of the result, float64.
-
-    Notes
-    -----
-    Cost: about 20 NumPy passes over the n m pairs, in row blocks of some 100 MB.
-
-    First term: the sum. Second: the rounding in s carried through phi. ``tiny``: underflow. phi'' is a complex step of
-    dphi. The textbook bound sqrt(m) eps abs(phi) alone is exceeded 169-fold by far points in float64, and without
-    limit by float32 underflow.
-
-    Two terms vanish for kernels that do not need them. A general power b ** e (RationalQuadratic, Riesz) is
-    exp(e log b) on most machines: sqrt(m) grows by abs(e) (1 + abs(log b)), without which NumPy itself is at 5.1 for
-    alpha = 8. And where an exponential underflows before a polynomial multiplies it (Matern), tiny grows by that polynomial.
+    dict of str to str
+        For ``sklearn.utils.estimator_checks.check_estimator(estimator, expected_failed_checks=...)``.
 
     Examples
     --------
-    >>> import numpy as np, gpukoop as gk
-    >>> X = np.random.default_rng(0).normal(size=(100, 2)).astype("float32")
-    >>> v = np.ones(100, "float32")
-    >>> exact = gk.Gaussian()(X.astype(float)) @ v
-    >>> bool((abs(gk.Gaussian()(X) @ v - exact) <= tolerance(gk.Gaussian(), X, X, v)).all())
-    True
+    >>> expected_failed_checks(object())
+    {}
     """
-    if op not in OPERATIONS:
-        raise ValueError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
-    info = np.finfo(np.asarray(X).dtype if dtype is None else dtype)
-    X, Y, v = (np.asarray(a, dtype=float) for a in (X, Y, v))
-    bound = _log_bounds if "logsumexp" in op else _sum_bounds
-    size = max(1, BLOCK_ENTRIES // len(Y))
-    blocks = [
-        bound(kernel, X[i : i + size], Y, v, float(info.eps), float(info.tiny), tol)
-        for i in range(0, len(X), size)
-    ]
-    value, grad = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    if op in ("product", "logsumexp"):
-        return value
-    return grad if op == "gradient" else (value, grad)
+    return dict(_KNOWN_FAILURES.get(type(estimator).__name__, {}))
 
 
-def _sum_bounds(
-    kernel: AbstractKernel,
-    X: Array,
-    Y: Array,
-    v: Array,
-    eps: float,
-    tiny: float,
-    tol: float | None,
-) -> tuple[Array, Array]:
-    (n, d), m = X.shape, len(Y)
-    V = np.abs(v.reshape(m, -1))  # (m, t)
-    value, grad = np.zeros((n, V.shape[1])), np.zeros((n, V.shape[1]))
-    for coefficient, radial in kernel.terms:
-        r = _Rounding((coefficient, radial), X, Y)
-        value += C * eps * ((np.sqrt(m) + r.phi_power) * r.phi + np.sqrt(d) * r.phi_rounding) @ V
-        value += tiny * r.phi_lost @ V
-        each = (np.sqrt(m) + r.slope_power) * r.slope + np.sqrt(d) * r.slope_rounding
-        grad += (r.distance * (C * eps * each + tiny * r.slope_lost)) @ V
-        if tol is not None:
-            within = tol * (r.phi @ V)
-            value += within
-            grad += within / float(radial.scale)
-    grad = np.repeat(grad[:, :, None], d, axis=2)  # (n, t, d)
-    return (value[:, 0], grad[:, 0]) if v.ndim == 1 else (value, grad)
+@dataclass
+class Conformance:
+    """What :func:`check_backend` did.
+
+    Attributes
+    ----------
+    checked : int
+        Requests that ran and were right.
+    refused : dict of str to int
+        The backend's words for the requests it refused, and how many.
+    worst : float
+        Largest error in units of the tolerance; 1 is the limit.
+    """
+
+    checked: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    worst: float = 0.0
 
 
-def _log_bounds(
-    kernel: AbstractKernel,
-    X: Array,
-    Y: Array,
-    b: Array,
-    eps: float,
-    tiny: float,
-    tol: float | None,
-) -> tuple[Array, Array]:
-    (n, d), m = X.shape, len(Y) * len(kernel.terms)
-    rounding = [_Rounding(term, X, Y) for term in kernel.terms]
-    log_phi, carried, slope, slope_rounding, power, distance = (
-        np.concatenate(parts, axis=1)
-        for parts in zip(*(r.logarithms() for r in rounding), strict=True)
-    )  # (n, m): a sum of kernels is more sources
-    b = np.tile(b, len(kernel.terms))
-    present = b > -np.inf
-    if not present.any():
-        return np.zeros(n), np.zeros((n, d))
-    log_phi, carried, slope, slope_rounding, power, distance, b = (
-        a[..., present] for a in (log_phi, carried, slope, slope_rounding, power, distance, b)
+def check_backend(
+    backend: str | AbstractBackend,
+    *,
+    kernels: Iterable[AbstractKernel] | None = None,
+    ops: Iterable[Operation] = OPERATIONS,
+    dtypes: Iterable[str] = ("float32", "float64"),
+    shapes: Iterable[Shape] = SHAPES,
+    tol: float | None = None,
+) -> Conformance:
+    """Run the conformance suite on a backend; it returns, or raises AssertionError in words.
+
+    Every kernel, operation, dtype and shape on spread, shifted, coinciding and clustered points must stay within
+    :func:`tolerance` of sums in long double, in the dtype and shape of the contract, leave its inputs alone and give the same
+    bits twice. ``missing``, ``refuses`` and ``seconds`` must answer as :class:`~gpukoop.backends.AbstractBackend` says.
+
+    Parameters
+    ----------
+    backend : str or AbstractBackend
+        Name of a known backend, or the object itself; it need not be registered.
+    kernels : iterable of kernels, optional
+        The catalogue and a sum by default.
+    ops, dtypes, shapes : iterables
+        What to run; a shape is (n, m, d, t). Compiling backends may want fewer shapes.
+    tol : float, optional
+        Accuracy to ask for, for backends that refuse exact sums.
+
+    Returns
+    -------
+    Conformance
+        Counts, refusals and the worst error.
+
+    Raises
+    ------
+    AssertionError
+        At the first failure; the message says what was asked, what came and what was expected.
+
+    Examples
+    --------
+    >>> check_backend("numpy", shapes=[(5, 4, 2, 1)]).refused
+    {}
+    """
+    if isinstance(backend, str):
+        backend = BACKENDS[check_name(backend, "check_backend")]
+    _check_answers(backend, tol)
+    report = Conformance()
+    for request, X, Y, V in _requests(kernels, ops, dtypes, shapes, tol):
+        words = backend.refuses(request)
+        _require(
+            words is None or (isinstance(words, str) and bool(words.strip())),
+            f"refuses({request}) returned {words!r}, expected None or a reason in words",
+        )
+        if words is not None:
+            report.refused[words] = report.refused.get(words, 0) + 1
+            continue
+        _check_request(backend, request, X, Y, V, report)
+    _require(report.checked > 0, f"{backend.name} refused every request: {report.refused}")
+    return report
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+def _check_answers(backend: AbstractBackend, tol: float | None) -> None:
+    name = getattr(backend, "name", None)
+    _require(isinstance(name, str) and bool(name), f"{backend!r}.name is {name!r}, expected a word")
+    missing = backend.missing()
+    _require(missing is None, f"{name} cannot be checked on this machine: {missing}")
+    small, large = (
+        Request("product", Gaussian(), n, n, 3, 1, "float32", "numpy", "cpu", tol)
+        for n in (100, 1_000_000)
     )
-    logits = log_phi + b
-    top = logits.max(axis=1, keepdims=True)
-    p = np.exp(logits - top)
-    result = top[:, 0] + np.log(p.sum(axis=1))
-    p /= p.sum(axis=1, keepdims=True)
-    each = np.sqrt(m) + power + np.sqrt(d) * carried + np.abs(log_phi) + np.abs(b)
-    value = C * eps * ((p * each).sum(axis=1) + np.abs(result))
-    moved = slope * (each + (value / (C * eps))[:, None]) + np.sqrt(d) * slope_rounding
-    grad = C * eps * (p * distance * moved).sum(axis=1)
-    grad += tiny * (distance * slope).sum(axis=1)
-    if tol is not None:
-        value += tol
-        grad += tol * (p * distance * slope).sum(axis=1)
-    return value, np.repeat(grad[:, None], d, axis=1)
+    costs = backend.seconds(small), backend.seconds(large)
+    _require(
+        all(math.isfinite(c) and c > 0 for c in costs) and costs[0] <= costs[1],
+        f"{name}.seconds returned {costs} for 100 and a million points, expected finite, > 0 and ascending",
+    )
+
+
+def _requests(
+    kernels: Iterable[AbstractKernel] | None,
+    ops: Iterable[Operation],
+    dtypes: Iterable[str],
+    shapes: Iterable[Shape],
+    tol: float | None,
+) -> Iterator[tuple[Request, Array, Array, Array]]:
+    if kernels is None:
+        kernels = [*(make() for make in CATALOGUE.values()), Gaussian(0.5) + 0.25 * Matern32(2.0)]
+    ops, dtypes, shapes = list(ops), list(dtypes), list(shapes)
+    for kernel in kernels:
+        for op in ops:
+            if "logsumexp" in op and not kernel.positive:
+                continue
+            for dtype in dtypes:
+                for n, m, d, t in shapes:
+                    columns = 1 if "logsumexp" in op else t
+                    for X, Y, V in _problems(n, m, d, columns, dtype):
+                        request = Request(op, kernel, n, m, d, columns, dtype, "numpy", "cpu", tol)
+                        yield request, X, Y, V
+
+
+def _problems(n: int, m: int, d: int, t: int, dtype: str) -> Iterator[tuple[Array, Array, Array]]:
+    rng = np.random.default_rng(0)
+    X, Y, V = rng.normal(size=(n, d)), rng.normal(size=(m, d)), rng.normal(size=(m, t))
+    spread = 3.0 / math.sqrt(d)  # kernels of scale 1 see some points and miss others
+    Y[: n // 2] = X[:m][: n // 2]  # some pairs coincide
+    for A, B in (
+        (spread * X, spread * Y),
+        (spread * X + 100.0, spread * Y + 100.0),
+        (np.ones_like(X), np.ones_like(Y)),
+        (spread * X + 20.0 * (X[:, :1] > 0), spread * Y + 20.0 * (Y[:, :1] > 0)),
+    ):
+        yield A.astype(dtype), B.astype(dtype), V.astype(dtype)
+
+
+def _check_request(
+    backend: AbstractBackend, request: Request, X: Array, Y: Array, V: Array, report: Conformance
+) -> None:
+    what = f"{backend.name}: {request.kernel!r}: {request}"
+    before = [a.copy() for a in (X, Y, V)]
+    got, again = (_pair(backend.run(request, X, Y, V, {})) for _ in range(2))
+    _require(
+        all(np.array_equal(a, b) for a, b in zip(before, (X, Y, V), strict=True)),
+        f"{what} changed its inputs",
+    )
+    weights = V[:, 0] if "logsumexp" in request.op else V
+    expected = _exact(request.kernel, X, Y, weights, request.op)
+    bounds = _pair(tolerance(request.kernel, X, Y, weights, request.op, tol=request.tol))
+    _require(len(got) == len(expected), f"{what} gave {len(got)} results, expected {len(expected)}")
+    for result, twin, truth, bound in zip(got, again, expected, bounds, strict=True):
+        shape, dtype = getattr(result, "shape", None), getattr(result, "dtype", None)
+        _require(
+            shape == truth.shape and dtype == X.dtype,
+            f"{what} gave shape {shape} and dtype {dtype}, expected {truth.shape} and {X.dtype}",
+        )
+        _require(
+            np.array_equal(result, twin, equal_nan=True), f"{what} gave other bits the second time"
+        )
+        error = np.abs(result - truth)
+        excess = np.where(error == 0, 0.0, error / np.maximum(bound, np.finfo(float).tiny))
+        worst = float(np.where(np.isfinite(excess), excess, np.inf).max())
+        where = np.unravel_index(int(np.argmax(excess)), excess.shape)
+        _require(
+            worst <= 1.0,
+            f"{what}: entry {tuple(map(int, where))} is {result[where]!r}, expected {truth[where]:.17g} within "
+            f"{bound[where]:.3g}; the worst error is {worst:.3g} times the tolerance",
+        )
+        report.worst = max(report.worst, worst)
+    report.checked += 1
+
+
+def _pair(result: Any) -> tuple[Array, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _exact(
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, op: Operation
+) -> tuple[Array, ...]:
+    """Return the results of an operation by dense sums in long double."""
+    D = X.astype(np.longdouble)[:, None, :] - Y.astype(np.longdouble)[None, :, :]  # (n, m, d)
+    W = V.astype(np.longdouble)
+    phi, slope, log_phi = (sum_of_terms for sum_of_terms in _matrices(kernel, (D**2).sum(axis=-1)))
+    if "logsumexp" in op:
+        logits = log_phi + W
+        top = logits.max(axis=1, keepdims=True)
+        p = np.exp(logits - top)
+        total = p.sum(axis=1, keepdims=True)
+        # d log sum = sum p dphi / phi: the ratio is finite where phi has not underflowed in long double
+        grad = np.einsum("nm,nmd->nd", p / total * slope / phi, D)
+        results = ((top + np.log(total))[:, 0], grad)
+    else:
+        results = (phi @ W, np.einsum("nm,mt,nmd->ntd", slope, W, D))
+    if op in ("product", "logsumexp"):
+        return results[:1]
+    return results[1:] if op == "gradient" else results
+
+
+def _matrices(kernel: AbstractKernel, squared: Array) -> tuple[Array, Array, Array]:
+    """Return phi, the factor of x - y in its gradient, and log phi (0 where there is none), (n, m)."""
+    phi, slope = np.zeros_like(squared), np.zeros_like(squared)
+    for term in kernel.terms:
+        t = trace(KernelSum((term,)))
+        q = squared * np.longdouble(t.prescale) ** 2
+
+        def of(tree: Expr, skip: bool, q: Array = q, t: Any = t) -> Array:
+            apart = q > 0
+            at = np.where(apart, q, 1.0) if skip else q
+            return np.where(apart | (not skip), evaluate(tree, at, t.symbols, t.values), 0.0)
+
+        phi += of(t.phi, t.singular)
+        slope += 2 * np.longdouble(t.prescale) ** 2 * of(t.dphi, t.kink)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return phi, slope, np.log(phi) if kernel.positive else np.zeros_like(phi)
