@@ -106,7 +106,7 @@ class Kale:
         u = seen * 0.0 if start is None else start
         residual = self._residual(u, seen)
         size = float(xp.abs(residual).max())
-        goal = 20 * float(np.finfo(seen.dtype).eps) * (1 + float(xp.abs(seen).max()) / self.lamam)
+        goal = 20 * float(np.finfo(seen.dtype).eps) * (1 + float(xp.abs(seen).max()) / self.lam)
         for _ in range(NEWTON_ITER):
             if size <= goal:
                 break
