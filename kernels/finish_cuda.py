@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 
-from gpukoop.kernels.source_cuda import BLOCK, Text
+from gpukoop.kernels.source_cuda import BLOCK, Text, u
 
 _START = (
     "i = uint(cuda.blockIdx.x) * uint(cuda.blockDim.x) + uint(cuda.threadIdx.x)",
-    "k = uint(0)",
+    "k = k_0",
 )
 
 
 def _add(text: Text, value: str) -> None:
     """Write one compensated addition to s."""
-    text.add(f"y = minus({value}, e)", "z = plus(s, y)", "e = minus(minus(z, s), y)", "s = z")
+    text.add(f"y = plus({value}, -e)", "z = plus(s, y)", "e = plus(plus(z, -s), -y)", "s = z")
 
 
 def _open(text: Text, name: str, args: str, count: str) -> None:
@@ -35,7 +35,7 @@ def sum_source(name: str) -> str:
     text.add("s, e = zero, zero")
     text.open("while k < splits:")
     _add(text, "part[k * width + i]")
-    text.add("k = k + uint(1)")
+    text.add("k = k + k_1")
     text.close()
     text.add("out[i] = s")
     return str(text)
@@ -48,31 +48,31 @@ def logsumexp_source(name: str, d: int, slope: bool, feature_major: bool) -> str
     Slopes are (splits, n, d), or (splits, d, n) if ``feature_major``.
     """
     text = Text()
-    at = f"(k * uint({d}) + c) * n + i" if feature_major else f"(k * n + i) * uint({d}) + c"
+    at = f"(k * {u(d)} + c) * n + i" if feature_major else f"(k * n + i) * {u(d)} + c"
     args = "top, sum, slope, out, gradient" if slope else "top, sum, out"
     _open(text, name, f"{args}, n, splits", "n")
     text.add("m = top[i]")
     text.open("while k < splits:")
-    text.add("m = max(m, top[k * n + i])", "k = k + uint(1)")
+    text.add("m = max(m, top[k * n + i])", "k = k + k_1")
     text.close()
-    text.add("s, e, k = zero, zero, uint(0)")
+    text.add("s, e, k = zero, zero, k_0")
     text.open("while k < splits:")
     text.add("j = k * n + i")
     _add(text, "sum[j] * exp2(top[j] - m)")
-    text.add("k = k + uint(1)")
+    text.add("k = k + k_1")
     text.close()
     text.add(f"out[i] = real({math.log(2.0)!r}) * (m + log2_finish(s))")
     if slope:
-        text.add("total = s", "c = uint(0)")
-        text.open(f"while c < uint({d}):")
-        text.add("s, e, k = zero, zero, uint(0)")
+        text.add("total = s", "c = k_0")
+        text.open(f"while c < {u(d)}:")
+        text.add("s, e, k = zero, zero, k_0")
         text.open("while k < splits:")
         text.add("j = k * n + i")
         _add(text, f"slope[{at}] * exp2(top[j] - m)")
-        text.add("k = k + uint(1)")
+        text.add("k = k + k_1")
         text.close()
-        text.add(f"gradient[i * uint({d}) + c] = s / total if total > zero else zero")
-        text.add("c = c + uint(1)")
+        text.add(f"gradient[i * {u(d)} + c] = s / total if total > zero else zero")
+        text.add("c = c + k_1")
         text.close()
     return str(text)
 

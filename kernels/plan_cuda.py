@@ -31,8 +31,8 @@ from gpukoop.kernels.source_cuda import (
     Spec,
     entry_name,
     forms,
-    header,
     label,
+    module_text,
     slope_parts,
 )
 from gpukoop.kernels.tile_cuda import Shape, merged, shape, tile_source
@@ -131,8 +131,12 @@ class Part:
     # -- device functions -----------------------------------------------------------------------
     def entries(self) -> list[Entry]:
         """Return the device functions of this part, the pair loops first."""
-        found = []
-        head = header(self.plan.dtype, self.plan.simulator)
+        found: list[Entry] = []
+
+        def add(name: str, body: str, kinds: tuple[str, ...]) -> None:
+            text = module_text(body, self.plan.dtype, self.plan.simulator)
+            found.append(Entry(name, text, kinds))
+
         for spec in self.specs.values():
             name = entry_name(self.label, spec)
             write = wide_source if spec.wide else tile_source
@@ -143,15 +147,15 @@ class Part:
                 *("size" for _ in spec.sizes),
                 *("real" for _ in (*spec.scalars, *self.trace.symbols)),
             )
-            found.append(Entry(name, head + write(self.trace, spec, name), kinds))
+            add(name, write(self.trace, spec, name), kinds)
         if self.spec.exponent:
             name = self.finish_name
             text = logsumexp_source(name, self.plan.d, self.spec.slope, self.spec.wide)
             arrays = 5 if self.spec.slope else 3
-            found.append(Entry(name, head + text, ("array",) * arrays + ("size", "size")))
+            add(name, text, ("array",) * arrays + ("size", "size"))
         elif self.finishes or self.plan.complete:
             text = sum_source(self.finish_name)
-            found.append(Entry(self.finish_name, head + text, ("array", "array", "size", "size")))
+            add(self.finish_name, text, ("array", "array", "size", "size"))
         return found
 
     @property

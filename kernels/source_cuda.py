@@ -18,6 +18,7 @@ uint      unsigned 64-bit index: signed ones carry a wrap-around select at every
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from gpukoop.kernels.expr import Call, E, Expr, Number, Product, Sum, Symbol, mul, substitute
@@ -198,12 +199,11 @@ def slope_parts(trace: Trace, spec: Spec) -> tuple[float, Expr]:
 
 
 class CudaPrinter(NumbaPrinter):
-    """Statements for one pair, with q under the name ``q``."""
+    """Statements for one pair, with q in the register ``q``."""
 
-    def __init__(self, q: str, prefix: str) -> None:
-        super().__init__(
-            "real", {"exp2": "exp2", "log2": "log2", "sqrt": "sqrt", "rsqrt": "rsqrt"}, prefix
-        )
+    def __init__(self, q: str) -> None:
+        functions = {"exp2": "exp2", "log2": "log2", "sqrt": "sqrt", "rsqrt": "rsqrt"}
+        super().__init__("real", functions, f"{q}_")
         self.q = q
 
     def call(self, function: str, argument: str) -> str:
@@ -223,6 +223,13 @@ class Text:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.depth = 0
+        self.names = 0
+
+    def bind(self, value: str, letter: str) -> str:
+        """Append ``name = value`` with a name of its own; a name assigned twice costs the compiler a pass."""
+        self.names += 1
+        self.add(f"{letter}_{self.names} = {value}")
+        return f"{letter}_{self.names}"
 
     def add(self, *lines: str) -> None:
         """Append lines at the present depth."""
@@ -249,22 +256,27 @@ class Text:
 
 
 def u(number: int) -> str:
-    """Return a typed index: uint64 + a plain int would be float64."""
-    return f"uint({number})"
+    """Return the name of a typed index (uint64 + a plain int would be float64), defined by :func:`module_text`.
+
+    A global constant is resolved once; a call such as ``uint(4)`` costs type inference at every use.
+    """
+    return f"k_{number}"
 
 
 _DEVICE = {
     "float32": """\
 import math
+import numpy as np
 from numba import cuda, float32 as real, uint64 as uint
 from numba.cuda.libdevice import exp2f as exp2, fadd_rn as plus, fast_fdividef as divide
-from numba.cuda.libdevice import fast_log2f as log2, fsub_rn as minus, log2f as log2_finish, rsqrtf as rsqrt
+from numba.cuda.libdevice import fast_log2f as log2, log2f as log2_finish, rsqrtf as rsqrt
 sqrt = math.sqrt
 """,
     "float64": """\
 import math
+import numpy as np
 from numba import cuda, float64 as real, uint64 as uint
-from numba.cuda.libdevice import dadd_rn as plus, ddiv_rn as divide, dsub_rn as minus
+from numba.cuda.libdevice import dadd_rn as plus, ddiv_rn as divide
 from numba.cuda.libdevice import exp2, log2, log2 as log2_finish, rsqrt
 sqrt = math.sqrt
 """,
@@ -280,19 +292,22 @@ def quiet(function):
             return function(*arguments)
     return wrapped
 exp2, log2, sqrt, divide = (quiet(f) for f in (np.exp2, np.log2, np.sqrt, np.divide))
-plus, minus, log2_finish = np.add, np.subtract, log2
+plus, log2_finish = np.add, log2
 rsqrt = quiet(lambda x: real(1) / np.sqrt(x))
 """
 
 
-def header(dtype: str, simulator: bool) -> str:
-    """Return the imports of a generated module.
+def module_text(body: str, dtype: str, simulator: bool) -> str:
+    """Return the text of a generated module: imports, the index constants that ``body`` uses, ``body``.
 
-    Sums across tiles use ``plus`` and ``minus``, additions that keep their rounding: fast mathematics would
-    cancel the correction of a compensated sum.
+    Sums across tiles use ``plus``, an addition that keeps its rounding: fast mathematics would cancel the
+    correction of a compensated sum.
     """
     names = _SIMULATOR.format(dtype=dtype) if simulator else _DEVICE[dtype]
-    return names + "one, zero = real(1.0), real(0.0)\n\n\n"
+    index = "int" if simulator else "np.uint64"
+    numbers = sorted({int(number) for number in re.findall(r"\bk_(\d+)\b", body)})
+    constants = "".join(f"k_{number} = {index}({number})\n" for number in numbers)
+    return f"{names}{constants}one, zero = real(1.0), real(0.0)\n\n\n{body}"
 
 
 def label(kernel: AbstractKernel) -> str:

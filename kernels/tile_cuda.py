@@ -94,6 +94,7 @@ class TileWriter:
     def __init__(self, trace: Trace, spec: Spec) -> None:
         self.trace, self.spec, self.shape = trace, spec, shape(trace, spec)
         self.text = Text()
+        self.terms: dict[int, list[str]] = {}
         self.n_sums = accumulators(spec)
         self.merged = spec.exponent and merged(trace)
         self.shift = self.merged and spec.form == "dot"
@@ -103,7 +104,6 @@ class TileWriter:
         self.log2 = log2_phi(trace) if spec.exponent else Number(0.0)
         # Registers hold -q where the profile wants 2**-q, and c + q where it wants nothing but c + q.
         self.negative = not spec.exponent and smooth(trace.phi) and gaussian_like(trace.phi)
-        self.apart = "q < zero" if self.negative else "q > zero"
         trees = (trace.phi, self.log2, self.factor)
         self.offset = 0.0
         if self.negative:
@@ -130,7 +130,7 @@ class TileWriter:
         text.add(
             "tid = uint(cuda.threadIdx.x)",
             f"row = uint(cuda.blockIdx.x) * {u(spec.block * s.targets)} + tid",
-            "last = n - uint(1)",
+            "last = n - k_1",
         )
         self.load_targets()
         text.add(
@@ -147,7 +147,7 @@ class TileWriter:
         for r in self.targets():
             text.add(*(f"p{r}_{a} = zero" for a in range(self.n_sums)))
         end, step = u(s.tile * s.record), u(s.group * s.record)
-        text.add("i = uint(0)")
+        text.add("i = k_0")
         text.open(f"while i < {end}:")
         if spec.exponent:
             # The loop leaves itself for the rare case, so that the main path is one short body.
@@ -167,12 +167,12 @@ class TileWriter:
         for r in self.targets():
             for a in range(self.n_sums):
                 text.add(
-                    f"y = minus(p{r}_{a}, e{r}_{a})",
+                    f"y = plus(p{r}_{a}, -e{r}_{a})",
                     f"z = plus(s{r}_{a}, y)",
-                    f"e{r}_{a} = minus(minus(z, s{r}_{a}), y)",
+                    f"e{r}_{a} = plus(plus(z, -s{r}_{a}), -y)",
                     f"s{r}_{a} = z",
                 )
-        text.add("block = block + uint(1)")
+        text.add("block = block + k_1")
         text.close()
         self.store()
         return str(text)
@@ -182,14 +182,16 @@ class TileWriter:
         spec, text = self.spec, self.text
         for r in self.targets():
             text.add(f"i = min(row + {u(r * spec.block)}, last) * {u(spec.d)}")
-            text.add(*(f"x{r}_{k} = x[i + {u(k)}]" for k in range(spec.d)))
+            loads = [f"x[i + {u(k)}]" for k in range(spec.d)]
             if spec.form == "dot":
-                norm = " + ".join(f"x{r}_{k} * x{r}_{k}" for k in range(spec.d))
+                loads = [text.bind(load, "x") for load in loads]
+                norm = " + ".join(f"{x} * {x}" for x in loads)
                 if self.negative or self.shift:
                     text.add(f"n{r} = -({norm})")
                 else:
                     text.add(f"n{r} = real({self.offset!r}) + {norm}")
-                text.add(*(f"x{r}_{k} = -(x{r}_{k} + x{r}_{k})" for k in range(spec.d)))
+                loads = [f"-({x} + {x})" for x in loads]
+            text.add(*(f"x{r}_{k} = {load}" for k, load in enumerate(loads)))
             if spec.exponent:
                 text.add(f"ref{r} = real({LOWEST!r})")
                 if self.shift:  # -|x'|^2 - reference, one register
@@ -197,132 +199,123 @@ class TileWriter:
             text.add(*(f"s{r}_{a} = zero" for a in range(self.n_sums)))
             text.add(*(f"e{r}_{a} = zero" for a in range(self.n_sums)))
 
-    def load_source(self, j: str, at: str) -> None:
-        """Write the loads of one record into registers named with the suffix ``j``."""
+    def load_source(self, j: str, offset: int, base: str = "i") -> None:
+        """Write the loads of the record at ``base + offset`` into registers named with the suffix ``j``."""
         spec, text = self.spec, self.text
-        text.add(*(f"y{j}_{k} = tile[{at} + {u(k)}]" for k in range(spec.d)))
+        text.add(*(f"y{j}_{k} = tile[{base} + {u(offset + k)}]" for k in range(spec.d)))
         if not self.shift:
-            text.add(*(f"v{j}_{c} = tile[{at} + {u(spec.d + c)}]" for c in range(spec.t)))
+            for c in range(spec.t):
+                text.add(f"v{j}_{c} = tile[{base} + {u(offset + spec.d + c)}]")
         if spec.form == "dot":
-            text.add(f"b{j} = tile[{at} + {u(spec.d + spec.t)}]")
+            text.add(f"b{j} = tile[{base} + {u(offset + spec.d + spec.t)}]")
 
-    def squares(self, r: int, j: str, start: str = "") -> str:
-        """Write what registers hold of q for a pair, or ``start - q``; leave x - y in h_k. Return its name."""
-        spec, add = self.spec, self.text.add
-        if self.offset and spec.form == "difference":
-            start_at = f"real({self.offset!r}) + h0 * h0"
-        else:
-            start_at = "h0 * h0"
+    def squares(self, r: int, j: str, start: str = "") -> tuple[str, list[str]]:
+        """Write what registers hold of q for a pair, or ``start - q``. Return its name and those of x - y."""
+        spec, bind = self.spec, self.text.bind
         down = bool(start) or self.negative
         sign = "-" if down else "+"
+        offset = f"real({self.offset!r})" if self.offset else ""
         if spec.form == "dot":
-            add(f"q = b{j} + {start}" if start else f"q = n{r} {sign} b{j}")
-            add(*(f"q = q {sign} x{r}_{k} * y{j}_{k}" for k in range(spec.d)))
-            return "q"
-        add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(spec.d)))
-        if start and spec.form == "difference":
-            add(f"q = {start} - h0 * h0")
-        else:
-            add("q = -(h0 * h0)" if down else f"q = {start_at}")
-        add(*(f"q = q {sign} h{k} * h{k}" for k in range(1, spec.d)))
+            products = "".join(f" {sign} x{r}_{k} * y{j}_{k}" for k in range(spec.d))
+            first = f"b{j} + {start}" if start else f"n{r} {sign} b{j}"
+            return bind(f"({first}){products}", "q"), []
+        h = [bind(f"x{r}_{k} - y{j}_{k}", "h") for k in range(spec.d)]
+        first = start or offset
         if spec.form == "exact":
-            begin = start or (f"real({self.offset!r})" if self.offset else "")
-            add(f"q = {begin} + stretch * q" if begin else "q = stretch * q")
-        return "q"
+            total = bind(" + ".join(f"{a} * {a}" for a in h), "a")
+            if first:
+                return bind(f"{first} {sign} stretch * {total}", "q"), h
+            return bind(f"-(stretch * {total})" if down else f"stretch * {total}", "q"), h
+        chain = f" {sign} ".join(f"{a} * {a}" for a in h)
+        if first:
+            return bind(f"{first} {sign} {chain}", "q"), h
+        return bind(
+            f"-({h[0]} * {h[0]}){chain.removeprefix(f'{h[0]} * {h[0]}')}" if down else chain, "q"
+        ), h
+
+    def apart(self, q: str, value: str) -> str:
+        """Write ``value``, zero where q = 0; return its name."""
+        return self.text.bind(f"{value} if {q} {'<' if self.negative else '>'} zero else zero", "m")
 
     def exponent_of(self, r: int, j: str) -> str:
         """Write log2(exp(b) phi) - reference of a pair; return its name."""
         if self.shift:
-            return self.squares(r, j, f"low{r}")
-        self.text.add(f"z = v{j}_0 - ref{r}")
+            return self.squares(r, j, f"low{r}")[0]
         if self.merged:
-            return self.squares(r, j, "z")
-        self.squares(r, j)
-        value = self.text.evaluate(CudaPrinter("q", f"l{r}_{j}_"), self.log2)
-        self.text.add(f"z = z + {value}")
-        return "z"
-
-    def slope_weight(self, r: int, j: str, weight: str) -> str:
-        """Write weight * slope of a pair, zero where q = 0 is a kink; return its name."""
-        if self.factor == Number(1.0) and not self.trace.kink:
-            return weight
-        printer = CudaPrinter("q", f"w{r}_{j}_")
-        value = self.text.evaluate(printer, self.factor)
-        if self.trace.kink:
-            self.text.add(f"m = {value} if {self.apart} else zero")
-            value = "m"
-        self.text.add(f"w = {weight} * {value}")
-        return "w"
+            return self.squares(r, j, f"(v{j}_0 - ref{r})")[0]
+        q, _ = self.squares(r, j)
+        value = self.text.evaluate(CudaPrinter(q), self.log2)
+        return self.text.bind(f"(v{j}_0 - ref{r}) + {value}", "z")
 
     def weighted_group(self) -> None:
         """Write a group of sources with weights: product, gradient or both."""
         spec, text, trace = self.spec, self.text, self.trace
         for j in range(self.shape.group):
-            self.load_source(str(j), f"i + {u(j * self.shape.record)}" if j else "i")
+            self.load_source(str(j), j * self.shape.record)
             for r in self.targets():
-                self.squares(r, str(j))
-                printer = CudaPrinter("q", f"u{r}_{j}_")
+                q, h = self.squares(r, str(j))
+                printer = CudaPrinter(q)
                 if spec.value:
                     value = text.evaluate(printer, self.phi)
                     if trace.singular:
-                        text.add(f"f = {value} if {self.apart} else zero")
-                        value = "f"
+                        value = self.apart(q, value)
                     for c in range(spec.t):
-                        self.accumulate(r, j, c, f"{value} * v{j}_{c}")
+                        self.accumulate(r, c, f"{value} * v{j}_{c}")
                 if spec.slope:
                     slope = text.evaluate(printer, self.factor)
                     if trace.kink or trace.singular:
-                        text.add(f"m = {slope} if {self.apart} else zero")
-                        slope = "m"
+                        slope = self.apart(q, slope)
                     start = spec.t * spec.value
                     for c in range(spec.t):
-                        text.add(f"w = {slope} * v{j}_{c}")
+                        weight = text.bind(f"{slope} * v{j}_{c}", "w")
                         for k in range(spec.d):
-                            self.accumulate(r, j, start + c * spec.d + k, f"w * h{k}")
+                            self.accumulate(r, start + c * spec.d + k, f"{weight} * {h[k]}")
         if not self.direct:
             for r in self.targets():
-                text.add(*(f"p{r}_{a} = plus(p{r}_{a}, g{r}_{a})" for a in range(self.n_sums)))
+                text.add(f"p{r}_0 = plus(p{r}_0, {' + '.join(self.terms.pop(r))})")
 
-    def accumulate(self, r: int, j: int, a: int, term: str) -> None:
-        """Write one addition."""
+    def accumulate(self, r: int, a: int, term: str) -> None:
+        """Write one addition, or keep it for the sum of the group."""
         if self.direct:
             self.text.add(f"p{r}_{a} = p{r}_{a} + {term}")
         else:
-            self.text.add(f"g{r}_{a} = {term}" if j == 0 else f"g{r}_{a} = g{r}_{a} + {term}")
+            self.terms.setdefault(r, []).append(term)
 
     def exponent_group(self) -> None:
         """Write a group of sources with logarithms of weights.
 
         One exponential a pair: the running maximum of the textbook is a reference that may lag by 2**40. A
-        group that exceeds it is done again after the reference was raised: a rare branch with loops of its own.
+        group that exceeds it leaves the loop and is done again after the reference was raised.
         """
         spec, text, s = self.spec, self.text, self.shape
         for j in range(s.group):
-            self.load_source(str(j), f"i + {u(j * s.record)}" if j else "i")
-        for r in self.targets():
-            for j in range(s.group):
-                value = self.exponent_of(r, str(j))
-                text.add(f"e = exp2({value})", f"g{r} = e" if j == 0 else f"g{r} = g{r} + e")
-                if spec.slope:
-                    text.add(f"e{r}x{j} = e")
-        text.open(f"if {' + '.join(f'g{r}' for r in self.targets())} > real({LAG!r}):")
+            self.load_source(str(j), j * s.record)
+        shares = [
+            [text.bind(f"exp2({self.exponent_of(r, str(j))})", "e") for j in range(s.group)]
+            for r in self.targets()
+        ]
+        sums = [text.bind(" + ".join(e), "g") for e in shares]
+        text.open(f"if {' + '.join(sums)} > real({LAG!r}):")
         text.add("break")
         text.close()
         for r in self.targets():
-            text.add(f"p{r}_0 = plus(p{r}_0, g{r})")
+            text.add(f"p{r}_0 = plus(p{r}_0, {sums[r]})")
             if spec.slope:
                 for j in range(s.group):
-                    self.slope_terms(r, str(j), f"e{r}x{j}")
+                    self.slope_terms(r, str(j), shares[r][j])
 
     def slope_terms(self, r: int, j: str, weight: str) -> None:
         """Write the additions of one pair to the softmax-weighted slope."""
         text = self.text
-        if self.factor != Number(1.0) or self.trace.kink:
-            self.squares(r, j)
+        if self.factor == Number(1.0) and not self.trace.kink:
+            h = [f"(x{r}_{k} - y{j}_{k})" for k in range(self.spec.d)]
         else:
-            text.add(*(f"h{k} = x{r}_{k} - y{j}_{k}" for k in range(self.spec.d)))
-        weight = self.slope_weight(r, j, weight)
-        text.add(*(f"p{r}_{k + 1} = p{r}_{k + 1} + {weight} * h{k}" for k in range(self.spec.d)))
+            q, h = self.squares(r, j)
+            slope = text.evaluate(CudaPrinter(q), self.factor)
+            if self.trace.kink:
+                slope = self.apart(q, slope)
+            weight = text.bind(f"{weight} * {slope}", "w")
+        text.add(*(f"p{r}_{k + 1} = p{r}_{k + 1} + {weight} * {h[k]}" for k in range(self.spec.d)))
 
     def raise_reference(self, r: int) -> None:
         """Write the rare branch for one target: new reference, sums rescaled, group added."""
@@ -332,7 +325,7 @@ class TileWriter:
         if self.shift:
             text.add(f"low{r} = n{r}")
         text.open(f"while j < {end}:")
-        self.load_source("", "j")
+        self.load_source("", 0, "j")
         text.add(f"top = max(top, {self.exponent_of(r, '')})", "j = j + step")
         text.close()
         text.add(f"ref{r} = top")
@@ -343,10 +336,11 @@ class TileWriter:
             text.add(*(f"{name}{r}_{a} = {name}{r}_{a} * f" for name in "pse"))
         text.add("j = i")
         text.open(f"while j < {end}:")
-        self.load_source("", "j")
-        text.add(f"e = exp2({self.exponent_of(r, '')})", f"p{r}_0 = p{r}_0 + e")
+        self.load_source("", 0, "j")
+        share = text.bind(f"exp2({self.exponent_of(r, '')})", "e")
+        text.add(f"p{r}_0 = p{r}_0 + {share}")
         if self.spec.slope:
-            self.slope_terms(r, "", "e")
+            self.slope_terms(r, "", share)
         text.add("j = j + step")
         text.close()
 

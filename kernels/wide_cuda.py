@@ -53,7 +53,7 @@ class WideWriter:
         text.add(
             "tid = uint(cuda.threadIdx.x)",
             f"row = uint(cuda.blockIdx.x) * {u(spec.block * TARGETS)} + tid",
-            "last = n - uint(1)",
+            "last = n - k_1",
             f"at = uint(cuda.blockIdx.y) * {u(spec.d)}",
         )
         for r in range(TARGETS):
@@ -75,30 +75,30 @@ class WideWriter:
         (self.exponents if spec.exponent else self.sums)()
         if spec.slope:
             self.slopes()
-        text.add("block = block + uint(1)")
+        text.add("block = block + k_1")
         text.close()
         self.store()
         return str(text)
 
     def over_features(self, statement: str, start: str) -> None:
         """Write a loop over all features."""
-        self.text.add(start, "f = uint(0)")
+        self.text.add(start, "f = k_0")
         self.text.open(f"while f < {u(self.spec.d)}:")
-        self.text.add(statement, "f = f + uint(1)")
+        self.text.add(statement, "f = f + k_1")
         self.text.close()
 
     def over_slopes(self, r: int, *statements: str) -> None:
         """Write a loop over the gradient of one target in memory, at o; only its owner does this."""
         self.text.open(f"if own{r} < n:")
-        self.text.add("f = uint(0)")
+        self.text.add("f = k_0")
         self.text.open(f"while f < {u(self.spec.d)}:")
-        self.text.add(f"o = (at + f) * n + own{r}", *statements, "f = f + uint(1)")
+        self.text.add(f"o = (at + f) * n + own{r}", *statements, "f = f + k_1")
         self.text.close(2)
 
     def open_chunks(self, weights: bool) -> None:
         """Write the staging of one chunk and open the loop over its features."""
         text = self.text
-        text.add("c = uint(0)")
+        text.add("c = k_0")
         text.open(f"while c < {u(self.spec.d)}:")
         text.add(f"end = min(c + {u(CHUNK)}, {u(self.spec.d)})", "cuda.syncthreads()")
         text.add("w = tid")
@@ -107,7 +107,7 @@ class WideWriter:
         text.close()
         if weights:
             extra = (self.shape.record - self.spec.d) * SOURCES
-            text.open("if c == uint(0):")
+            text.open("if c == k_0:")
             text.add("w = tid")
             text.open(f"while w < {u(extra)}:")
             text.add(
@@ -115,13 +115,13 @@ class WideWriter:
                 f"w = w + {u(self.spec.block)}",
             )
             text.close(2)
-        text.add("cuda.syncthreads()", "f, k = c, uint(0)")
+        text.add("cuda.syncthreads()", "f, k = c, k_0")
         text.open("while f < end:")
         text.add(*(f"x{r} = x[f * n + i{r}]" for r in range(TARGETS)))
 
     def close_chunks(self) -> None:
         """Close what :meth:`open_chunks` opened."""
-        self.text.add("f = f + uint(1)", f"k = k + {u(SOURCES)}")
+        self.text.add("f = f + k_1", f"k = k + {u(SOURCES)}")
         self.text.close()
         self.text.add("c = end")
         self.text.close()
@@ -157,9 +157,9 @@ class WideWriter:
     def add(self, name: str, value: str) -> None:
         """Write a compensated addition to s{name}."""
         self.text.add(
-            f"y = minus({value}, e{name})",
+            f"y = plus({value}, -e{name})",
             f"z = plus(s{name}, y)",
-            f"e{name} = minus(minus(z, s{name}), y)",
+            f"e{name} = plus(plus(z, -s{name}), -y)",
             f"s{name} = z",
         )
 
@@ -168,7 +168,7 @@ class WideWriter:
         spec, text, trace = self.spec, self.text, self.trace
         for r in range(TARGETS):
             for j in range(SOURCES):
-                q, printer = f"q{r}_{j}", CudaPrinter(f"q{r}_{j}", f"u{r}_{j}_")
+                q, printer = f"q{r}_{j}", CudaPrinter(f"q{r}_{j}")
                 if spec.value:
                     value = text.evaluate(printer, trace.phi)
                     value = self.guarded(value, q, trace.singular)
@@ -192,7 +192,7 @@ class WideWriter:
                     bias = f"weights[{u(spec.t * SOURCES + j)}]"
                     text.add(f"l{j} = ({bias} - n{r}) + ({q} + {q})")
                 else:
-                    value = text.evaluate(CudaPrinter(q, f"l{r}_{j}_"), log2_phi(self.trace))
+                    value = text.evaluate(CudaPrinter(q), log2_phi(self.trace))
                     text.add(f"l{j} = weights[{u(j)}] + {value}")
                 text.add("top = l0" if j == 0 else f"top = max(top, l{j})")
             text.open(f"if top - ref{r} > real(40.0):")
@@ -207,7 +207,7 @@ class WideWriter:
                 text.add(f"a = exp2(l{j} - ref{r})", "g = a" if j == 0 else "g = g + a")
                 if spec.slope:
                     q = f"q{r}_{j}"
-                    slope = text.evaluate(CudaPrinter(q, f"w{r}_{j}_"), self.factor)
+                    slope = text.evaluate(CudaPrinter(q), self.factor)
                     text.add(f"{q} = a * {self.guarded(slope, q, self.trace.kink)}")
             self.add(f"{r}_0", "g")
 
@@ -225,9 +225,9 @@ class WideWriter:
             text.add(
                 f"o = (at + f) * n + own{r}",
                 "b = out_slope[o]",
-                f"y = minus(a{r}, correction[o])",
+                f"y = plus(a{r}, -correction[o])",
                 "z = plus(b, y)",
-                "correction[o] = minus(minus(z, b), y)",
+                "correction[o] = plus(plus(z, -b), -y)",
                 "out_slope[o] = z",
             )
             text.close()

@@ -1,0 +1,171 @@
+"""Static cost of the CUDA code, without a GPU: PTX -> ptxas -> SASS -> issue slots a pair.
+
+Counts, not times. A streaming multiprocessor of Hopper issues 128 lanes a clock, gives 16 special-function results
+and 32 shared loads, so a loop of ``slots`` instructions a pair is bounded by min(128 / slots, 16 / mufu, 32 / lds) pairs
+a clock. Needs the wheels nvidia-cuda-nvcc and nvidia-cuda-nvdisasm (same CUDA minor version as nvidia-nvvm, or newer).
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gpukoop.cuda import compile_ptx
+from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.radial import Gaussian, InverseMultiquadric, Laplace
+
+TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
+
+# (kernel, op, d, t, special functions a pair, goal in slots, KeOps' slots)
+CASES: list[tuple[AbstractKernel, str, int, int, int, float, float | None]] = [
+    (Gaussian(1.0), "product", 2, 1, 1, 7.0, 10.25),
+    (Gaussian(1.0), "product", 3, 1, 1, 9.0, 12.5),
+    (Gaussian(1.0), "product", 10, 1, 1, 15.0, 30.4),
+    (Gaussian(1.0), "value_and_gradient", 3, 1, 1, 13.0, 35.0),
+    (Gaussian(1.0), "logsumexp", 3, 1, 1, 10.0, 19.5),
+    (Gaussian(1.0), "product", 3, 4, 1, 12.0, 16.3),
+    (Gaussian(1.0), "product", 3, 16, 1, 26.0, 35.4),
+    (InverseMultiquadric(1.0), "product", 3, 1, 1, 9.0, 11.5),
+    (Laplace(1.0), "product", 3, 1, 2, 12.0, 13.5),
+    (Gaussian(1.0), "gradient", 3, 1, 1, 13.0, 22.5),
+    (Gaussian(1.0), "value_and_gradient", 2, 1, 1, 11.0, None),
+    (Gaussian(1.0), "value_and_gradient", 10, 1, 1, 38.0, 107.0),
+    (Gaussian(1.0), "logsumexp", 2, 1, 1, 8.0, None),
+    (Gaussian(1.0), "logsumexp", 10, 1, 1, 17.0, 39.5),
+    (Gaussian(1.0), "logsumexp_and_gradient", 3, 1, 1, 14.0, None),
+]
+QUICK = 5
+# A loop with fewer special functions is the rare branch of a log-sum-exp or a second pass.
+FEWEST_MUFU = 4
+
+
+def tool(name: str) -> str | None:
+    """Return the path of ptxas or nvdisasm from the NVIDIA wheels, or from PATH."""
+    for root in {sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]}:
+        for hit in Path(root).glob(f"nvidia/*/bin/{name}"):
+            return str(hit)
+    return shutil.which(name)
+
+
+def missing() -> str | None:
+    """Return why nothing can be counted, or None."""
+    absent = [name for name in ("ptxas", "nvdisasm") if tool(name) is None]
+    if absent:
+        return (
+            f"{' and '.join(absent)} not found (pip install nvidia-cuda-nvcc nvidia-cuda-nvdisasm)"
+        )
+    return None
+
+
+def assemble(ptx: str, arch: str = "sm_90") -> tuple[str, dict[str, dict[str, int]]]:
+    """Return (SASS, {entry: registers, spills, stack}) of a PTX module."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "module.ptx", Path(folder) / "module.cubin"
+        source.write_text(ptx)
+        command = [tool("ptxas") or "ptxas", "-v", f"-arch={arch}", str(source), "-o", str(cubin)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(run.stderr.strip())
+        command = [tool("nvdisasm") or "nvdisasm", "-c", str(cubin)]
+        sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    resources: dict[str, dict[str, int]] = {}
+    blocks = re.split(r"Compiling entry function '([\w$]+)'", run.stderr)[1:]
+    for entry, text in zip(blocks[::2], blocks[1::2], strict=True):
+        resources[entry] = {
+            "registers": int(re.search(r"Used (\d+) registers", text)[1]),  # type: ignore[index]
+            "spills": sum(map(int, re.findall(r"(\d+) bytes spill", text))),
+            "stack": sum(map(int, re.findall(r"(\d+) bytes stack", text))),
+        }
+    return sass, resources
+
+
+def opcode(instruction: str) -> str:
+    """Return the opcode of an instruction without its predicate and modifiers."""
+    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0].split(".")[0]
+
+
+def loops(sass: str) -> dict[str, list[list[str]]]:
+    """Return {entry: bodies of its backward branches, as opcodes}."""
+    found: dict[str, list[list[str]]] = {}
+    for section in re.split(r"\.section\s+\.text\.", sass)[1:]:
+        entry = section.split(",")[0].split()[0].strip('"')
+        labels: dict[str, int] = {}
+        body: list[str] = []
+        for line in section.splitlines():
+            if label := re.match(r"\s*(\.L_x_\d+):", line):
+                labels[label[1]] = len(body)
+            elif instruction := re.search(r"/\*[0-9a-f]+\*/\s+(.*?);", line):
+                body.append(instruction[1].strip())
+        for index, instruction in enumerate(body):
+            branch = re.search(r"BRA(?:\.\w+)*\s+.*?`\((\.L_x_\d+)\)", instruction)
+            if branch and labels.get(branch[1], index + 1) <= index:
+                codes = [opcode(i) for i in body[labels[branch[1]] : index + 1]]
+                found.setdefault(entry, []).append(codes)
+    return found
+
+
+def count(ptx: str, mufu: int = 1) -> list[dict[str, Any]]:
+    """Return the counts of the pair loop of every entry of a module."""
+    sass, resources = assemble(ptx)
+    rows = []
+    for entry, bodies in loops(sass).items():
+        main = [b for b in bodies if b.count("MUFU") >= FEWEST_MUFU and "LDS" in b]
+        if not main:
+            continue
+        body = min(main, key=lambda b: len(b) / b.count("MUFU"))
+        codes = collections.Counter(body)
+        pairs = codes["MUFU"] / mufu
+        slots, loads = len(body) / pairs, codes["LDS"] / pairs
+        bound = min(128 / slots, 16 / mufu, 32 / loads if loads else 128.0)
+        rows.append(
+            {
+                "entry": entry,
+                **resources[entry],
+                "local": codes["LDL"] + codes["STL"],
+                "slots": round(slots, 2),
+                "mufu": mufu,
+                "lds": round(loads, 2),
+                "bound pairs/clk/SM": round(bound, 1),
+            }
+        )
+    return sorted(rows, key=lambda row: row["slots"])
+
+
+def case(index: int) -> dict[str, Any]:
+    """Return one row: the fastest form, and what the others cost."""
+    kernel, op, d, t, mufu, goal, keops = CASES[index]
+    counted = count(compile_ptx(kernel, op, d=d, t=t), mufu)
+    best = counted[0]
+    forms = {re.search(r"_(dot|difference|exact)_d", r["entry"])[1]: r["slots"] for r in counted}  # type: ignore[index]
+    return {
+        "case": f"{type(kernel).__name__} {op} d={d}" + (f" t={t}" if t > 1 else ""),
+        **{form: forms.get(form, "") for form in ("dot", "difference", "exact")},
+        "goal": goal,
+        "KeOps": "" if keops is None else keops,
+        **{
+            k: best[k]
+            for k in ("registers", "spills", "local", "mufu", "lds", "bound pairs/clk/SM")
+        },
+    }
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Return the table; ``quick`` counts the first rows only."""
+    reason = missing()
+    if reason is not None:
+        return [{"case": "all", "skipped": reason}]
+    try:
+        return [case(i) for i in range(QUICK if quick else len(CASES))]
+    except ImportError as error:
+        return [{"case": "all", "skipped": str(error)}]
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print("  ".join(f"{k} {v}" for k, v in row.items()))
