@@ -197,10 +197,7 @@ class Stage:
             maps.append(expm_action(self.generator, lift.decoder, moments.length))
             self.edges = self.edges[[0, -1]]
         else:
-            maps += [
-                sat(moments, lift, lam, upto=k, symmetrize=options.symmetrize)
-                for k in inner
-            ]
+            maps += [sat(moments, lift, lam, upto=k, symmetrize=options.symmetrize) for k in inner]
             self.edges = self.edges[[0, *inner]]
         self.energy_ratio = energy_ratio(moments, lift, maps[-1])
         if options.final == "jump":

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -52,7 +53,7 @@ class Recipe:
     dictionary: Any = "nystroem"
     n_features: int = 1000
     solver: str = "sat"
-    clock: Clock = Clock()
+    clock: Clock = field(default_factory=Clock)
     n_slabs: int = 1
     jump: float | None = None
     degree: int = 4
@@ -72,7 +73,7 @@ class Recipe:
         if self.jump is not None:
             return [(0.0, self.jump), (self.jump, 1.0)]
         edges = np.linspace(0.0, self.clock.horizon, self.n_slabs + 1)
-        return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [(float(a), float(b)) for a, b in pairwise(edges)]
 
     def options(self, j: int) -> Options:
         """Return how slab j becomes a stage."""
@@ -118,9 +119,7 @@ def build_lift(
     if isinstance(dictionary, str) and dictionary == "polynomial":
         centre, half = quantile_box(host)
         blocks.append(
-            PolynomialFeatures(
-                d, recipe.degree, recipe.time_degree, centre=centre, half_width=half
-            )
+            PolynomialFeatures(d, recipe.degree, recipe.time_degree, centre=centre, half_width=half)
         )
         return Lift(d, blocks, recipe.clock)
     if recipe.gaussian_part:
@@ -134,11 +133,7 @@ def build_lift(
         median = float(np.median(distances)) if len(distances) else 0.0
         scale = 0.5 * median if median > 0 else 1.0
     if dictionary == "fourier":
-        blocks.append(
-            FourierFeatures(
-                d, M, scale=2 * scale, time_scale=recipe.time_scale, rng=rng
-            )
-        )
+        blocks.append(FourierFeatures(d, M, scale=2 * scale, time_scale=recipe.time_scale, rng=rng))
     else:
         blocks.append(
             NystroemFeatures(

@@ -1,12 +1,12 @@
 r"""Moments of the lift along the path: one streaming pass, memory O(D^2), data of any length, resumable.
 
 A triple is (x0, x1, s): noise, a data point, a clock time in the slab [a, b]. With x_s = (1-t) x0 + t x1, t = t(s), and the
-velocity u = v(x_s, t) of the teacher, or x1 - x0 without one,
+velocity u = v(x_s, t) of the teacher, or the mean of x1 - x0 given x_s and the batch without one,
 
 .. math:: S = E[g^T g], \quad M_k = E[g^T L g \mid s \in \text{bin } k], \quad B_k = E[g^T g] \text{ at the edges of the bins}
 
 The identity E[g^T J_g v] = E[g^T J_g (x1 - x0)] (g and J_g depend on (x_t, t) only, and v is the mean of x1 - x0 given
-them) is why no teacher is needed. It holds for fixed features, not for a lift that is still being trained.
+them) is why no teacher is needed; :func:`batch_velocity` takes most of the noise out of it. It holds for fixed features, not for a lift that is still being trained.
 
 ===  ======================
 D    features of the lift
@@ -25,7 +25,8 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
-from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift
+from gpukoop.kernels.reduce_numpy import squared_distances
+from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift, column
 from gpukoop.sampler.teacher import AbstractTeacher
 
 Array = Any
@@ -33,6 +34,10 @@ Array = Any
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES
 MIN_BATCH = 256
+# Data points that the velocity of a batch is conditioned on.
+CONDITIONED = 1024
+# Times at which x / t and 1 / (1 - t) keep half of their digits.
+EARLIEST, LATEST = 1e-8, 1.0 - 1e-8
 
 
 @final
@@ -84,8 +89,46 @@ class Triples:
         return kept[1]
 
     def velocity(self, x0: Array, x1: Array, x: Array, t: Any) -> Array:
-        """Return the velocity to learn from at x = (1-t) x0 + t x1."""
-        return x1 - x0 if self.teacher is None else self.teacher.velocity(x, t)
+        """Return the velocity to learn from at x = (1-t) x0 + t x1: the teacher's, or that of the batch."""
+        if self.teacher is None:
+            return batch_velocity(x1, x, t)
+        return self.teacher.velocity(x, t)
+
+
+def batch_velocity(x1: Array, x: Array, t: Any) -> Array:
+    r"""Return E[x1 - x0 | x_t, the data points of the batch]: unbiased like x1 - x0, with far less noise.
+
+    .. math:: v_i = \frac{\bar y_i - x_i}{1 - t_i}, \qquad
+              \bar y_i = \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_i - t_i y_j|^2}{2 (1-t_i)^2}\right) y_j
+
+    Which of the points y_j of a batch made x_i is unknown to someone who sees x_i and the batch, and all are equally likely
+    beforehand; so this is the mean of x1 - x0 given more than x_t, and its mean given x_t is the exact velocity (the tower
+    rule). In few dimensions it is nearly the exact velocity itself; in many the softmax picks the own point, which is x1 - x0.
+
+    Parameters
+    ----------
+    x1 : array of shape (b, d)
+        Data points, row i the one that x_i was made from.
+    x : array of shape (b, d)
+    t : array of shape (b,), or a number
+        In [0, 1]; at t = 1 the velocity is taken just before.
+
+    Notes
+    -----
+    Cost: b min(b, 1024) pairs. Accuracy: eps / (1 - t).
+    """
+    xp = namespace(x)
+    v = xp.empty_like(x)
+    t = xp.clip(column(t, x), EARLIEST, LATEST)
+    for start in range(0, len(x), CONDITIONED):
+        rows = slice(start, start + CONDITIONED)
+        y, at = x1[rows], t[rows]
+        # Differences first, at x / t: the expanded square loses all digits as t tends to 1.
+        logits = squared_distances(x[rows] / at, y) * (-0.5 * (at / (1 - at)) ** 2)
+        share = xp.exp(logits - logits.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        v[rows] = (share @ y - x[rows]) / (1 - at)
+    return v
 
 
 @final
