@@ -69,6 +69,9 @@ class Expr:
     def __pow__(self, other: Operand) -> Expr:
         return power(self, other)
 
+    def __rpow__(self, other: Operand) -> Expr:
+        return power(other, self)
+
     def _branch(self, *_: object) -> NoReturn:
         raise TypeError(
             "a profile must be branch-free: its argument has no value yet, so it cannot be "
