@@ -1,0 +1,320 @@
+"""Who computes: argument > context > environment > cost, refusals in words, and how to add a backend."""
+
+import contextvars
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import gpukoop as gk
+from gpukoop.backends import BACKENDS, RATES, AbstractBackend, Rate, Request
+from gpukoop.testing import check_backend, expected_failed_checks
+
+X = np.random.default_rng(0).normal(size=(30, 2))
+
+
+class ToyBackend(AbstractBackend):
+    """The smallest backend that conforms: Gaussian products, one row at a time. Copy it to write one.
+
+    ``missing`` answers for the machine, ``refuses`` for the request, both in words or None; ``module`` holds one function an
+    operation, on native arrays: points (n, d) and (m, d), weights (m, t), results (n, t) in the dtype of the points.
+    """
+
+    name = "toy"
+
+    def missing(self):
+        return None
+
+    def refuses(self, request):
+        if request.op != "product":
+            return "toy computes products only"
+        if not isinstance(request.kernel, gk.Gaussian):
+            return "toy knows the Gaussian kernel only"
+        return None
+
+    def seconds(self, request):
+        return 1e-6 + 1e-7 * request.n * request.m
+
+    def module(self):
+        return SimpleNamespace(product=self.product)
+
+    @staticmethod
+    def product(kernel, X, Y, V, *, tol=None):
+        out = np.empty((len(X), V.shape[1]), X.dtype)
+        for i, x in enumerate(X.astype(float)):
+            s = ((x - Y) ** 2).sum(axis=1) / kernel.scale**2
+            out[i] = np.exp(-s / 2) @ V
+        return out
+
+
+class AbsentBackend(ToyBackend):
+    name = "absent"
+
+    def missing(self):
+        return "it was never built"
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Register two more backends for one test."""
+    monkeypatch.setitem(BACKENDS, "toy", ToyBackend())
+    monkeypatch.setitem(BACKENDS, "absent", AbsentBackend())
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    monkeypatch.delenv("GPUKOOP_BACKEND", raising=False)
+
+
+GAUSSIAN = gk.Gaussian()
+BASE = {
+    "op": "product",
+    "kernel": GAUSSIAN,
+    "n": 9,
+    "m": 9,
+    "d": 3,
+    "t": 1,
+    "dtype": "float32",
+    "library": "numpy",
+    "device": "cpu",
+    "tol": None,
+}
+
+
+def ran(kernel=GAUSSIAN, backend=None, op="product"):
+    explanation = kernel(X, backend=backend).explain(op)
+    return explanation.backend, explanation.source
+
+
+def test_argument_context_environment_cost(monkeypatch, toy):
+    assert ran()[1] == "cost"
+    monkeypatch.setenv("GPUKOOP_BACKEND", "numpy")
+    assert ran() == ("numpy", "GPUKOOP_BACKEND")
+    with gk.use_backend("toy"):
+        assert ran() == ("toy", "use_backend")
+        assert ran(backend="numba-cpu") == ("numba-cpu", "the backend= argument")
+        with gk.use_backend("numpy"):
+            assert ran() == ("numpy", "use_backend")
+        with gk.use_backend("auto"):
+            assert ran()[1] != "GPUKOOP_BACKEND"
+        assert ran() == ("toy", "use_backend")
+    assert ran() == ("numpy", "GPUKOOP_BACKEND")
+    monkeypatch.setenv("GPUKOOP_BACKEND", "  ")
+    assert ran()[1] == "cost"
+
+
+def test_the_choice_is_made_when_it_computes_not_when_it_is_made(toy):
+    K = gk.Gaussian()(X)
+    with gk.use_backend("toy"):
+        assert K.explain().backend == "toy"
+    assert K.explain().source == "cost"
+
+
+def test_the_cheapest_by_cost(toy, monkeypatch):
+    explanation = gk.Gaussian()(X).explain()
+    usable = [row for row in explanation.rows if row[1] is not None]
+    assert [row[1] for row in usable] == sorted(row[1] for row in usable)
+    assert explanation.backend == usable[0][0]
+    monkeypatch.setitem(RATES, "numpy", Rate(0.0, 0.0, 0.0, 0.0))
+    assert ran() == ("numpy", "cost")
+
+
+def test_cost_grows_with_everything():
+    base = BASE | {"n": 1000, "m": 1000}
+    for name, backend in BACKENDS.items():
+        cost = backend.seconds(Request(**base))
+        for change in (
+            {"n": 10**5},
+            {"d": 300},
+            {"t": 100},
+            {"op": "gradient"},
+            {"op": "logsumexp"},
+            {"dtype": "float64"},
+        ):
+            assert backend.seconds(Request(**(base | change))) >= cost, (name, change)
+
+
+def test_an_explicit_choice_never_falls_back(monkeypatch, toy):
+    K = gk.Gaussian()(X, backend="toy")
+    assert (K @ np.ones(30)).shape == (30,)
+    with pytest.raises(gk.BackendError, match="toy computes products only"):
+        K.gradient(np.ones(30))
+    with pytest.raises(gk.BackendError), gk.use_backend("toy"):
+        gk.Laplace()(X) @ np.ones(30)
+    monkeypatch.setenv("GPUKOOP_BACKEND", "absent")
+    with pytest.raises(gk.BackendError, match="it was never built"):
+        gk.Gaussian()(X) @ np.ones(30)
+    assert gk.Gaussian()(X, backend="auto").explain().backend != "absent"
+
+
+def test_auto_passes_over_refusals(toy, monkeypatch):
+    monkeypatch.setattr(ToyBackend, "seconds", lambda self, request: 1e-30)
+    assert ran() == ("toy", "cost")
+    assert ran(gk.Laplace())[0] != "toy"
+    assert ran(op="gradient")[0] != "toy"
+
+
+def test_refusals_in_words(toy):
+    with pytest.raises(gk.BackendError) as caught:
+        gk.Laplace()(X, backend="toy").explain()
+    head, *rows = str(caught.value).splitlines()
+    assert head == (
+        "backend 'toy' (from the backend= argument) cannot run product for 30 x 30 points in 2 dimensions "
+        "(float64, numpy on cpu):"
+    )
+    rows = dict(row.split(maxsplit=1) for row in rows)
+    assert set(rows) == set(BACKENDS)
+    assert rows["toy"] == "toy knows the Gaussian kernel only"
+    assert rows["absent"] == "it was never built"
+    assert rows["numpy"].startswith("usable, about ")
+    text = str(gk.Gaussian()(X).explain())
+    assert "chosen by cost" in text
+    assert "it was never built" in text
+
+
+def test_no_backend_at_all(monkeypatch, toy):
+    for name in set(BACKENDS) - {"absent"}:
+        monkeypatch.delitem(BACKENDS, name)
+    with pytest.raises(
+        gk.BackendError, match=r"no backend can run .*\n  absent +it was never built"
+    ):
+        gk.Gaussian()(X) @ np.ones(30)
+
+
+@pytest.mark.parametrize("name", ["cuda", "", "NumPy", 3, ["numpy"]])
+def test_unknown_names_raise_and_list_the_known(name, monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown backend .*; known are numpy, numba-cpu"):
+        gk.Gaussian()(X, backend=name)
+    with pytest.raises(ValueError, match=r"use_backend: unknown backend"), gk.use_backend(name):
+        pass
+    if isinstance(name, str) and name:
+        monkeypatch.setenv("GPUKOOP_BACKEND", name)
+        with pytest.raises(ValueError, match=r"GPUKOOP_BACKEND: unknown backend"):
+            gk.Gaussian()(X) @ np.ones(30)
+
+
+def test_use_backend_is_reset_after_an_error():
+    with pytest.raises(RuntimeError, match="inside"), gk.use_backend("numpy"):
+        raise RuntimeError("inside")
+    assert ran()[1] == "cost"
+
+
+def test_threads_do_not_leak():
+    seen, inside, leave = {}, threading.Event(), threading.Event()
+
+    def worker():
+        seen["before"] = ran()
+        with gk.use_backend("numpy"):
+            inside.set()
+            leave.wait(timeout=60)
+            seen["inside"] = ran()
+
+    with gk.use_backend("numba-cpu"):
+        thread = threading.Thread(target=worker)
+        thread.start()
+        assert inside.wait(timeout=60)
+        assert ran() == ("numba-cpu", "use_backend")
+        leave.set()
+        thread.join()
+    assert seen["before"][1] == "cost"
+    assert seen["inside"] == ("numpy", "use_backend")
+
+
+def test_a_copied_context_keeps_its_choice():
+    with gk.use_backend("numpy"):
+        context = contextvars.copy_context()
+    assert ran()[1] == "cost"
+    assert context.run(ran) == ("numpy", "use_backend")
+
+
+def test_backends_lists_reasons(toy):
+    listed = gk.backends()
+    assert listed["numpy"] is None
+    assert listed["absent"] == "it was never built"
+    assert all(reason is None or len(reason.split()) > 2 for reason in listed.values())
+
+
+def test_unknown_operation():
+    with pytest.raises(ValueError, match="unknown operation 'matvec'; known are product, gradient"):
+        gk.Gaussian()(X).explain("matvec")
+
+
+def test_device_points_are_refused_by_host_backends():
+    request = Request(**(BASE | {"library": "cupy", "device": "cuda:0"}))
+    assert "move" in BACKENDS["numba-cpu"].refuses(request)
+    assert "NumPy arrays" in BACKENDS["keops"].refuses(request)
+
+
+def test_keops_refuses_what_would_not_compile():
+    request = Request(**(BASE | {"op": "gradient", "d": 784}))
+    assert "do not compile" in BACKENDS["keops"].refuses(request)
+
+
+def test_the_toy_backend_conforms():
+    report = check_backend(ToyBackend(), dtypes=["float64"], shapes=[(1, 1, 1, 1), (9, 7, 3, 2)])
+    assert report.checked > 0
+    assert set(report.refused) == {
+        "toy computes products only",
+        "toy knows the Gaussian kernel only",
+    }
+    assert 0 < report.worst <= 1
+
+
+def broken(**changes):
+    """Return a toy with some answers replaced."""
+    return type("Broken", (ToyBackend,), {k: lambda self, *a, v=v: v for k, v in changes.items()})()
+
+
+class Wrong(ToyBackend):
+    """A toy whose product is spoiled by ``spoil``."""
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+    def module(self):
+        def product(kernel, X, Y, V, *, tol=None):
+            return self.spoil(ToyBackend.product(kernel, X, Y, V), X)
+
+        return SimpleNamespace(product=product)
+
+
+def overwrite(result, X):
+    X[0] = 0
+    return result
+
+
+DRAWS = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        (AbsentBackend(), "cannot be checked on this machine: it was never built"),
+        (broken(refuses=True), "expected None or a reason in words"),
+        (broken(refuses="no"), "refused every request"),
+        (broken(seconds=float("nan")), "expected finite, > 0 and ascending"),
+        (Wrong(lambda r, X: 1.0001 * r), "times the tolerance"),
+        (Wrong(lambda r, X: r[:, 0]), "gave shape"),
+        (Wrong(lambda r, X: r.astype("float32")), "and dtype float32"),
+        (Wrong(lambda r, X: np.full_like(r, np.nan)), "times the tolerance"),
+        (Wrong(lambda r, X: (r, r)), "gave 2 results, expected 1"),
+        (
+            Wrong(lambda r, X: r * (1 + 1e-16 * DRAWS.integers(0, 9, r.shape))),
+            "other bits the second time",
+        ),
+        (Wrong(overwrite), "changed its inputs"),
+    ],
+)
+def test_check_backend_finds(backend, words):
+    with pytest.raises(AssertionError, match=words):
+        check_backend(backend, dtypes=["float64"], shapes=[(9, 7, 3, 2)])
+
+
+def test_check_backend_refuses_unknown_names():
+    with pytest.raises(ValueError, match="check_backend: unknown backend 'cudaa'"):
+        check_backend("cudaa")
+
+
+def test_expected_failed_checks():
+    assert expected_failed_checks(object()) == {}
