@@ -1,6 +1,9 @@
 """Spectra: eigenpairs of lazy operators, and the generators of diffusions learned from data."""
 
+from gpukoop.spectrum.dictionary import Monomials
 from gpukoop.spectrum.diffusion import DiffusionMap
 from gpukoop.spectrum.eigsh import eigsh
+from gpukoop.spectrum.generator import GeneratorEDMD
+from gpukoop.spectrum.koopman import KernelEDMD
 
-__all__ = ["DiffusionMap", "eigsh"]
+__all__ = ["DiffusionMap", "GeneratorEDMD", "KernelEDMD", "Monomials", "eigsh"]

@@ -97,6 +97,7 @@ def resolve_scale(
     X: Array,
     n_modes: int,
     rng: np.random.Generator,
+    n_sources: int | None = None,
     **options: Any,
 ) -> AbstractKernel:
     r"""Return the kernel with numeric scales.
@@ -113,6 +114,8 @@ def resolve_scale(
         r.
     rng : numpy Generator
         Draws the 1,000 samples that judge.
+    n_sources : int, optional
+        Landmarks that will carry the map: neighbours are counted among so many.
     **options
         ``backend`` and ``tol`` of the operators.
 
@@ -129,11 +132,13 @@ def resolve_scale(
     def at(scale: float) -> AbstractKernel:
         return kernel.resolve(lambda rule: scale if rule == "auto" else median)
 
-    size = min(len(X), max(JUDGES, 4 * n_modes))
-    rows = np.sort(rng.choice(len(X), size, replace=False))
+    size = min(len(X), len(X) if n_sources is None else n_sources)
+    sources = rng.permutation(len(X))[:size]
+    judges = sources[: max(JUDGES, 4 * n_modes)]
+    S, J = (X[namespace(X).asarray(np.sort(rows))] for rows in (sources, judges))
 
     def judge(scale: float) -> Judgement:
-        return _judge(at(scale), X, X[namespace(X).asarray(rows)], n_modes, **options)
+        return _judge(at(scale), S, J, n_modes, **options)
 
     scale, now = median, judge(median)
     for _ in range(MAX_HALVINGS):

@@ -160,11 +160,11 @@ class DiffusionMap(AbstractSpectrum):
         p = _masses(sample_weight, X)
         rng = random_generator(self.random_state)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
-        kernel = resolve_scale(self.kernel, X, r, rng, **options)
+        landmarks = self.n_landmarks
+        if landmarks is not None:
+            landmarks = check_count(landmarks, "n_landmarks", 2)
+        kernel = resolve_scale(self.kernel, X, r, rng, landmarks, **options)
         self.bandwidth_ = kernel_bandwidth(kernel, X.shape[1])
-        landmarks = (
-            None if self.n_landmarks is None else check_count(self.n_landmarks, "n_landmarks", 2)
-        )
         if landmarks is None or landmarks >= len(X):
             sigma, raw, phi, mass = self._full_map(kernel, X, p, r, rng)
             mean, variance = mean_and_variance(phi, mass)

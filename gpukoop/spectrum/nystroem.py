@@ -203,10 +203,14 @@ def coordinates(
     xp = namespace(X)
     L = X[xp.asarray(rows)]
     q, w = sampling_weights(KernelOperator(kernel, L, X, **options), p, alpha)
+    # A landmark may have samples around it and still no other landmark: then it is a Markov state of its own here.
+    ones = xp.ones(len(L), L.dtype)
+    q_L = (KernelOperator(kernel, L, **options) @ ones).astype(float)
     if not even:
-        # Samples that a landmark stands for: the density of all over the density of the landmarks.
-        w = w * q / (KernelOperator(kernel, L, **options) @ xp.ones(len(L), L.dtype)).astype(float)
-    keep = ~isolated(kernel, L, p[xp.asarray(rows)], q)
+        w = (
+            w * q / q_L
+        )  # samples that a landmark stands for: density of all over density of the landmarks
+    keep = ~isolated(kernel, L, ones, q_L)
     dropped = len(L) - int(keep.sum())
     if len(L) - dropped < 2:
         raise ValueError(

@@ -54,9 +54,18 @@ class RatioFunctions:
     backend: str | None = None
     tol: float | None = None
 
+    @property
+    def n_modes(self) -> int:
+        """Number of functions, r."""
+        return self.Psi.shape[1]
+
     def operator(self, Z: Array) -> KernelOperator:
         """Return the lazy (n, m) operator from the sources to ``Z``."""
         return KernelOperator(self.kernel, Z, self.sources, backend=self.backend, tol=self.tol)
+
+    def leading(self, p: int) -> RatioFunctions:
+        """Return the first p functions."""
+        return replace(self, Psi=self.Psi[:, :p], offset=self.offset[:p])
 
     def combined(self, Y: np.ndarray) -> RatioFunctions:
         """Return the functions sum_j Y_jk phi_j, before any offset: those of ``Psi @ Y``."""

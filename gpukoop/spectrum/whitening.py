@@ -1,8 +1,13 @@
-"""Small symmetric problems of least squares: whitened pencils, the step that every learned spectrum ends with."""
+"""Small problems of least squares on the host: the step that every learned spectrum ends with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+# Directions of a regression below this share of the largest are rounding.
+RANK_CUT = 1e-13
 
 
 def whitened_pencil(A: np.ndarray, C: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray]:
@@ -29,3 +34,35 @@ def whitened_pencil(A: np.ndarray, C: np.ndarray, cut: float) -> tuple[np.ndarra
     W = U[:, keep] / np.sqrt(s[keep])
     theta, Q = np.linalg.eigh(W.T @ ((A + A.T) / 2) @ W)
     return theta[::-1], W @ Q[:, ::-1]
+
+
+def regress(blocks: Iterable[tuple[np.ndarray, np.ndarray]], cut: float = RANK_CUT) -> np.ndarray:
+    r"""Return the matrix A of least squares G A = H, row blocks (G, H) at a time: H is the generator on G.
+
+    Only the triangular factor of the rows so far is kept, so the condition number is that of G and not
+    its square, as with the normal equations. Columns are scaled to norm one before directions are cut.
+
+    Parameters
+    ----------
+    blocks : iterable of pairs of ndarrays (b, p) and (b, s)
+    cut : float
+        Relative size of the singular values that are dropped: minimum-norm least squares.
+
+    Returns
+    -------
+    ndarray of shape (p, s)
+    """
+    R: np.ndarray | None = None
+    p = 0
+    for G, H in blocks:
+        p = G.shape[1]
+        rows = np.concatenate([G, H], axis=1)
+        stacked = rows if R is None else np.concatenate([R, rows])
+        R = np.asarray(np.linalg.qr(stacked, mode="r"))
+    if R is None:
+        raise ValueError("regress needs at least one block of rows")
+    G, H = R[:, :p], R[:, p:]
+    size = np.linalg.norm(G, axis=0)
+    size[size == 0.0] = 1.0
+    solution: np.ndarray = np.linalg.lstsq(G / size, H, rcond=cut)[0]
+    return solution / size[:, None]

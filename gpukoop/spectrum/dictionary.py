@@ -1,0 +1,187 @@
+r"""Dictionaries: functions whose combinations become eigenfunctions.
+
+=== ==============================
+n   points
+p   functions of the dictionary
+d   features
+=== ==============================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpukoop.arrays import Array, namespace, points, to_host
+from gpukoop.draws import check_count
+from gpukoop.operator import check_tol
+from gpukoop.spectrum.bandwidth import resolve_scale
+from gpukoop.spectrum.nystroem import Coordinates, choose_landmarks, coordinates
+
+# Sources where the user does not say: more change no eigenvalue by more than the noise of the pairs.
+DEFAULT_LANDMARKS = 1_000
+# Coordinates looked at: sigma falls below every reg long before.
+COORDINATES = 200
+# Samples whose gradients calibrate the diffusivity: 2 per cent at most.
+CALIBRATION = 5_000
+
+
+class Dictionary(Protocol):
+    """What GeneratorEDMD asks of a user's functions; the Hessian only for the general form."""
+
+    def features(self, X: Array) -> Array:
+        """Return the functions at points, (n, p)."""
+
+    def gradient(self, X: Array) -> Array:
+        """Return their gradients, (n, p, d)."""
+
+    def hessian(self, X: Array) -> Array:
+        """Return their second derivatives, (n, p, d, d)."""
+
+
+class Monomials:
+    """All monomials of total degree up to ``degree``, the constant first.
+
+    Parameters
+    ----------
+    degree : int
+        Highest total degree, at least 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Monomials(2).features(np.array([[2.0, 3.0]]))
+    array([[1., 2., 3., 4., 6., 9.]])
+    """
+
+    def __init__(self, degree: int) -> None:
+        self.degree = check_count(degree, "degree")
+
+    def __repr__(self) -> str:
+        return f"Monomials({self.degree})"
+
+    def exponents(self, d: int) -> np.ndarray:
+        """Return the exponents, (p, d), by degree."""
+        rows = [
+            np.bincount(np.array(axes, int), minlength=d)
+            for degree in range(self.degree + 1)
+            for axes in combinations_with_replacement(range(d), degree)
+        ]
+        return np.array(rows, int)
+
+    def features(self, X: Array) -> Array:
+        """Return the monomials, (n, p)."""
+        return self._power(X, self.exponents(X.shape[1]))
+
+    def gradient(self, X: Array) -> Array:
+        """Return their gradients, (n, p, d)."""
+        E, xp = self.exponents(X.shape[1]), namespace(X)
+        return xp.stack([self._derivative(X, E, (a,)) for a in range(X.shape[1])], axis=2)
+
+    def hessian(self, X: Array) -> Array:
+        """Return their second derivatives, (n, p, d, d)."""
+        E, xp, axes = self.exponents(X.shape[1]), namespace(X), range(X.shape[1])
+        rows = [xp.stack([self._derivative(X, E, (a, b)) for b in axes], axis=2) for a in axes]
+        return xp.stack(rows, axis=2)
+
+    def _derivative(self, X: Array, E: np.ndarray, axes: tuple[int, ...]) -> Array:
+        factor, E = np.ones(len(E)), E.copy()
+        for a in axes:
+            factor *= E[:, a]
+            E[:, a] = np.maximum(E[:, a] - 1, 0)
+        return self._power(X, E) * namespace(X).asarray(factor, dtype=X.dtype)
+
+    def _power(self, X: Array, E: np.ndarray) -> Array:
+        xp = namespace(X)
+        return xp.prod(X[:, None, :] ** xp.asarray(E), axis=2)
+
+
+@dataclass(frozen=True)
+class DictionaryFunctions:
+    """Functions features(z) @ W - offset: the counterpart of RatioFunctions for a user's dictionary."""
+
+    dictionary: Any
+    W: np.ndarray
+    offset: np.ndarray
+    n_features: int
+
+    @property
+    def n_modes(self) -> int:
+        """Number of functions, r."""
+        return self.W.shape[1]
+
+    def transform(self, Z: Any) -> Array:
+        """Return the functions at ``Z``, (n, r)."""
+        Z, home = points(Z, "Z", n_features=self.n_features, other="the fitted X")
+        xp = namespace(Z)
+        return home.restore(
+            self.dictionary.features(Z) @ xp.asarray(self.W) - xp.asarray(self.offset)
+        )
+
+    def gradient(self, Z: Any, c: Any = None) -> Array:
+        """Return their gradients, (n, r, d), or with ``c`` that of sum_k c_k phi_k, (n, d)."""
+        Z, home = points(Z, "Z", n_features=self.n_features, other="the fitted X")
+        xp = namespace(Z)
+        W = xp.asarray(self.W)
+        if c is not None:
+            W = (W @ xp.asarray(c))[:, None]
+        slopes = xp.einsum("npd,pr->nrd", self.dictionary.gradient(Z), W)
+        return home.restore(slopes if c is None else slopes[:, 0])
+
+    def moments(self, Z: Any) -> np.ndarray:
+        """Return the means of the functions over ``Z``, (r,)."""
+        return to_host(namespace(Z).asarray(self.transform(Z))).mean(axis=0)
+
+
+def check_reg(reg: Any) -> float | None:
+    """Return ``reg``, None for "auto"; raise unless it is in (0, 1)."""
+    if isinstance(reg, str) and reg == "auto":
+        return None
+    if isinstance(reg, bool) or not isinstance(reg, int | float | np.floating) or not 0 < reg < 1:
+        raise ValueError(
+            f"reg is {reg!r}, expected 'auto' or a number in (0, 1): the smallest eigenvalue sigma of the "
+            "diffusion coordinates that enter"
+        )
+    return float(reg)
+
+
+def diffusion_dictionary(
+    spectrum: Any, X: Array, n_modes: int, smallest: float, rng: np.random.Generator
+) -> Coordinates:
+    """Return diffusion coordinates with sigma >= ``smallest`` on landmarks of X, as a spectrum's parameters say."""
+    check_tol(spectrum.tol)
+    options: dict[str, Any] = {"backend": spectrum.backend, "tol": spectrum.tol}
+    size = spectrum.n_landmarks
+    size = min(len(X), DEFAULT_LANDMARKS if size is None else check_count(size, "n_landmarks", 2))
+    kernel = resolve_scale(spectrum.kernel, X, n_modes, rng, size, **options)
+    rows = np.arange(len(X))
+    if size < len(X):
+        rows = choose_landmarks(X, size, spectrum.landmarks, kernel, rng, **options)
+    p = namespace(X).ones(len(X), X.dtype)
+    even = spectrum.landmarks == "uniform" or size == len(X)
+    count = max(COORDINATES, 4 * n_modes)
+    base = coordinates(kernel, X, p, count, rows, 0.5, rng, even=even, **options)
+    kept = coordinates_above(base.sigma, smallest)
+    return Coordinates(base.sigma[:kept], base.functions.leading(kept), base.n_isolated)
+
+
+def coordinates_above(sigma: np.ndarray, smallest: float) -> int:
+    """Return how many coordinates have sigma >= ``smallest``, at least one."""
+    if not len(sigma):
+        raise ValueError(
+            "no diffusion coordinate is left: the scale of the kernel is far larger than the samples' spread"
+        )
+    return max(1, int((sigma >= smallest).sum()))
+
+
+def calibrate(functions: Any, X: Array, eigenvalue: float) -> float:
+    """Return a = lambda_1 / mean |grad phi_1|^2 over at most 5,000 evenly spread samples."""
+    xp = namespace(X)
+    rows = X[:: max(1, len(X) // CALIBRATION)]
+    first = np.zeros(functions.n_modes)
+    first[0] = 1.0
+    slopes = xp.abs(functions.gradient(rows, xp.asarray(first, dtype=X.dtype)))
+    return eigenvalue / float((slopes.astype(float) ** 2).sum(axis=1).mean())
