@@ -45,7 +45,8 @@ def _fingerprint() -> str:
     import llvmlite.binding as llvm
     import numba
 
-    helpers = Path(__file__).with_name("simd_cpu.py").read_text(encoding="utf-8")
+    files = [Path(__file__).with_name(f"{name}_cpu.py") for name in ("simd", "blocks")]
+    helpers = "".join(file.read_text(encoding="utf-8") for file in files)
     return "\n".join(
         [
             helpers,

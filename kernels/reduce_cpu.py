@@ -32,7 +32,7 @@ import numpy as np
 
 from gpukoop.kernels.cache_cpu import load
 from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, Trace, trace
-from gpukoop.kernels.source_cpu import CHUNK, COLUMNS, LANES, LOG2_E, Variant, choose, source
+from gpukoop.kernels.source_cpu import COLUMNS, LANES, LOG2_E, Variant, choose, source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +118,7 @@ def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def _pack_targets(X: Array, features: int, rows: int, power: float) -> Array:
+def _pack_rows(X: Array, features: int, rows: int, power: float) -> Array:
     """Return X times a power of two, padded with zero features and repeated last rows."""
     n, d = X.shape
     out = np.zeros((_round_up(n, rows), features), X.dtype)
@@ -127,23 +127,20 @@ def _pack_targets(X: Array, features: int, rows: int, power: float) -> Array:
     return out
 
 
-def _pack_sources(
-    Y: Array, V: Array, features: int, columns: int, tile: int, power: float, pad: float
-) -> Array:
+def _pack_sources(Y: Array, V: Array, columns: int, tile: int, power: float, pad: float) -> Array:
     """Return tiles of [coordinates; weights], each row ``tile`` sources long: (n_tiles, rows * tile)."""
-    m, d = Y.shape
+    (m, d), t = Y.shape, V.shape[1]
     n_tiles = -(-m // tile)
-    S = np.zeros((n_tiles, features + columns, tile), Y.dtype)
+    S = np.zeros((n_tiles, d + columns, tile), Y.dtype)
     full, rest = divmod(m, tile)
     scale = Y.dtype.type(power)
     np.multiply(Y[: full * tile].reshape(full, tile, d).transpose(0, 2, 1), scale, out=S[:full, :d])
-    t = V.shape[1]
-    S[:full, features : features + t] = V[: full * tile].reshape(full, tile, t).transpose(0, 2, 1)
+    S[:full, d : d + t] = V[: full * tile].reshape(full, tile, t).transpose(0, 2, 1)
     if rest:
         np.multiply(Y[full * tile :].T, scale, out=S[full, :d, :rest])
         S[full, :d, rest:] = S[full, :d, rest - 1 : rest]  # finite, and as far away as a real point
-        S[full, features : features + t, :rest] = V[full * tile :].T
-        S[full, features:, rest:] = pad
+        S[full, d : d + t, :rest] = V[full * tile :].T
+        S[full, d:, rest:] = pad
     return S.reshape(n_tiles, -1)
 
 
@@ -166,12 +163,11 @@ def _reduce(
     exponent = round(math.log2(of.prescale))
     power = math.ldexp(1.0, max(-100, min(exponent, 100)))
     ratio = of.prescale / power
-    features = variant.features or _round_up(d, CHUNK)
+    features = _round_up(d, variant.pad)
     columns = variant.columns or _round_up(t, COLUMNS)
-    Xp = _pack_targets(X, features, variant.targets, power)
-    Sp = _pack_sources(
-        Y, V, features, columns, variant.tile, power, -np.inf if variant.log else 0.0
-    )
+    Xp = _pack_rows(X, features, variant.targets, power)
+    Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
+    Sp = _pack_sources(Y, V, columns, variant.tile, power, -np.inf if variant.log else 0.0)
     width = columns * variant.value + columns * features * variant.slope
     # The float64 sums of a block of targets stay in the second-level cache, also for many columns.
     block = _round_up(min(BLOCK, max(1, (1 << 17) // (8 * width))), variant.targets)
@@ -181,7 +177,7 @@ def _reduce(
     def piece(start: int, stop: int) -> None:
         run(
             start, stop, block, width, d, t, columns, padded, coefficient,
-            2.0 * of.prescale * ratio * coefficient, Xp, Sp, constants, out, grad,
+            2.0 * of.prescale * ratio * coefficient, Xp, Sp, Yp, constants, out, grad,
         )  # fmt: skip
 
     work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m

@@ -32,7 +32,6 @@ import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 _EXP2 = {
@@ -234,84 +233,3 @@ REGISTER_BYTES, REGISTERS = _register()
 
 # Degree of exp2 by precision: exact (rounding), and for a tolerance that the shorter one meets.
 EXACT_DEGREE = {"float32": 5, "float64": 11}
-
-
-def make_distances(dtype: str, targets: int, tile: int) -> Any:
-    """Return ``distances(X, row, S, q, d, n)``: squared distances of R targets to the n sources of a tile.
-
-    The loop vectoriser runs over sources in the innermost loop, and for many features would load and store
-    every partial sum once a chunk. This is the loop nest it cannot make: features innermost, R x U vectors
-    of sums in registers, one multiply-add a pair and feature, as in a matrix product; but of differences,
-    so that nothing cancels. ``n`` is a multiple of 64, X has the rows ``row`` to ``row + R - 1``.
-    """
-    size = np.dtype(dtype).itemsize
-    lanes = REGISTER_BYTES // size
-    vectors = 4 if REGISTERS == 32 else 2  # R x U sums, U sources and two more stay in registers
-    contract = ("contract",)
-
-    @intrinsic
-    def distances(context: Any, X: Any, row: Any, S: Any, q: Any, d: Any, n: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [
-                context.make_array(t)(context, builder, v)
-                for t, v in zip(signature.args, args, strict=True)
-                if isinstance(t, types.Array)
-            ]
-            x, s, out = arrays
-            _, row, _, _, d, n = args
-            real = ir.FloatType() if dtype == "float32" else ir.DoubleType()
-            vector = ir.VectorType(real, lanes)
-            whole = row.type
-            stride = builder.extract_value(x.shape, 1)
-
-            def number(value: int) -> Any:
-                return ir.Constant(whole, value)
-
-            def at(pointer: Any, *offsets: Any) -> Any:
-                for offset in offsets:
-                    pointer = builder.gep(pointer, [offset])
-                return pointer
-
-            def wide(pointer: Any) -> Any:
-                return builder.bitcast(pointer, vector.as_pointer())
-
-            cells = [(r, u) for r in range(targets) for u in range(vectors)]
-            sums = {cell: cgutils.alloca_once(builder, vector) for cell in cells}
-            rows = [
-                at(x.data, builder.mul(builder.add(row, number(r)), stride)) for r in range(targets)
-            ]
-            with cgutils.for_range_slice(builder, number(0), n, number(lanes * vectors), whole) as (
-                j,
-                _,
-            ):
-                for cell in cells:
-                    builder.store(ir.Constant(vector, None), sums[cell])
-                with cgutils.for_range(builder, d, intp=whole) as loop:
-                    k = loop.index
-                    line = at(s.data, builder.mul(k, number(tile)), j)
-                    y = [
-                        builder.load(wide(at(line, number(u * lanes))), align=size)
-                        for u in range(vectors)
-                    ]
-                    for r in range(targets):
-                        one = builder.insert_element(
-                            ir.Constant(vector, ir.Undefined),
-                            builder.load(at(rows[r], k)),
-                            ir.Constant(ir.IntType(32), 0),
-                        )
-                        many = builder.shuffle_vector(
-                            one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
-                        )
-                        for u in range(vectors):
-                            delta = builder.fsub(many, y[u])
-                            square = builder.fmul(delta, delta, flags=contract)
-                            total = builder.fadd(builder.load(sums[r, u]), square, flags=contract)
-                            builder.store(total, sums[r, u])
-                for r, u in cells:
-                    target = wide(at(out.data, j, number(r * tile + u * lanes)))
-                    builder.store(builder.load(sums[r, u]), target, align=size)
-            return context.get_dummy_value()
-
-        return types.void(X, types.int64, S, q, types.int64, types.int64), emit
-
-    return distances

@@ -6,13 +6,13 @@ constants are typed, tile lengths are known. For every tile of sources and group
 =========== ======================================= ==========================================
 stage       few of them: in text                    many, or known only at run time
 =========== ======================================= ==========================================
-distances   d <= 4 or 6: in the loop of the profile a register-blocked loop nest, into a buffer
+distances   d <= 4 or 8: in the loop of the profile a register-blocked loop nest, into a buffer
 profile     one loop over the sources of the tile, vectorised by LLVM; the sums are registers
 columns     t <= 4: in the loop of the profile      from a buffer, R targets x 4 columns at once
-gradient    d t <= 12: in the loop of the profile   from a buffer, 8 features at once
+gradient    d t <= 12: in the loop of the profile   from a buffer, a register-blocked loop nest
 =========== ======================================= ==========================================
 
-Buffers are R x TILE numbers that stay in the first-level cache. Letters: R targets a group, T columns and D
+Buffers are R x TILE numbers that stay in the first-level cache. Letters: R targets a group, T columns and W
 features as padded, TILE sources. Distances are squares of differences of the coordinates as given, times one
 scalar: no cancellation, whatever the offset. Sums run in the dtype of the points inside a tile and in float64
 between tiles, so that a million sources cost no digits.
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gpukoop.kernels.blocks_cpu import FEATURE_VECTORS, TARGETS, lanes
 from gpukoop.kernels.expr import Expr, mul
 from gpukoop.kernels.printers import NumbaPrinter
 from gpukoop.kernels.profile import Trace
@@ -30,10 +31,9 @@ from gpukoop.kernels.simd_cpu import REGISTERS
 
 # Measured (AVX-512): up to here scalars in text beat the buffer; it costs sums less than what has two passes.
 MAX_FEATURES = 4
-MAX_FEATURES_LONG = 6
+MAX_FEATURES_LONG = 8
 MAX_COLUMNS = 4
 MAX_SUMS = 12  # running sums of a gradient beside the profile, or the registers run out
-CHUNK = 8  # features handled together when d is a run-time number
 COLUMNS = 4 if REGISTERS == 32 else 2  # columns contracted together when t is a run-time number
 LANES = 64  # tiles are padded to this: no loop has a remainder
 LOG2_E = 1.4426950408889634
@@ -73,7 +73,17 @@ class Variant:
         """R: one where nothing is shared; else as many as the registers hold."""
         if self.features and self.columns:
             return 1
-        return 6 if REGISTERS == 32 else 4
+        return TARGETS
+
+    @property
+    def wide(self) -> bool:
+        """Whether the gradient is left to the loop nest over rows of features, padded to :attr:`pad`."""
+        return self.slope and self.features == 0 and self.columns == 1
+
+    @property
+    def pad(self) -> int:
+        """What the features of a target, and of a source by rows, are padded to a multiple of."""
+        return lanes(self.real) if self.wide else 1
 
     @property
     def tile(self) -> int:
@@ -199,21 +209,12 @@ class _Writer:
         return [*self.rows(*buffers), *start, *self.over_sources(loop), *end]
 
     def forces(self) -> list[str]:
-        """Sum s_row * (x - y) of a group, one column, CHUNK features at a time."""
-        loop, end = ["w = s_row[j]"], []
-        for k in range(CHUNK):
-            loop.append(f"g{k} += w * (x{k} - Sc[{k * self.tile} + j])")
-            end.append(f"acc[i, {int(self.v.value)} + c + {k}] += g{k}")
-        one = [
-            *self.rows("sb"),
-            *self.coordinates(CHUNK, "c + "),
-            *(f"g{k} = real(0.0)" for k in range(CHUNK)),
-            *self.over_sources(loop),
-            *end,
-        ]
-        # Targets inside features: a chunk of the tile is read from the first-level cache R times.
-        cut = f"Sc = Sj[c * {self.tile}:(c + {CHUNK}) * {self.tile}]"
-        return _block(f"for c in range(0, D, {CHUNK}):", [cut, *self.over_targets(one)])
+        """Sum s_row * (x - y) of a group, one column: full blocks of features, then single vectors."""
+        width = lanes(self.v.real) * FEATURE_VECTORS
+        place = f"X, ib + g, Y, tile * {self.tile}, sb, acc, g"
+        last = f"{int(self.v.value)}, nj"
+        lines = [f"whole = W // {width} * {width}", f"forces({place}, 0, whole, {last})"]
+        return [*lines, f"forces_rest({place}, whole, W, {last})"]
 
     def contract(self, buffer: str, column: str) -> list[str]:
         """Multiply a buffer of R x TILE numbers by the columns of the tile, COLUMNS at a time."""
@@ -317,7 +318,7 @@ class _Writer:
         one = self.over_targets(self.log_target() if self.v.log else self.target())
         if not self.v.columns:
             return [*head, *one, *self.columns()]
-        return [*head, *one, *(self.forces() if self.v.slope and not self.v.features else [])]
+        return [*head, *one, *(self.forces() if self.v.wide else [])]
 
     # -- the module --------------------------------------------------------------------------------
 
@@ -364,7 +365,7 @@ class _Writer:
         log = ["top = np.empty(block, real)"] if v.log else []
         tiles = [
             "Sj = S[tile]",
-            f"Vj = Sj[D * {self.tile}:]",
+            f"Vj = Sj[n_features * {self.tile}:]",
             f"nj = min({self.tile}, m - {self.tile} * tile)",
             *_block(f"for g in range(0, nb, {v.targets}):", group),
         ]
@@ -378,7 +379,7 @@ class _Writer:
         body = [
             "kappa = P[0]",
             *symbols,
-            "D = X.shape[1]",
+            "W = X.shape[1]",
             "acc = np.empty((block, width), np.float64)",
             *log,
             *buffers,
@@ -386,11 +387,11 @@ class _Writer:
         ]
         arguments = (
             "start, stop, block, width, n_features, n_columns, T, m, "
-            "value_factor, slope_factor, X, S, P, out, grad"
+            "value_factor, slope_factor, X, S, Y, P, out, grad"
         )
         real = v.real
         signature = (
-            f"void({', '.join(['int64'] * 8)}, float64, float64, {real}[:, ::1], {real}[:, ::1], "
+            f"void({', '.join(['int64'] * 8)}, float64, float64, {real}[:, ::1], {real}[:, ::1], {real}[:, ::1], "
             f"{real}[::1], {real}[:, ::1], {real}[:, :, ::1])"
         )
         return "\n".join(
@@ -401,14 +402,17 @@ class _Writer:
                 "from numba import njit",
                 f"from numpy import {real} as real",
                 "",
-                "from gpukoop.kernels.simd_cpu import larger, make_distances, sqrt",
+                "from gpukoop.kernels.blocks_cpu import make_distances, make_forces",
+                "from gpukoop.kernels.simd_cpu import larger, sqrt",
                 f"from gpukoop.kernels.simd_cpu import exp2_{real}_{v.degree} as exp2",
                 *(
                     f"from gpukoop.kernels.simd_cpu import {f}_{real} as {f}"
                     for f in ("log2", "rsqrt", "reciprocal")
                 ),
                 "",
-                f"distances = make_distances({real!r}, {v.targets}, {self.tile})",
+                f"distances = make_distances({real!r}, {self.tile})",
+                f"forces = make_forces({real!r}, {self.tile}, {FEATURE_VECTORS})",
+                f"forces_rest = make_forces({real!r}, {self.tile}, 1)",
                 "",
                 "",
                 # reassoc lets partial sums run in vectors; nnan and ninf are absent on purpose
