@@ -173,12 +173,10 @@ def test_refusals_in_words(toy):
     assert "it was never built" in text
 
 
-def test_no_backend_at_all(monkeypatch, toy):
-    for name in set(BACKENDS) - {"absent"}:
-        monkeypatch.delitem(BACKENDS, name)
-    with pytest.raises(
-        gk.BackendError, match=r"no backend can run .*\n  absent +it was never built"
-    ):
+def test_no_backend_at_all(monkeypatch):
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(type(backend), "missing", lambda self: "it is on holiday")
+    with pytest.raises(gk.BackendError, match=r"no backend can run .*\n  numpy +it is on holiday"):
         gk.Gaussian()(X) @ np.ones(30)
 
 
