@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace
+from gpukoop.flow.blas import one_thread
 from gpukoop.flow.descent import Motion, uniform
 from gpukoop.kernels.profile import AbstractKernel
 
@@ -263,7 +264,8 @@ class CriticField:
         self, Z: Array, memory: dict[str, Array], rng: Any = None, iteration: int = 0
     ) -> Motion:
         """Return minus the gradient of the divergence at the particles, and the divergence."""
-        beta, value, pull = self.critic(Z, memory.get("critic"))
+        with one_thread(self.at_samples.size):
+            beta, value, pull = self.critic(Z, memory.get("critic"))
         velocity = -self.dictionary.gradient(Z, beta) * like(pull, Z)[:, None]
         return Motion(velocity, value, memory={"critic": beta})
 

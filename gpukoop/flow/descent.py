@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.loop import Info, State, Step
 
-# A step longer than both clouds are wide is looked at before it is taken; one so many times longer is refused outright,
-# since squares of its coordinates overflow.
-REFUSED = 1e9
+# No flow towards the samples needs to pass so many widths of both clouds from their centre; half of it happens
+# with momentum.
+THROWN = 4.0
 # Particles that move less than so many roundings of the width of the clouds have arrived.
 ARRIVED = 4.0
 
@@ -53,15 +53,20 @@ class Field(Protocol):
         """Return the velocity and the energy of the particles Z."""
 
 
-def width(*clouds: Array) -> float:
-    """Return the root mean square distance of the points of all clouds from their common centre."""
+def extent(*clouds: Array) -> np.ndarray:
+    """Return (width, centre...), (1 + d,): the root mean square distance of all clouds from their common centre."""
     centres = [to_host(c.mean(axis=0)).astype(float) for c in clouds]
     centre = sum(centres) / len(clouds)
     squares = [
         float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
         for c, own in zip(clouds, centres, strict=True)
     ]
-    return float(np.sqrt(np.mean(squares)))
+    return np.concatenate([[np.sqrt(np.mean(squares))], np.atleast_1d(centre)])
+
+
+def width(*clouds: Array) -> float:
+    """Return the root mean square distance of the points of all clouds from their common centre."""
+    return float(extent(*clouds)[0])
 
 
 def row_rms(A: Array) -> float:
@@ -72,24 +77,40 @@ def row_rms(A: Array) -> float:
 
 def begin(Z: Array, X: Array) -> State:
     """Return the first state of an explicit flow of Z towards X."""
-    return State(Z, memory={"width": np.array([width(Z, X)])})
+    return State(Z, memory={"width": extent(Z, X)})
 
 
-def too_far(energy_there: Callable[[], float], energy: float, moved: float, wide: float) -> str:
+def too_far(
+    energy_there: Callable[[], float], energy: float, moved: float, thrown: float, wide: float
+) -> str:
     """Return why a step diverges, or "".
 
-    A step that carries the particles farther than both clouds are wide is checked before it is taken: it is fine if it
-    lowers the energy (particles may start far away), else it overshoots. So the particles kept are those before it.
+    Parameters
+    ----------
+    energy_there, energy : callable and float
+        The energy after the step, computed only if it is asked for, and before.
+    moved, thrown, wide : float
+        Root mean square step, distance from the common centre of both clouds after it, and width of the clouds.
+
+    Notes
+    -----
+    A step that carries the particles farther than both clouds are wide is checked before it is taken, so that the
+    particles kept are those before it: it is fine if it lowers the energy (particles may start far away). The energy of
+    a bounded kernel falls even when the particles are thrown out of its sight; that is seen from where they land.
     """
-    if moved <= wide or not np.isfinite(wide):
-        return "" if np.isfinite(moved) else "the velocity is no longer finite."
-    text = f"it would move the particles by {moved:.3g}, while the clouds are {wide:.3g} wide"
-    if not np.isfinite(moved) or moved > REFUSED * wide:
-        return f"{text}."
+    if not np.isfinite(moved):
+        return "the velocity is no longer finite."
+    if thrown > THROWN * wide:
+        return f"it would throw the particles {thrown:.3g} from the centre of both clouds, which are {wide:.3g} wide."
+    if moved <= wide:
+        return ""
     raised = energy_there()
     if raised <= energy:
         return ""
-    return f"{text}, and raise the energy from {energy:.3g} to {raised:.3g}."
+    return (
+        f"it would move the particles by {moved:.3g}, while the clouds are {wide:.3g} wide, and raise the energy "
+        f"from {energy:.3g} to {raised:.3g}."
+    )
 
 
 def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Step:
@@ -123,12 +144,13 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
             move = step_size * direction
             following = Z + move
         moved = row_rms(move)
-        wide = float(memory["width"][0])
+        wide, centre = float(memory["width"][0]), like(memory["width"][1:], Z)
 
         def energy_there() -> float:
             return velocity(following, memory, np.random.default_rng(0), state.iteration).energy
 
-        diverged = too_far(energy_there, motion.energy, moved, wide)
+        thrown = row_rms(following - centre)
+        diverged = too_far(energy_there, motion.energy, moved, thrown, wide)
         if not np.isfinite(motion.energy):
             diverged = "the energy is no longer finite."
         measures = {
@@ -137,7 +159,7 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
             "displacement": moved,
             **motion.measures,
         }
-        arrived = moved <= ARRIVED * float(np.finfo(Z.dtype).eps) * wide
+        arrived = moved <= ARRIVED * float(np.finfo(Z.dtype).eps) * wide < np.inf
         return State(following, memory=memory), Info(measures, arrived, diverged)
 
     return step

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
+from gpukoop.flow.blas import one_thread
 from gpukoop.flow.descent import Field, Motion, mean, uniform
 from gpukoop.flow.gram import CG_TOL, LARGEST_DENSE, Gram, RidgeSolver, conjugate_gradient
 from gpukoop.kernels.profile import AbstractKernel
@@ -77,7 +78,8 @@ def drmmd_field(
         zz, own = kernel(Z, **options).value_and_gradient(a)
         seen = kernel(X, Z, **options) @ a
         gap = seen - towards_self
-        alpha = solver.solve(gap, memory.get("alpha"))
+        with one_thread(len(X) ** 2):
+            alpha = solver.solve(gap, memory.get("alpha"))
         energy = factor * (mean(zz) + e_xx - 2 * mean(seen, b) - float((gap * alpha).sum()))
         slope = own - kernel(Z, X, **options).gradient(b + alpha)
         return Motion(-2 * factor * slope, energy, memory={"alpha": alpha})
@@ -153,7 +155,8 @@ class Kale:
         a, m, lam = uniform(Z), len(self.X), self.lam
         zz, own = self.kernel(Z, **self.options).value_and_gradient(a)
         seen = self.kernel(self.X, Z, **self.options) @ a
-        u = self.density(seen, memory.get("log_density"))
+        with one_thread(m * m):
+            u = self.density(seen, memory.get("log_density"))
         p = xp.exp(u)
         squared = mean(zz) - 2 * mean(p * seen) + mean(p * (self.gram @ p))
         # p log p - p + 1 without cancellation where p is near 1.

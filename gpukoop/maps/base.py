@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points
+from gpukoop.flow.blas import one_thread
 from gpukoop.maps.regression import check_persistence, landweber, ridge
 
 # Feature values held at once when a map is evaluated: 32 MB in float64.
@@ -84,10 +85,11 @@ class AbstractLinearMap(AbstractMap):
         W = self._need_start()
         xp = namespace(native)
         size = max(1, BLOCK // len(W))
-        moved = [
-            like(self.features(native[i : i + size]) @ W, native)
-            for i in range(0, len(native), size)
-        ]
+        with one_thread(min(size, len(native)) * len(W)):
+            moved = [
+                like(self.features(native[i : i + size]) @ W, native)
+                for i in range(0, len(native), size)
+            ]
         _, home = points(Y, "Y")
         return home.restore(native + xp.concatenate(moved))
 
@@ -102,12 +104,13 @@ class AbstractLinearMap(AbstractMap):
         K = check_persistence(persistence)
         Phi = self.features(native)
         W = self._need_start()
-        R = like(targets, native) - native - Phi @ W
-        change = (
-            ridge(Phi, R, self.reg)
-            if math.isinf(K)
-            else landweber(Phi, R, int(K), self.learning_rate)
-        )
+        with one_thread(Phi.size):
+            R = like(targets, native) - native - Phi @ W
+            change = (
+                ridge(Phi, R, self.reg)
+                if math.isinf(K)
+                else landweber(Phi, R, int(K), self.learning_rate)
+            )
         return self.with_parameters(W + like(change, W))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points
-from gpukoop.flow.loop import seed_from
+from gpukoop.draws import check_count, random_generator
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.maps.base import (
@@ -19,12 +19,6 @@ from gpukoop.maps.base import (
     zeros,
 )
 from gpukoop.operator import median_scale
-
-
-def _check_count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an int >= 1, got {value!r}")
-    return int(value)
 
 
 class RandomFeatureMap(AbstractLinearMap):
@@ -78,11 +72,11 @@ class RandomFeatureMap(AbstractLinearMap):
     def start(self, Y: Any) -> RandomFeatureMap:
         """Return the identity with frequencies drawn for latent points like Y."""
         native, _ = points(Y, "Y")
-        count = _check_count(self.n_features, "n_features")
+        count = check_count(self.n_features, "n_features")
         check_map_numbers(self.reg, self.learning_rate)
         scale = check_scale(self.scale)
         scale = median_scale(native) if scale == "median" else float(scale)
-        rng = np.random.default_rng(seed_from(self.random_state))
+        rng = random_generator(self.random_state)
         other = copy.copy(self)
         other.omega_ = like(rng.standard_normal((native.shape[1], count)) / scale, native)
         other.phase_ = like(rng.uniform(0, 2 * np.pi, count), native)
@@ -144,14 +138,14 @@ class KernelMap(AbstractLinearMap):
     def start(self, Y: Any) -> KernelMap:
         """Return the identity with landmarks drawn from Y."""
         native, _ = points(Y, "Y")
-        count = min(len(native), _check_count(self.n_landmarks, "n_landmarks"))
+        count = min(len(native), check_count(self.n_landmarks, "n_landmarks"))
         check_map_numbers(self.reg, self.learning_rate)
         kernel = Gaussian("median") if self.kernel is None else self.kernel
         if not isinstance(kernel, AbstractKernel):
             raise TypeError(
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
             )
-        rng = np.random.default_rng(seed_from(self.random_state))
+        rng = random_generator(self.random_state)
         other = copy.copy(self)
         other.kernel_ = kernel.resolve(lambda rule: median_scale(native))
         other.landmarks_ = native[np.sort(rng.choice(len(native), count, replace=False))]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
-
 from gpukoop.arrays import Array, namespace, points
+from gpukoop.draws import check_count
 from gpukoop.maps.base import AbstractLinearMap, AbstractMap
 
 
@@ -38,9 +37,7 @@ class StagewiseMap(AbstractMap):
             raise TypeError(
                 f"base is {self.base!r}, expected RandomFeatureMap(...) or KernelMap(...)"
             )
-        size = self.block_size
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"block_size must be an int >= 1, got {size!r}")
+        check_count(self.block_size, "block_size")
         other = copy.copy(self)
         other.stages = ()
         other.parameters = namespace(native).zeros((0, native.shape[1]), dtype=native.dtype)

@@ -1,0 +1,259 @@
+"""What the MMD, Wasserstein and JKO estimators share: energies in ``history_``, and generators. No mathematics."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from gpukoop.arrays import Array, like, points
+from gpukoop.draws import check_count
+from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.flow.descent import Field, begin, explicit
+from gpukoop.flow.loop import Callback, Info, State, Step, run_flow, seed_from
+from gpukoop.flow.training import StagewiseTrainer, Trainer
+from gpukoop.maps.base import AbstractMap
+from gpukoop.maps.regression import check_persistence
+from gpukoop.maps.stages import StagewiseMap
+
+
+class Recorder:
+    """Passes a step on and remembers what the next one would start from, for the energy after the last step."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.memory: dict[str, Array] = {}
+
+    def __call__(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        """Take the step."""
+        following, info = self.step(state, rng)
+        self.memory = state.memory if info.diverged or info.converged else following.memory
+        return following, info
+
+
+class AbstractParticleFlow(AbstractFlowEstimator):
+    """A flow given by a velocity field, of particles or, with ``generator``, of a map."""
+
+    n_iter: int
+    generator: Any = None
+    persistence: float = 1
+    momentum: float = 0.0
+
+    @abstractmethod
+    def _field(self, batch_size: int | None) -> Field:
+        """Return the velocity field towards the samples, coupled in batches if a size is given."""
+
+    @abstractmethod
+    def _length(self) -> float:
+        """Return the step size."""
+
+    @property
+    def _batch(self) -> int | None:
+        return getattr(self, "batch_size", None)
+
+    def _particle_step(self, field: Field) -> Step:
+        return explicit(field, step_size=self._length(), momentum=float(self.momentum))
+
+    def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
+        steps = int(self._steps()) if n_iter is None else int(n_iter)
+        self._watched = self._field(self._batch)
+        self._recorder = Recorder(self._particle_step(self._watched))
+        return self._recorder, begin(Z, self.X_), steps, self._length()
+
+    def _steps(self) -> int:
+        return self.n_iter
+
+    def _check_common(self) -> None:
+        if self.generator is not None:
+            if not isinstance(self.generator, AbstractMap):
+                raise TypeError(
+                    f"generator is {self.generator!r}, expected a map such as gpukoop.maps.RandomFeatureMap()"
+                )
+            check_persistence(self.persistence)
+        if self._batch is not None:
+            check_count(self._batch, "batch_size")
+
+    def _check_y(self, y: Any) -> None:
+        if y is not None and getattr(y, "ndim", 1) > 1:
+            raise ValueError(
+                f"y has shape {np.shape(y)}: y is ignored; particles go to transport(Z), weights to sample_weight="
+            )
+
+    def _finish_fit(self, source: Any) -> None:
+        """Train the generator, if there is one, on latent points: standard normal draws or ``source``."""
+        if self.generator is None:
+            if source is not None:
+                raise ValueError(
+                    "source= are the latent points of a generator: pass generator= too"
+                )
+            return
+        seed = seed_from(self.random_state)
+        if source is None:
+            rng = np.random.default_rng([seed, 1])
+            pool = like(rng.standard_normal(self.X_.shape), self.X_)
+            self._latent = None
+        else:
+            native, _ = points(source, "source", n_features=self.n_features_in_)
+            pool = self._latent = like(native, self.X_)
+        self._train(pool, int(self._steps()), seed, None)
+
+    def _train(self, pool: Array, n_iter: int, seed: int, callback: Callback | None) -> Array:
+        started = self.generator.start(pool)
+        trainer: Any
+        if isinstance(started, StagewiseMap):
+            self._watched = self._field(self._batch)
+            trainer = StagewiseTrainer(
+                self._particle_step(self._watched), started, pool, n_iter, persistence=math.inf
+            )
+        else:
+            self._watched = self._regressed_field(self._batch)
+            trainer = Trainer(
+                self._watched,
+                started,
+                pool,
+                step_size=self._length(),
+                persistence=check_persistence(self.persistence),
+                batch_size=self._batch,
+            )
+        self._recorder = Recorder(trainer.step)
+        outcome = run_flow(
+            self._recorder,
+            trainer.begin(begin(pool, self.X_)),
+            n_iter,
+            seed=seed,
+            step_size=self._length(),
+            callback=callback,
+            verbose=self.verbose,
+            description=type(self).__name__,
+        )
+        self.generator_ = trainer.generator
+        self.n_iter_, self.converged_ = outcome.n_iter, outcome.converged
+        self.history_ = outcome.history
+        self._close_history(outcome.particles, seed)
+        return outcome.particles
+
+    def _regressed_field(self, batch_size: int | None) -> Field:
+        """Return the field for particles that a map moves: it never keeps a pairing."""
+        return self._field(batch_size)
+
+    def _close_history(self, particles: Array, seed: int) -> None:
+        """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
+        energies = self.history_.get("energy")
+        if energies is not None and len(energies) == self.n_iter_:
+            rng = np.random.default_rng([seed, self.n_iter_])
+            rows = len(particles)
+            memory = {
+                k: v
+                for k, v in self._recorder.memory.items()
+                if k not in ("target", "own") or len(v) == rows
+            }
+            last = self._watched(particles, memory, rng, self.n_iter_)
+            self.history_["energy"] = np.append(energies, last.energy)
+        del self._watched, self._recorder
+
+    def transport(
+        self,
+        Z: Any,
+        n_iter: int | None = None,
+        callback: Callback | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Array:
+        """Move particles by the flow, or latent points by the trained generator.
+
+        Parameters
+        ----------
+        Z : array of shape (n, d)
+            Where the particles start; with a generator, latent points.
+        n_iter : int, optional
+            Number of steps. With a generator: None evaluates the map trained by ``fit``; a number trains it anew from
+            the identity on the latent points Z.
+        callback, checkpoint, checkpoint_every : optional
+            See :meth:`AbstractFlowEstimator.transport`; a generator takes no checkpoint.
+
+        Returns
+        -------
+        array of shape (n, d)
+            Library, device and dtype of ``Z``.
+        """
+        if self.generator is None:
+            moved = super().transport(
+                Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+            )
+            self._close_history(like(points(moved, "Z")[0], self.X_), self._seed_again())
+            return moved
+        native, home = self._check_points(Z)
+        if checkpoint is not None or checkpoint_every is not None:
+            raise ValueError(
+                "checkpoint= continues runs of particles; a generator is trained in one go: drop it"
+            )
+        pool = like(native, self.X_)
+        if n_iter is None:
+            return home.restore(like(self.generator_(pool), native))
+        check_count(n_iter, "n_iter", least=0)
+        moved = self._train(pool, int(n_iter), seed_from(self.random_state), callback)
+        return home.restore(like(moved, native))
+
+    def _seed_again(self) -> int:
+        # The directions of the closing energy need no relation to those of the run, and the caller's
+        # generator must not be advanced twice.
+        fixed = isinstance(self.random_state, int | np.integer)
+        return int(self.random_state) if fixed else 0
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+        """Draw new points: particles moved from a normal start, or the generator at fresh latent points.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of points, at least 1.
+        random_state : None, int, Generator or RandomState
+            Seed of the draw; None takes the estimator's ``random_state``.
+
+        Returns
+        -------
+        array of shape (n_samples, d)
+            Library and device of the samples given to ``fit``.
+        """
+        if self.generator is None:
+            return super().sample(n_samples, random_state)
+        check_is_fitted(self)
+        n = check_count(n_samples, "n_samples")
+        chosen = self.random_state if random_state is None else random_state
+        rng = np.random.default_rng([seed_from(chosen), 2])
+        if self._latent is None:
+            Y = like(rng.standard_normal((n, self.n_features_in_)), self.X_)
+        else:
+            Y = self._latent[rng.integers(len(self._latent), size=n)]
+        return self._home.restore(self.generator_(Y))
+
+
+def check_weight(sample_weight: Any, X: Array) -> Array | None:
+    """Return sample weights of sum 1 like X, (m,), or None; raise in words."""
+    if sample_weight is None:
+        return None
+    try:
+        w = np.asarray(sample_weight, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"sample_weight is {sample_weight!r}, expected m numbers >= 0") from None
+    if w.ndim == 0:
+        w = np.full(len(X), float(w))
+    if w.shape != (len(X),):
+        raise ValueError(f"sample_weight has shape {w.shape}, X has {len(X)} rows: pass one each")
+    if not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
+        raise ValueError(
+            "sample_weight holds NaN, inf, a negative number or only zeros: pass m numbers >= 0"
+        )
+    return None if (w == w[0]).all() else like(w / w.sum(), X)
+
+
+def check_choice(value: Any, name: str, known: tuple[str, ...]) -> str:
+    """Return one of the known words, or raise with all of them."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    return str(value)
