@@ -102,7 +102,7 @@ def resolve_scale(
 ) -> AbstractKernel:
     r"""Return the kernel with numeric scales.
 
-    ``"median"`` is the median rule. ``"auto"`` starts there and halves eps until sigma_r >= .01, so that
+    ``"median"`` is the median rule. ``"auto"`` starts there, with the number of sources as m, and halves eps until sigma_r >= .01, so that
     the last mode is resolved, but never to where more than one in a hundred samples is isolated; where that
     is so at the start, it doubles eps instead.
 
@@ -140,7 +140,8 @@ def resolve_scale(
     def judge(scale: float) -> Judgement:
         return _judge(at(scale), S, J, n_modes, **options)
 
-    scale, now = median, judge(median)
+    scale = median_scale(X, len(sources))
+    now = judge(scale)
     for _ in range(MAX_HALVINGS):
         if now.isolated > TOO_MANY:
             scale *= np.sqrt(2)

@@ -32,6 +32,9 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         a of the diffusion whose eigenvalues these are, <grad phi_k, a grad phi_k> = lambda_k: 1 for a diffusion map.
     """
 
+    functions_: Any
+    eigenvalues_: np.ndarray
+
     @abstractmethod
     def fit(self, X: Any, y: None = None) -> AbstractSpectrum:
         """Learn the spectrum from samples."""

@@ -165,7 +165,7 @@ def diffusion_dictionary(
     count = max(COORDINATES, 4 * n_modes)
     base = coordinates(kernel, X, p, count, rows, 0.5, rng, even=even, **options)
     kept = coordinates_above(base.sigma, smallest)
-    return Coordinates(base.sigma[:kept], base.functions.leading(kept), base.n_isolated)
+    return Coordinates(base.sigma[:kept], base.functions.of(np.arange(kept)), base.n_isolated)
 
 
 def coordinates_above(sigma: np.ndarray, smallest: float) -> int:

@@ -196,7 +196,9 @@ def _dirichlet(
     pieces: Iterable[tuple[Array, Array, Array]], n: int, r: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return eigenvalues, combinations, and mean and variance of these, of the form E y = lambda C y."""
-    first = second = energy = 0.0
+    first: Any = 0.0
+    second: Any = 0.0
+    energy: Any = 0.0
     for psi, slopes, a in pieces:
         xp = namespace(psi)
         psi, slopes = psi.astype(float), slopes.astype(float)

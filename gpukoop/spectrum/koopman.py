@@ -189,7 +189,7 @@ class KernelEDMD(AbstractSpectrum):
         self.n_isolated_ = base.n_isolated
         mean, covariance = total.leading(p).law_of_x()
         variance = ((covariance @ W) * W).sum(axis=0)
-        functions = base.functions.leading(p).combined(W).normalised(mean @ W, variance)
+        functions = base.functions.of(np.arange(p)).combined(W).normalised(mean @ W, variance)
         self._store(functions, -np.log(mu) / lag)
         self.diffusivity_ = calibrate(functions, X, float(self.eigenvalues_[0]))
         return self

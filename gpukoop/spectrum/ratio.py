@@ -63,9 +63,10 @@ class RatioFunctions:
         """Return the lazy (n, m) operator from the sources to ``Z``."""
         return KernelOperator(self.kernel, Z, self.sources, backend=self.backend, tol=self.tol)
 
-    def leading(self, p: int) -> RatioFunctions:
-        """Return the first p functions."""
-        return replace(self, Psi=self.Psi[:, :p], offset=self.offset[:p])
+    def of(self, columns: np.ndarray) -> RatioFunctions:
+        """Return some of the functions."""
+        index = namespace(self.Psi).asarray(columns)
+        return replace(self, Psi=self.Psi[:, index], offset=self.offset[index])
 
     def combined(self, Y: np.ndarray) -> RatioFunctions:
         """Return the functions sum_j Y_jk phi_j, before any offset: those of ``Psi @ Y``."""
