@@ -3,6 +3,7 @@
 import pytest
 
 import gpukoop as gk
+from gpukoop.backends import BACKENDS
 
 
 def pytest_addoption(parser):
@@ -31,8 +32,8 @@ def require(request):
 
 
 def pytest_configure(config):
-    unknown = set(config.getoption("--require").replace(" ", "").split(",")) - {"", *gk.backends()}
+    unknown = set(config.getoption("--require").replace(" ", "").split(",")) - {"", *BACKENDS}
     if unknown:
         raise pytest.UsageError(
-            f"--require: unknown backend {', '.join(sorted(unknown))}; known are {', '.join(gk.backends())}"
+            f"--require: unknown backend {', '.join(sorted(unknown))}; known are {', '.join(BACKENDS)}"
         )
