@@ -54,8 +54,8 @@ class KoopmanSampler(BaseEstimator):
     degree, time_degree : int
         Of the polynomial dictionary; ``time_degree`` also of the affine part below.
     scale : float or "auto"
-        Length of the features, in units of the root mean square deviation of X (of X itself with a teacher). "auto" is half the
-        median distance of landmarks.
+        Length of the features, in units of the root mean square deviation of X (of X itself with a teacher). "auto" is
+        0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.
     time_scale : float
         Their length in t.
     kernel : kernel, optional
@@ -65,7 +65,7 @@ class KoopmanSampler(BaseEstimator):
     jump : float or None
         In (0, 1): flow to this time, then one call of the denoiser; 0.8 is a good choice. Two evaluations.
     n_triples : int or None
-        Triples of a slab; None is 200 per feature and at least one per data point.
+        Triples of a slab; None is 100 per feature and at least one per data point.
     n_bins : int
         Times between 0 and 1 at which the SAT solver keeps operators for ``trajectory``; 1 is none.
     symmetrize : bool
@@ -130,7 +130,7 @@ class KoopmanSampler(BaseEstimator):
         degree: int = 4,
         time_degree: int = 6,
         scale: Any = "auto",
-        time_scale: float = 0.5,
+        time_scale: float = 1.0,
         kernel: Any = None,
         gaussian_part: bool = True,
         jump: float | None = None,

@@ -33,7 +33,7 @@ Array = Any
 
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES
-MIN_BATCH = 256
+MIN_BATCH, MAX_BATCH = 256, 4096
 # Data points that the velocity of a batch is conditioned on.
 CONDITIONED = 1024
 # Times at which x / t and 1 / (1 - t) keep half of their digits.
@@ -185,7 +185,7 @@ class Moments:
 
     def batch_rows(self) -> int:
         """Return the rows of one batch, a multiple of the number of bins."""
-        rows = max(MIN_BATCH, BATCH_ENTRIES // self.n_features)
+        rows = min(MAX_BATCH, max(MIN_BATCH, BATCH_ENTRIES // self.n_features))
         return -(-rows // self.n_bins) * self.n_bins
 
     def update(self, lift: Lift, triples: Triples) -> None:
