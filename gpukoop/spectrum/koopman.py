@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, points, to_host
+from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
@@ -20,25 +18,27 @@ from gpukoop.spectrum.dictionary import (
     diffusion_dictionary,
 )
 from gpukoop.spectrum.nystroem import Landmarks
-from gpukoop.spectrum.ratio import RatioFunctions
-from gpukoop.spectrum.whitening import whitened_pencil
+from gpukoop.spectrum.pairs import (
+    FOLDS,
+    GRID,
+    best_reg,
+    carriers,
+    fold_moments,
+    held_out_scores,
+)
 
 logger = logging.getLogger("gpukoop")
 
-# sigma_min from few to many coordinates.
-GRID = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
-FOLDS = 5
 # Folds of fewer pairs than this cannot score ten modes; then sigma_min is FALLBACK.
 FEWEST, FALLBACK = 20, 0.1
-# Modes whose held-out score decides; later ones are noise for every choice.
-SCORED = 10
-# Directions of the coordinates that the pooled samples do not span.
-CUT = 1e-8
+# An eigenfunction that fewer samples carry (a fiftieth of them, if they are few) is slow by chance: a handful of
+# points in a tail whose successors happen to stay there. Measured: 5 to 16 for such modes of 20,000 Gaussian
+# pairs, 43 and more for the first four true ones.
+CARRIERS = 30.0
 # Below this a mode has decayed within one lag: its eigenvalue is noise.
 SMALLEST_MU = 1e-3
 # mu = 1 within this is a mode that never decays in the data.
 LARGEST_MU = 1 - 1e-9
-ROWS = 2**14
 
 
 class KernelEDMD(AbstractSpectrum):
@@ -84,6 +84,8 @@ class KernelEDMD(AbstractSpectrum):
         The sigma_min used.
     reg_path_ : dict of float to ndarray
         Held-out scores, one a fold, of every sigma_min tried; empty unless ``reg="auto"``.
+    n_spurious_ : int
+        Modes left out because fewer than 30 samples carry them.
     n_isolated_ : int
         Landmarks left out for want of neighbours.
     kernel_, scale_, sources_, Psi_, w_, offset_, functions_, backend_
@@ -164,34 +166,40 @@ class KernelEDMD(AbstractSpectrum):
         rng = random_generator(self.random_state)
         reg = check_reg(self.reg)
         base = diffusion_dictionary(self, X, r, GRID[-1] if reg is None else reg, rng)
-        folds = _fold_moments(base.functions, X, Y)
+        folds = fold_moments(base.functions, X, Y)
         self.reg_path_: dict[float, np.ndarray] = {}
         if reg is not None:
             self.reg_ = reg
         elif len(X) < FEWEST * FOLDS:
             self.reg_ = FALLBACK
         else:
-            self.reg_path_ = _scores(base.sigma, folds, r)
-            self.reg_ = _best(self.reg_path_)
+            self.reg_path_ = held_out_scores(base.sigma, folds, r)
+            self.reg_ = best_reg(self.reg_path_)
         total = sum(folds[1:], folds[0])
         p = coordinates_above(base.sigma, self.reg_)
         mu, W = total.leading(p).modes()
-        count = int((mu > SMALLEST_MU)[:r].sum())
-        if not count:
+        slow = int((mu > SMALLEST_MU)[: 2 * r].sum())
+        if not slow:
             raise ValueError(
                 f"no mode survives one lag (largest mu {mu[0]:.1e} after {p} coordinates): are the successors "
                 "in the order of X? If so, use a shorter lag_time"
             )
-        if count < r:
-            logger.info("KernelEDMD keeps %d of %d modes with reg = %g", count, r, self.reg_)
-        mu, W = np.minimum(mu[:count], LARGEST_MU), W[:, :count]
-        self.mu_ = mu
-        self.n_isolated_ = base.n_isolated
         mean, covariance = total.leading(p).law_of_x()
         variance = ((covariance @ W) * W).sum(axis=0)
-        functions = base.functions.of(np.arange(p)).combined(W).normalised(mean @ W, variance)
-        self._store(functions, -np.log(mu) / lag)
-        self.diffusivity_ = calibrate(functions, X, float(self.eigenvalues_[0]))
+        raw = base.functions.of(np.arange(p)).combined(W[:, :slow])
+        functions = raw.normalised((mean @ W)[:slow], variance[:slow])
+        carried = np.flatnonzero(carriers(functions, X) >= min(CARRIERS, len(X) / 50))[:r]
+        self.n_spurious_ = int((np.arange(slow) < carried.max(initial=0)).sum()) + 1 - len(carried)
+        if not len(carried):
+            raise ValueError(
+                f"every mode is carried by fewer than {CARRIERS:.0f} samples: raise the scale of the kernel"
+            )
+        if len(carried) < r:
+            logger.info("KernelEDMD keeps %d of %d modes with reg = %g", len(carried), r, self.reg_)
+        self.mu_ = np.minimum(mu[carried], LARGEST_MU)
+        self.n_isolated_ = base.n_isolated
+        self._store(functions.of(carried), -np.log(self.mu_) / lag)
+        self.diffusivity_ = calibrate(self.functions_, X, float(self.eigenvalues_[0]))
         return self
 
 
@@ -207,94 +215,3 @@ def _successors(X: Array, y: Any, successors: Any) -> Array:
             f"successors has {len(Y)} rows, X has {len(X)}: row i of successors is row i of X one lag_time later"
         )
     return like(Y, X)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums over pairs of coordinates: counts, first moments (p,), second moments (p, p)."""
-
-    m: float
-    x: np.ndarray
-    y: np.ndarray
-    xx: np.ndarray
-    yy: np.ndarray
-    xy: np.ndarray
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(*(a + b for a, b in zip(self._parts(), other._parts(), strict=True)))
-
-    def __sub__(self, other: Moments) -> Moments:
-        return Moments(*(a - b for a, b in zip(self._parts(), other._parts(), strict=True)))
-
-    def _parts(self) -> tuple[Any, ...]:
-        return self.m, self.x, self.y, self.xx, self.yy, self.xy
-
-    def leading(self, p: int) -> Moments:
-        """Return the moments of the first p coordinates."""
-        two = (self.xx, self.yy, self.xy)
-        return Moments(self.m, self.x[:p], self.y[:p], *(a[:p, :p] for a in two))
-
-    def covariances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return C_0 and C_t, symmetrised and centred by the pooled mean."""
-        mean = (self.x + self.y) / (2 * self.m)
-        outer = np.outer(mean, mean)
-        return (self.xx + self.yy) / (2 * self.m) - outer, (self.xy + self.xy.T) / (
-            2 * self.m
-        ) - outer
-
-    def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mu, descending, and the combinations of coordinates."""
-        C0, Ct = self.covariances()
-        return whitened_pencil(Ct, C0, CUT)
-
-    def law_of_x(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and covariance of the coordinates over X."""
-        mean = self.x / self.m
-        return mean, self.xx / self.m - np.outer(mean, mean)
-
-    def score(self, W: np.ndarray) -> float:
-        """Return the VAMP-2 score of modes W on these pairs."""
-        C0, Ct = self.covariances()
-        A, B = W.T @ Ct @ W, W.T @ C0 @ W
-        return float(np.trace(np.linalg.solve(B, A) @ np.linalg.solve(B, A.T)))
-
-
-def _fold_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments]:
-    """Return moments of contiguous folds: neighbours in a trajectory stay together."""
-    edges = np.linspace(0, len(X), FOLDS + 1).astype(int)
-    folds = []
-    for first, last in pairwise(edges):
-        blocks = [slice(s, min(s + ROWS, last)) for s in range(first, last, ROWS)]
-        parts = [_moments(functions, X[b], Y[b]) for b in blocks]
-        if parts:
-            folds.append(sum(parts[1:], parts[0]))
-    return folds
-
-
-def _moments(functions: RatioFunctions, X: Array, Y: Array) -> Moments:
-    P, Q = (functions.transform(Z).astype(float) for Z in (X, Y))
-    parts = (P.sum(axis=0), Q.sum(axis=0), P.T @ P, Q.T @ Q, P.T @ Q)
-    return Moments(float(len(X)), *(to_host(a) for a in parts))
-
-
-def _scores(sigma: np.ndarray, folds: list[Moments], r: int) -> dict[float, np.ndarray]:
-    """Return the held-out score of every sigma_min, fold by fold."""
-    total = sum(folds[1:], folds[0])
-    modes = max(1, min(r, SCORED, coordinates_above(sigma, GRID[0])))
-    path = {}
-    for reg in GRID:
-        p = coordinates_above(sigma, reg)
-        learned = [(total - test).leading(p).modes()[1][:, :modes] for test in folds]
-        scores = [f.leading(p).score(W) for f, W in zip(folds, learned, strict=True)]
-        path[reg] = np.array(scores)
-    return path
-
-
-def _best(path: dict[float, np.ndarray]) -> float:
-    """Return the smallest sigma_min whose score is within a standard error, over folds, of the best."""
-    best = max(path.values(), key=np.mean)
-    for reg in sorted(path):
-        lost = best - path[reg]
-        if lost.mean() <= lost.std(ddof=1) / np.sqrt(len(lost)):
-            return reg
-    return max(path)
