@@ -83,13 +83,19 @@ _LAYOUT = {"float32": (23, 127, 0x3F3504F3), "float64": (52, 1023, 0x3FE6A09E667
 
 # A power series under a magic-number rounding would be destroyed by reassoc; these flags are harmless.
 _STRICT = {"contract", "nsz"}
-_REAL = {"float32": (np.float32, types.float32), "float64": (np.float64, types.float64)}
-_WHOLE = {"float32": (np.int32, types.int32), "float64": (np.int64, types.int64)}
+_REAL: dict[str, tuple[Any, Any]] = {
+    "float32": (np.float32, types.float32),
+    "float64": (np.float64, types.float64),
+}
+_WHOLE: dict[str, tuple[Any, Any]] = {
+    "float32": (np.int32, types.int32),
+    "float64": (np.int64, types.int64),
+}
 
 
 @intrinsic
 def _bits(context: Any, x: Any) -> Any:
-    whole = types.int32 if x == types.float32 else types.int64
+    whole: Any = types.int32 if x == types.float32 else types.int64
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir.IntType(whole.bitwidth))

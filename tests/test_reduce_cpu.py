@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 
-from gpukoop.kernels import cache_cpu, reduce_cpu, simd_cpu
+from gpukoop.kernels import cache_cpu, cells, reduce_cpu, simd_cpu
 from gpukoop.kernels.radial import (
     CATALOGUE,
     Energy,
@@ -202,6 +202,54 @@ def test_tolerance_shortens_the_exponential():
     X, Y, V = cloud(130, 1100, 3)
     rough = check("product", Gaussian(), X, Y, V, tol=1e-5)
     assert (rough != reduce_cpu.product(Gaussian(), X, Y, V)).any()
+
+
+# -- cells -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["product", "value_and_gradient"])
+def test_distant_cells_are_left_out_within_tol(op, monkeypatch):
+    X, Y, V = cloud(5000, 20_000, 2)
+    X[7] = 4.0  # far from everything: its few neighbours at a distance are all it has
+    visited = []
+    monkeypatch.setattr(
+        reduce_cpu, "visits", lambda *args: visited.append(cells.visits(*args)) or visited[-1]
+    )
+    kernel, tol = Gaussian(0.1), 1e-5
+    results = getattr(reduce_cpu, op)(kernel, X, Y, V, tol=tol)
+    results = results if isinstance(results, tuple) else (results,)
+    rows = np.r_[7, 100:130]
+    exact = oracle.value_and_gradient(oracle.terms_of(kernel), X[rows], Y, V)
+    bound = tolerance(kernel, X[rows], Y, V, "value_and_gradient", tol=tol)
+    for got, want, within in zip(results, exact, bound, strict=False):
+        assert (np.abs(got[rows] - want) <= within).all()
+    assert visited
+    for order, left in visited:
+        assert (np.sort(order, axis=1) == np.arange(order.shape[1])).all()
+        assert (np.diff(left, axis=1) <= 0).all()
+
+
+def test_what_does_not_decay_is_summed_exactly():
+    X, Y, V = cloud(5000, 20_000, 2)
+    for kernel in (Energy(), Gaussian(3.0)):
+        np.testing.assert_array_equal(
+            reduce_cpu.value_and_gradient(kernel, X, Y, V, tol=1e-6)[0],
+            reduce_cpu.value_and_gradient(kernel, X, Y, V)[0],
+        )
+
+
+def test_cells_hold_their_points():
+    X = np.random.default_rng(0).standard_normal((1001, 3)).astype("float32")
+    made = cells.arrange(X, 64)
+    np.testing.assert_array_equal(np.sort(made.order), np.arange(1001))
+    for c, start in enumerate(range(0, 1001, 64)):
+        points = X[made.order[start : start + 64]]
+        np.testing.assert_array_equal(points.min(0), made.low[c])
+        np.testing.assert_array_equal(points.max(0), made.high[c])
+    gaps = cells.squared_gaps(made.low, made.high, made)
+    D = ((X[made.order[:64], None] - X[made.order][None, -41:]) ** 2).sum(-1)
+    assert gaps[0, 0] == 0
+    assert gaps[0, -1] <= D.min() * (1 + 1e-6)
 
 
 # -- functions ---------------------------------------------------------------------------------------
