@@ -20,8 +20,9 @@ from gpukoop.kernels.radial import Gaussian
 from gpukoop.operator import check_tol, median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
 
-# Coarse-to-fine: half of the time, 40 modes of the median rule's kernel; used when the kernel of the spectrum is
-# narrower than the median rule by more than this factor, so that it cannot reach particles far from the data.
+# Coarse-to-fine: half of the time, 40 modes of the median rule's kernel. Left out for a diffusion map whose own kernel is
+# at most this factor narrower than the median rule: it reaches particles far from the data by itself. EDMD keeps the
+# modes that its pairs can tell from noise (26 on the quadruple well), too few to bring particles in.
 COARSE_FRACTION = 0.5
 COARSE_COMPONENTS = 40
 COARSE_RATIO = 1.5
@@ -58,7 +59,8 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         Where :meth:`sample` starts: the normal law with the mean and covariance of X, or ``init(n, rng) -> (n, d)``.
     coarse : "auto", True or False
         Particles outside the data: let the first half of the time follow the diffusion map with the median
-        rule's wide kernel, which reaches them. "auto" does so when the kernel is narrower than that by more than 1.5.
+        rule's wide kernel, which reaches them. "auto" does so unless the spectrum is itself a diffusion map with a
+        kernel at least 1/1.5 as wide.
         False is the plain single-spectrum flow.
     tol : float, optional
         Accuracy of kernel sums; None is rounding accuracy.
@@ -244,8 +246,9 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
 
     def _coarse(self, X: Array) -> Any:
         wide = median_scale(X)
-        narrow = float(self.spectrum_.scale_) * COARSE_RATIO < wide
-        if self.coarse is False or (self.coarse == "auto" and not narrow):
+        reaches = isinstance(self.spectrum_, DiffusionMap)
+        reaches = reaches and float(self.spectrum_.scale_) * COARSE_RATIO >= wide
+        if self.coarse is False or (self.coarse == "auto" and reaches):
             return None
         landmarks = min(len(X) - 1, self.n_landmarks or COARSE_LANDMARKS)
         return DiffusionMap(
