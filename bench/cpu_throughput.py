@@ -23,6 +23,7 @@ import numpy as np
 
 from gpukoop.kernels import reduce_cpu
 from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.threads_cpu import n_threads
 
 TITLE = "CPU kernel sums: gpukoop (numba-cpu), KeOps and NumPy"
 Array = Any
@@ -97,7 +98,7 @@ def compare(
             "peer s": best.get(peer, reasons.get(peer)),
             "peer error": errors.get(peer),
             "ratio": best[peer] / best["gpukoop"] if peer in best else None,
-            "threads": reduce_cpu.n_threads(),
+            "threads": n_threads(),
         }
         for peer in peers
     ]
@@ -194,7 +195,7 @@ def numpy_blocks(op: str, scale: float, X: Array, Y: Array, V: Array) -> Run:
         out, yy = np.empty((len(X), V.shape[1]), X.dtype), g * (Y * Y).sum(1)
         with (
             controller.limit(limits=1, user_api="blas"),
-            ThreadPoolExecutor(reduce_cpu.n_threads()) as pool,
+            ThreadPoolExecutor(n_threads()) as pool,
         ):
             for task in [pool.submit(block, i, out, yy) for i in range(0, len(X), BLOCK_ROWS)]:
                 task.result()

@@ -24,6 +24,11 @@ from gpukoop.kernels.profile import Trace
 
 Array = Any
 
+MIN_TARGETS, MIN_CELLS = 4096, 16  # below, sorting and bounds cost more than they save
+BLOCK = 128  # targets that visit the same cells
+SHARE = 0.25  # of the tolerance; the rest is for the exponential and rounding
+FAR = 0.01  # of the tolerance: a kernel that does not decay to this within the cloud is summed in full
+
 # Squared distances at which the bound is tabulated: the step in q is 1 percent.
 _GRID = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 3700)])
 _BETWEEN = 1.001  # a smooth maximum between two grid points exceeds both by less
@@ -129,3 +134,38 @@ def visits(
     each = weights[order] * bound(np.take_along_axis(squared, order, axis=1))
     remaining = np.cumsum(each[:, ::-1], axis=1)[:, ::-1]
     return order.astype(np.int32), np.ascontiguousarray(remaining)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells of targets and sources, and the bound that decides which pairs of them are left out."""
+
+    targets: Cells
+    sources: Cells
+    weights: Array
+    bound: Envelope
+    tol: float
+    block: int = BLOCK
+    rows: int = 8 * BLOCK
+
+    def visits(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Return the visits of the blocks of targets ``start`` to ``stop``."""
+        boxes = slice(start // self.block, -(-stop // self.block))
+        low, high = self.targets.low[boxes], self.targets.high[boxes]
+        return visits(low, high, self.sources, self.weights, self.bound)
+
+
+def make_plan(
+    trace: Trace, scale: float | None, X: Array, Y: Array, V: Array, size: int, tol: float
+) -> Plan | None:
+    """Return the plan for cells of ``size`` sources, or None where it would save nothing."""
+    if len(X) < MIN_TARGETS or len(Y) < MIN_CELLS * size:
+        return None
+    bound = Envelope(trace, scale)
+    half = float(np.square((Y.max(0) - Y.min(0)) / 2, dtype=float).sum())
+    if not bound(np.array(half)) < FAR * tol:
+        return None
+    sources = arrange(Y, size)
+    absolute = np.abs(V[sources.order, 0]).astype(float)
+    weights = np.add.reduceat(absolute, np.arange(0, len(Y), size))
+    return Plan(arrange(X, BLOCK), sources, weights, bound, SHARE * tol)

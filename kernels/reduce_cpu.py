@@ -19,22 +19,19 @@ distance. So x - y is as exact as the input allows, wherever the cloud lies: no 
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpukoop.kernels.cache_cpu import load
-from gpukoop.kernels.cells import Cells, Envelope, arrange, visits
+from gpukoop.kernels.cells import Plan, make_plan
 from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, Trace, trace
 from gpukoop.kernels.source_cpu import COLUMNS, LANES, LOG2_E, Variant, choose, source
+from gpukoop.kernels.threads_cpu import n_threads, share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,10 +40,6 @@ if TYPE_CHECKING:
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
-SERIAL_PAIRS = 1 << 18  # below, waking a second thread costs more than it saves
-SKIP_TARGETS, SKIP_TILES = 4096, 16  # fewer targets or tiles of sources are not worth sorting
-SKIP_BLOCK = 128  # targets that visit the same tiles
-SKIP_SHARE = 0.25  # of the tolerance; the rest is for the exponential and rounding
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
 
 _trace = lru_cache(maxsize=512)(trace)
@@ -58,62 +51,6 @@ def _compiled(of: Trace, variant: Variant) -> Callable[..., None]:
     if key not in _runs:
         _runs[key] = load(source(of, variant))
     return _runs[key]
-
-
-# -- threads -----------------------------------------------------------------------------------------
-
-# Not Numba's parallel loops: compiled code that releases the GIL on plain threads needs no OpenMP or TBB,
-# may be called from several threads at once, compiles in a third of the time and shares work dynamically.
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
-
-
-def n_threads() -> int:
-    """Return the number of threads: NUMBA_NUM_THREADS, by default the cores this process may use."""
-    chosen = os.environ.get("NUMBA_NUM_THREADS", "")
-    if chosen.isdigit() and int(chosen) > 0:
-        return int(chosen)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
-
-
-def _executor() -> ThreadPoolExecutor:
-    global _pool
-    with _pool_lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, n_threads() - 1), thread_name_prefix="gpukoop")
-        return _pool
-
-
-def _forget_pool() -> None:
-    """Drop the pool in a forked child: its threads stayed with the parent."""
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _share(run: Callable[[int, int], None], n: int, rows: int, pairs: int) -> None:
-    """Call ``run(start, stop)`` on slices of ``rows`` targets until all n are done, on every core."""
-    starts = itertools.count(0, rows)
-
-    def work() -> None:
-        while (start := next(starts)) < n:
-            run(start, min(start + rows, n))
-
-    helpers = min(n_threads(), -(-n // rows)) - 1 if pairs > SERIAL_PAIRS else 0
-    tasks = [_executor().submit(work) for _ in range(helpers)]
-    try:
-        work()
-    finally:
-        for task in tasks:
-            # A helper that has not started finds nothing to do: do not wait for a busy pool.
-            if not task.cancel():
-                task.result()
 
 
 # -- layout ------------------------------------------------------------------------------------------
@@ -152,34 +89,6 @@ def _pack_sources(Y: Array, V: Array, columns: int, tile: int, power: float, pad
 # -- one reduction -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Cells of targets and sources, and the bound that decides which pairs of them are left out."""
-
-    targets: Cells
-    sources: Cells
-    weights: Array
-    bound: Envelope
-    tol: float
-
-
-def _plan(
-    of: Trace, scale: float, X: Array, Y: Array, V: Array, variant: Variant, tol: float
-) -> _Plan | None:
-    """Return the cells if they can save work: many points in few dimensions, a kernel that decays."""
-    simple = variant.features and variant.columns == 1 and variant.value and not variant.log
-    if not simple or len(X) < SKIP_TARGETS or len(Y) < SKIP_TILES * variant.tile:
-        return None
-    bound = Envelope(of, scale if variant.slope else None)
-    half = float(np.square((Y.max(0) - Y.min(0)) / 2, dtype=float).sum())
-    if not bound(np.array(half)) < 0.01 * tol:
-        return None
-    sources = arrange(Y, variant.tile)
-    absolute = np.abs(V[sources.order, 0]).astype(float)
-    weights = np.add.reduceat(absolute, np.arange(0, len(Y), variant.tile))
-    return _Plan(arrange(X, SKIP_BLOCK), sources, weights, bound, SKIP_SHARE * tol)
-
-
 def _reduce(
     of: Trace,
     coefficient: float,
@@ -187,7 +96,7 @@ def _reduce(
     Y: Array,
     V: Array,
     variant: Variant,
-    plan: _Plan | None = None,
+    plan: Plan | None = None,
 ) -> tuple[Array, Array]:
     """Return (value, gradient) of one trace; the one that was not asked for is empty."""
     (n, d), m, t = X.shape, len(Y), V.shape[1]
@@ -206,7 +115,7 @@ def _reduce(
     columns = variant.columns or _round_up(t, COLUMNS)
     width = columns * variant.value + columns * features * variant.slope + variant.skip
     if plan:
-        block = SKIP_BLOCK
+        block = plan.block
         X, Y, V = X[plan.targets.order], Y[plan.sources.order], V[plan.sources.order]
     else:
         # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
@@ -222,9 +131,7 @@ def _reduce(
     def piece(start: int, stop: int) -> None:
         visit, left = everything
         if plan:
-            boxes = slice(start // block, -(-stop // block))
-            low, high = plan.targets.low[boxes], plan.targets.high[boxes]
-            visit, left = visits(low, high, plan.sources, plan.weights, plan.bound)
+            visit, left = plan.visits(start, stop)
         run(
             start, stop, block, width, d, t, columns, padded, coefficient,
             2.0 * of.prescale * ratio * coefficient, plan.tol if plan else 0.0,
@@ -232,8 +139,8 @@ def _reduce(
         )  # fmt: skip
 
     work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
-    rows = PAIRS_PER_TASK // work if plan is None else 8 * block
-    _share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
+    rows = PAIRS_PER_TASK // work if plan is None else plan.rows
+    share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
     if plan:
         back = np.empty_like(plan.targets.order)
         back[plan.targets.order] = np.arange(n)
@@ -265,7 +172,9 @@ def _sums(
     if tol is None:
         return _reduce(of, coefficient, X, Y, V, variant)
     scale = max(float(radial.scale) for _, radial in kernel.terms)
-    plan = _plan(of, scale, X, Y, V, variant, tol)
+    plan = None
+    if variant.features and variant.columns == 1 and value:
+        plan = make_plan(of, scale if slope else None, X, Y, V, variant.tile, tol)
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
 
 

@@ -212,9 +212,8 @@ def test_distant_cells_are_left_out_within_tol(op, monkeypatch):
     X, Y, V = cloud(5000, 20_000, 2)
     X[7] = 4.0  # far from everything: its few neighbours at a distance are all it has
     visited = []
-    monkeypatch.setattr(
-        reduce_cpu, "visits", lambda *args: visited.append(cells.visits(*args)) or visited[-1]
-    )
+    visits = cells.visits
+    monkeypatch.setattr(cells, "visits", lambda *args: visited.append(visits(*args)) or visited[-1])
     kernel, tol = Gaussian(0.1), 1e-5
     results = getattr(reduce_cpu, op)(kernel, X, Y, V, tol=tol)
     results = results if isinstance(results, tuple) else (results,)
