@@ -1,7 +1,7 @@
 """Every backend against the oracle, within the one tolerance; and the identities that need no oracle.
 
 KeOps compiles each (formula, d, t, dtype) for some 4 s of one core, so it meets every kernel at d = 3 with one column,
-where all the nasty n and m are, and one formula beside it. The formulas are compiled side by side before the first is run.
+where all the nasty n and m are, and one formula beside it: 49 in all, compiled side by side before the first is run.
 """
 
 import functools
@@ -132,12 +132,14 @@ def check(backend, name, case, dtype, op, d=3, t=None):
     assert_within(results, select(exact, op), select(bounds, op), f"{backend} {name} {case} {op}")
 
 
-# KeOps: one formula a row; gradient and value_and_gradient share theirs, and sums of kernels are logarithms of each term.
+# KeOps: one formula a row. In float64 the fused operations only: their formulas hold the text of the others.
+FUSED = ("gradient", "value_and_gradient", "logsumexp_and_gradient")
 FORMULAS = [
     (name, dtype, op, 3, None)
-    for name, dtype, op in itertools.product(KERNELS, DTYPES, OPS)
-    if op != "gradient" and (op in OPS[:3] or name in LOG_KERNELS)
-] + [("gaussian", "float32", "value_and_gradient", 17, 3)]
+    for name, dtype, op in itertools.product(KERNELS, DTYPES, OPS[:1] + OPS[2:])
+    if (op in OPS[:3] or name in LOG_KERNELS) and (dtype == "float32" or op in FUSED)
+]
+FORMULAS.append(("gaussian", "float32", "value_and_gradient", 17, 3))
 
 
 def compile_keops(formulas):
@@ -168,6 +170,10 @@ def backend(request, require):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_within_the_tolerance(backend, name, dtype, op):
+    if backend == "keops" and dtype == "float64" and op not in FUSED:
+        pytest.skip(
+            "KeOps compiles a formula for 4 s: in float64 the fused operations cover this text"
+        )
     if "logsumexp" in op and name not in LOG_KERNELS:
         with pytest.raises(ValueError, match="positive kernel"):
             apply(KERNELS[name](*points("plain", dtype), backend=backend), op, np.zeros(50, dtype))
@@ -213,8 +219,8 @@ def test_many_columns(require):
         check(backend, "laplace", "plain", "float64", "value_and_gradient", 3, 17)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_absent_sources(backend, dtype):
+def test_absent_sources(backend):
+    dtype = "float32"
     X, Y = points("plain", dtype)
     K = gk.Gaussian(0.8)(X, Y, backend=backend)
     nothing = np.full(50, -np.inf, dtype)
@@ -231,17 +237,19 @@ def test_absent_sources(backend, dtype):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_symmetric_and_adjoint(backend, name):
-    X, Y = points("plain", "float64")
+    X, Y = points("plain", "float32")
     rng = np.random.default_rng(1)
-    u, v, w = rng.normal(size=40), rng.normal(size=50), rng.normal(size=40)
+    u, v, w = (rng.normal(size=k).astype("float32") for k in (40, 50, 40))
     kernel = KERNELS[name]
     K, S = kernel(X, Y, backend=backend), kernel(X, backend=backend)
     forward, back = tolerance(kernel, X, Y, v), tolerance(kernel, Y, X, u)
-    assert abs(u @ (K @ v) - (K.T @ u) @ v) <= abs(u) @ forward + abs(v) @ back
+    first, second = tolerance(kernel, X, X, w), tolerance(kernel, X, X, u)
+    dot = lambda a, b: (
+        a.astype(float) @ b.astype(float)
+    )  # the inner products are not what is tested
+    assert abs(dot(u, K @ v) - dot(K.T @ u, v)) <= dot(abs(u), forward) + dot(abs(v), back)
     assert np.array_equal(K.T @ u, K.rmatvec(u))
-    assert abs(u @ (S @ w) - w @ (S @ u)) <= abs(u) @ tolerance(kernel, X, X, w) + abs(
-        w
-    ) @ tolerance(kernel, X, X, u)
+    assert abs(dot(u, S @ w) - dot(w, S @ u)) <= dot(abs(u), first) + dot(abs(w), second)
     dense = S.to_dense()
     assert np.array_equal(dense, dense.T)
 
@@ -269,30 +277,28 @@ def test_linear_and_shift_invariant(backend, name):
 def test_gradient_against_finite_differences(backend, name):
     rng = np.random.default_rng(3)
     X = 2 * rng.normal(size=(20, 3))
-    Y = X[rng.integers(0, 20, size=25)] + rng.choice(
-        [-0.7, 0.7], size=(25, 3)
-    )  # no pair near a kink
+    # no pair near a kink
+    Y = X[rng.integers(0, 20, size=25)] + rng.choice([-0.7, 0.7], size=(25, 3))
     v, b = rng.normal(size=(2, 25))
     kernel, h = KERNELS[name], 1e-4
     K = kernel(X, Y, backend=backend)
-    for axis in range(3):
+    cases = [("value_and_gradient", v)]
+    if name in LOG_KERNELS:
+        cases.append(("logsumexp_and_gradient", b))
+    for op, w in cases:
+        gradient, bounds = apply(K, op, w)[1], tolerance(kernel, X, Y, w, op)[0]
+        for axis, direction in enumerate(np.eye(3)):
 
-        def quotient(op, weights, step, axis=axis):
-            shift = step * np.eye(3)[axis]
-            above, below = (
-                apply(kernel(A, Y, backend=backend), op, weights)[0] for A in (X + shift, X - shift)
-            )
-            return (above - below) / (2 * step)
+            def quotient(step, op=op, w=w, direction=direction):
+                above, below = (
+                    apply(kernel(X + s * direction, Y, backend=backend), op, w)[0]
+                    for s in (step, -step)
+                )
+                return (above - below) / (2 * step)
 
-        cases = [("product", "gradient", v)]
-        if name in LOG_KERNELS:
-            cases.append(("logsumexp", "logsumexp_and_gradient", b))
-        for op, gradient_op, w in cases:
-            fine, coarse = quotient(op, w, h), quotient(op, w, 2 * h)
+            fine, coarse = quotient(h), quotient(2 * h)
             # the error of the quotient falls fourfold from 2h to h, so their difference is three times what is left
-            bound = abs(coarse - fine) + 2 * tolerance(kernel, X, Y, w, op) / h
-            error = apply(K, gradient_op, w)[-1][:, axis] - fine
-            assert (abs(error) <= bound).all()
+            assert (abs(gradient[:, axis] - fine) <= abs(coarse - fine) + 2 * bounds / h).all()
 
 
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("numba-cpu", marks=pytest.mark.slow)])
