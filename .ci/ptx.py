@@ -1,0 +1,125 @@
+"""Execute the emitted PTX on the CPU: results within tolerance, bits independent of the order of threads.
+
+    python .ci/ptx.py FOLDER
+
+FOLDER holds the emulator (``ptxcpu.py``); without it the lane is skipped. Race, bounds and barrier checks are on.
+"""
+
+# ruff: noqa: D103, T201
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
+# name of a kernel, op, d, t, dtype
+CASES = [
+    *(("gaussian", op, 3, 1, "float32") for op in OPS),
+    *(("gaussian", op, 17, 1, "float32") for op in OPS[::2]),
+    *(("laplace", op, 30, 1, "float32") for op in OPS[::2]),
+    *(("gaussian", op, 2, 1, "float64") for op in OPS[2::2]),
+    *(("matern32", op, 40, 1, "float64") for op in OPS[2::2]),
+    ("gaussian", "product", 1, 1, "float32"),
+    ("gaussian", "product", 5, 3, "float32"),
+    ("gaussian", "product", 3, 20, "float32"),
+    ("inverse_multiquadric", "product", 4, 1, "float32"),
+    ("gaussian", "value_and_gradient", 2, 3, "float32"),
+]
+OTHERS = ["laplace", "matern32", "matern52", "inverse_multiquadric", "rational_quadratic"]
+CASES += [
+    (k, op, 3, 1, "float32") for k, op in itertools.product([*OTHERS, "sum"], [OPS[2], OPS[4]])
+]
+CASES += [(k, OPS[2], 3, 1, "float32") for k in ("riesz", "energy")]
+# n, m, spread, shift: one target, one source, a block and one, tight and far clouds (dot and exact forms)
+SHAPES = [(1, 300, 1, 0), (150, 1, 1, 0), (129, 300, 1, 100), (150, 300, 0.1, 0), (60, 300, 15, 0)]
+
+
+def kernel_named(name):
+    from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32, Riesz
+
+    special = {"riesz": Riesz(exponent=1.3), "sum": Gaussian(1.0) + 0.5 * Matern32(2.0)}
+    return special.get(name) or CATALOGUE[name]()
+
+
+def run(case):
+    """Return complaints about one module."""
+    import oracle
+    import ptxcpu
+
+    from gpukoop.cuda import compile_ptx, launch_plan
+    from gpukoop.testing import tolerance
+
+    name, op, d, t, dtype = case
+    kernel = kernel_named(name)
+    started = time.perf_counter()
+    module = ptxcpu.Module(compile_ptx(kernel, op, d=d, t=t, dtype=dtype), check=True)
+    worst, complaints = 0.0, []
+    for n, m, spread, shift in SHAPES:
+        rng = np.random.default_rng(n + m + d)
+        X = (rng.normal(size=(n, d)) * spread + shift).astype(dtype)
+        Y = (rng.normal(size=(m, d)) * spread + shift).astype(dtype)
+        same = min(n, m, 4)
+        Y[:same] = X[:same]
+        V = rng.normal(size=(m, t)).astype(dtype)
+        if "logsumexp" in op:
+            V = 3 * V[:, 0]
+            if spread * d > 50:  # the oracle's long double would underflow
+                continue
+            if m > 3:
+                V[1] = -np.inf
+        plan = launch_plan(kernel, op, n=n, m=m, d=d, t=t, dtype=dtype)
+        found = []
+        for order in (0, 1, 2):  # ascending, descending, shuffled between barriers
+            buffers = plan.pack(X, Y, V)
+            for entry, grid, block, shared, args in plan.launches:
+                values = [buffers[a] for a in args]
+                module[entry].launch(grid, block, values, shared=shared, order=order)
+            result = plan.unpack(buffers)
+            found.append(result if isinstance(result, tuple) else (result,))
+        where = f"{name} {op} d={d} t={t} {dtype} n={n} m={m} spread={spread}"
+        if any(a.tobytes() != b.tobytes() for f in found for a, b in zip(found[0], f, strict=True)):
+            complaints.append(f"{where}: bits depend on the order of threads")
+        exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
+        bound = tolerance(kernel, X, Y, V, op)
+        if not isinstance(exact, tuple):
+            exact, bound = (exact,), (bound,)
+        for result, truth, within in zip(found[0], exact, bound, strict=True):
+            excess = float(np.max(np.abs(result - truth) / (within + 1e-300)))
+            worst = max(worst, excess)
+            if not excess <= 1:
+                complaints.append(f"{where}: error is {excess:.3g} times the tolerance")
+    return case, worst, time.perf_counter() - started, complaints
+
+
+def main(arguments):
+    folder = Path(arguments[0]).resolve() if arguments else None
+    if folder is None or not (folder / "ptxcpu.py").is_file():
+        print(f"skipped: no ptxcpu.py in {folder}")
+        return 0
+    paths = [str(folder), str(HERE.parent / "tests")]
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    failed = 0
+    # Spawned, not forked: the compiler starts threads.
+    pool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+    with pool:
+        for case, worst, seconds, complaints in pool.map(run, CASES):
+            failed += len(complaints)
+            print(
+                f"{'FAIL' if complaints else 'ok  '} {' '.join(map(str, case))}: {worst:.3f} of the tolerance, {seconds:.0f} s",
+                flush=True,
+            )
+            for complaint in complaints:
+                print("     " + complaint)
+    print(f"{len(CASES)} modules, {failed} complaints")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

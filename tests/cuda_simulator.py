@@ -1,0 +1,108 @@
+"""The CUDA reductions in Numba's simulator: run by test_cuda_simulator.py in a process of its own.
+
+The simulator is switched on by the environment before Numba is imported, so it cannot share a process with the rest
+of the suite. Prints one line a failure, and the number of checks last.
+"""
+
+import itertools
+import sys
+import warnings
+
+import numpy as np
+import oracle
+
+from gpukoop.kernels import reduce_cuda
+from gpukoop.kernels.plan_cuda import Plan
+from gpukoop.kernels.radial import CATALOGUE, Gaussian, Laplace, Matern32, RationalQuadratic, Riesz
+from gpukoop.testing import tolerance
+
+OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
+KERNELS = [make() for make in CATALOGUE.values()]
+KERNELS += [
+    Riesz(exponent=1.3),
+    RationalQuadratic(0.7, alpha=0.6),
+    Gaussian(1.0) + 0.5 * Matern32(2.0),
+]
+
+
+def data(n, m, d, t, dtype, shift, spread=1.0):
+    rng = np.random.default_rng(17 * n + m + d)
+    X = (rng.normal(size=(n, d)) * spread + shift).astype(dtype)
+    Y = (rng.normal(size=(m, d)) * spread + shift).astype(dtype)
+    same = min(n, m, 4)
+    Y[:same] = X[:same]  # coinciding points: q = 0
+    return X, Y, rng.normal(size=(m, t)).astype(dtype)
+
+
+def check(kernel, op, n, m, d, t, dtype, shift=0.0, spread=1.0, tol=None):
+    """Return a complaint, or an empty string."""
+    X, Y, V = data(n, m, d, t, dtype, shift, spread)
+    if "logsumexp" in op:
+        if not kernel.positive:
+            return ""
+        V = 3 * V[:, 0]
+        if m > 3:
+            V[1] = -np.inf
+    got = getattr(reduce_cuda, op)(kernel, X, Y, V, tol=tol)
+    exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
+    bound = tolerance(kernel, X, Y, V, op, tol=tol)
+    if not isinstance(got, tuple):
+        got, exact, bound = (got,), (exact,), (bound,)
+    for result, truth, within in zip(got, exact, bound, strict=True):
+        if result.shape != truth.shape or result.dtype != dtype:
+            return f"{result.shape} {result.dtype} instead of {truth.shape} {dtype}"
+        excess = float(np.max(np.abs(result - truth) / (within + 1e-300)))
+        if not excess <= 1:
+            return f"error is {excess:.3g} times the tolerance"
+    return ""
+
+
+def cases():
+    """Every kernel with every operation, then the sizes that hurt."""
+    for kernel, op in itertools.product(KERNELS, OPS):
+        yield kernel, op, (40, 70, 3, 1, "float32")
+    block = 2 * reduce_cuda.SIMULATOR_BLOCK + 1
+    shapes = [(1, 40, 1, 1), (40, 1, 2, 3), (block, 33, 5, 1), (33, 65, 17, 3), (20, 40, 30, 2)]
+    for op, (i, shape) in itertools.product(OPS, enumerate(shapes)):
+        kernel = (Gaussian(0.8), Laplace(1.5))[i % 2]
+        yield kernel, op, (*shape, "float64" if i % 2 else "float32", 100.0)
+    for op in ("product", "logsumexp"):
+        yield Gaussian(1.0), op, (33, 65, 4, 1, "float32", 0.0, 0.1, 1e-5)  # dot form
+        yield Gaussian(1.0), op, (20, 40, 30, 1, "float32", 0.0, 0.1, 1e-5)  # dot form, wide
+        yield Gaussian(1.0), op, (33, 65, 3, 1, "float32", 0.0, 15.0)  # exact form
+    for op in OPS:
+        yield Matern32(1.0), op, (20, 40, 2, 1, "float64")
+
+
+def forms():
+    """The data decide the form: tight clouds dot, ordinary ones difference, far-flung ones exact."""
+    found = []
+    for spread, tol in ((0.1, 1e-5), (1.0, None), (100.0, None)):
+        X, Y, V = data(300, 400, 3, 1, "float32", 50.0, spread)
+        plan = Plan(Gaussian(1.0), "product", 300, 400, 3, 1, "float32", tol=tol)
+        found.append(int(plan.pack(X, Y, V)["pick"][0]))
+    return "" if found == [0, 1, 2] else f"forms {found} instead of [0, 1, 2]"
+
+
+def nothing_weighs():
+    """All weights exp(-inf): -inf, and a gradient of zero."""
+    X, Y, _ = data(5, 6, 2, 1, "float32", 0.0)
+    b = np.full(6, -np.inf, np.float32)
+    value, slope = reduce_cuda.logsumexp_and_gradient(Laplace(1.0), X, Y, b)
+    return "" if np.all(value == -np.inf) and np.all(slope == 0) else f"{value} {slope}"
+
+
+def main():
+    warnings.simplefilter("error")
+    complaints, count = [c for c in (forms(), nothing_weighs()) if c], 2
+    for kernel, op, arguments in cases():
+        complaint = check(kernel, op, *arguments)
+        count += 1
+        if complaint:
+            complaints.append(f"{kernel!r} {op} {arguments}: {complaint}")
+    sys.stdout.write("\n".join([*complaints, f"{count} checks, {len(complaints)} failed"]) + "\n")
+    return bool(complaints)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
