@@ -27,6 +27,8 @@ COARSE_FRACTION = 0.5
 COARSE_COMPONENTS = 40
 COARSE_RATIO = 1.5
 COARSE_LANDMARKS = 1_000
+# Enough that the end state on the quadruple well and the torus is at the iid floor.
+DEFAULT_COMPONENTS = 64
 
 
 class KSWGD(TransformerMixin, AbstractFlowEstimator):
@@ -43,8 +45,9 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         "edmd" if ``fit`` is given ``successors``, else "diffusion".
     kernel : kernel, optional
         Positive radial kernel; ``Gaussian("auto")`` by default.
-    n_components : int
-        Modes r. What the first r modes do not see is not moved.
+    n_components : int, optional
+        Modes r. What the first r modes do not see is not moved. None means 64, or half the number of samples
+        where that is less.
     lag_time : float
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
@@ -108,7 +111,7 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         self,
         spectrum: Any = None,
         kernel: Any = None,
-        n_components: int = 64,
+        n_components: int | None = None,
         lag_time: float = 1.0,
         n_landmarks: int | None = None,
         step_size: float = 0.05,
@@ -183,11 +186,18 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         )
         return self
 
+    def _modes(self, X: Array) -> int:
+        if self.n_components is not None:
+            return int(self.n_components)
+        sources = len(X) if self.n_landmarks is None else min(len(X), self.n_landmarks)
+        return max(1, min(DEFAULT_COMPONENTS, sources // 2))
+
     def _options(self) -> dict[str, Any]:
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
-        check_count(self.n_components, "n_components")
+        if self.n_components is not None:
+            check_count(self.n_components, "n_components")
         check_positive(self.lag_time, "lag_time")
         check_positive(self.step_size, "step_size")
         check_positive(self.total_time, "total_time", zero=True)
@@ -227,7 +237,7 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
             chosen = "diffusion" if Y is None else "edmd"
         kernel = Gaussian("auto") if self.kernel is None else self.kernel
         common: dict[str, Any] = {
-            "n_components": self.n_components,
+            "n_components": self._modes(X),
             "n_landmarks": self.n_landmarks,
             "random_state": self.random_state,
             **self._options(),
@@ -253,7 +263,7 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         landmarks = min(len(X) - 1, self.n_landmarks or COARSE_LANDMARKS)
         return DiffusionMap(
             Gaussian(wide),
-            n_components=min(COARSE_COMPONENTS, self.n_components, landmarks // 2),
+            n_components=min(COARSE_COMPONENTS, self._modes(X), landmarks // 2),
             n_landmarks=None if len(X) <= 2 * COARSE_LANDMARKS else landmarks,
             random_state=self.random_state,
             **self._options(),
