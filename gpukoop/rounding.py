@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from gpukoop.backends import OPERATIONS, Operation
 from gpukoop.kernels.expr import Call, E, Expr, Number, Product, Sum, substitute
-from gpukoop.kernels.profile import AbstractKernel, KernelSum, Trace, trace
+from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
 from gpukoop.kernels.reduce_numpy import evaluate
 
 Array = Any
@@ -38,7 +38,7 @@ class _Rounding:
     ``slope`` is 2 phi'(s) / scale^2. All are absolute values in float64, (b, m).
     """
 
-    def __init__(self, term: tuple[float, AbstractKernel], X: Array, Y: Array) -> None:
+    def __init__(self, term: tuple[float, AbstractRadial], X: Array, Y: Array) -> None:
         self.trace: Trace = trace(KernelSum((term,)))
         self.squared = cdist(X, Y, "sqeuclidean")
         self.distance = np.sqrt(self.squared)
