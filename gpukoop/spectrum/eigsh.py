@@ -148,7 +148,7 @@ def eigenpairs(
         theta, U, passes = theta[::-1], U[:, ::-1], product.passes
         R = product(U) - U * xp.asarray(theta, dtype=dtype)
         residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0)))) / (np.abs(theta).max() or 1.0)
-    U = xp.ascontiguousarray(U)
+    U = xp.ascontiguousarray(U, dtype=dtype)
     peak = U[xp.argmax(xp.abs(U), axis=0), xp.arange(k)]
     U *= xp.where(peak < 0, -1, 1).astype(dtype)
     return Eigenpairs(xp.asarray(theta.copy(), dtype=dtype), U, residual, passes, method)
