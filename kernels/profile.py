@@ -57,6 +57,9 @@ class Profile:
         phi has no limit at 0. Pairs with s = 0 then contribute zero.
     positive : bool
         phi > 0, so that log-sum-exp exists.
+    fourier : callable, optional
+        ``fourier(w, d, *parameters)``, the Fourier transform at scale 1 in d dimensions as a function of w = |xi|
+        (``fourier_transforms``). None: near-linear sums need another way, or refuse.
     """
 
     phi: Callable[..., Any]
@@ -65,6 +68,7 @@ class Profile:
     kink: bool = False
     singular: bool = False
     positive: bool = True
+    fourier: Callable[..., Any] | None = None
 
     @cached_property
     def symbolic(self) -> tuple[Expr, Expr]:

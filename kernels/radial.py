@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gpukoop.kernels import fourier_transforms as transforms
 from gpukoop.kernels.expr import exp, sqrt
 from gpukoop.kernels.profile import AbstractRadial, Profile
 
@@ -30,6 +31,7 @@ class Gaussian(AbstractRadial):
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: exp(-s / 2),
         dphi=lambda s: -exp(-s / 2) / 2,
+        fourier=transforms.gaussian,
     )
 
 
@@ -51,6 +53,7 @@ class Laplace(AbstractRadial):
         phi=lambda s: exp(-sqrt(s)),
         dphi=lambda s: -exp(-sqrt(s)) / (2 * sqrt(s)),
         kink=True,
+        fourier=transforms.matern(0.5),
     )
 
 
@@ -71,6 +74,7 @@ class Matern32(AbstractRadial):
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: (1 + sqrt(3 * s)) * exp(-sqrt(3 * s)),
         dphi=lambda s: -1.5 * exp(-sqrt(3 * s)),
+        fourier=transforms.matern(1.5),
     )
 
 
@@ -91,6 +95,7 @@ class Matern52(AbstractRadial):
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: (1 + sqrt(5 * s) + 5 * s / 3) * exp(-sqrt(5 * s)),
         dphi=lambda s: -5 / 6 * (1 + sqrt(5 * s)) * exp(-sqrt(5 * s)),
+        fourier=transforms.matern(2.5),
     )
 
 
@@ -111,6 +116,7 @@ class InverseMultiquadric(AbstractRadial):
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: (1 + s) ** -0.5,
         dphi=lambda s: -((1 + s) ** -1.5) / 2,
+        fourier=transforms.inverse_multiquadric,
     )
 
 
@@ -135,6 +141,7 @@ class RationalQuadratic(AbstractRadial):
         phi=lambda s, alpha: (1 + s / (2 * alpha)) ** -alpha,
         dphi=lambda s, alpha: -((1 + s / (2 * alpha)) ** (-alpha - 1)) / 2,
         parameters=("alpha",),
+        fourier=transforms.rational_quadratic,
     )
 
 

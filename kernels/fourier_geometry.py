@@ -1,0 +1,89 @@
+"""Targets and sources of a Fourier sum: which box, which points outside it, their angles on its grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpukoop.kernels import fourier_cost as cost
+from gpukoop.kernels.fourier_boxes import Box
+from gpukoop.kernels.fourier_cost import FourierRate
+from gpukoop.kernels.fourier_modes import Grid
+from gpukoop.kernels.fourier_plans import Cloud, Setup
+from gpukoop.kernels.profile import AbstractKernel
+
+Array = Any
+
+# Measured 2026-11-25 on two cores of an AMD EPYC, FINUFFT 2.5; only ratios matter here: transform or exact rows.
+RATE = FourierRate(start=2e-2, point=2e-8, cell=3e-10, mode=6e-8, pair=3e-10)
+# A grid of more modes that costs twenty times all pairs: few points in a vast box. They are all summed exactly.
+SMALL_GRID, WASTE = 2**22, 20
+# Columns of one pass, and the memory of their spectra.
+PASS_COLUMNS, SPECTRA_BYTES = 8, 2**28
+
+
+class Geometry:
+    """Targets and sources of an operator: box, outliers, and their angles on the grids they have met."""
+
+    def __init__(self, X: Array, Y: Array, candidates: tuple[Box, ...]) -> None:
+        self.X, self.Y, self.candidates = X, Y, candidates
+        self.box: Box | None = None
+        self.far_x: Array | None = None
+        self.far_y: Array | None = None
+
+    def plan(self, kernel: AbstractKernel, tol: float, slope: bool) -> tuple[Box, Grid] | None:
+        """Return the cheapest box with a grid for typical rows; None if all pairs cost less than any grid."""
+        n, m = len(self.X), len(self.Y)
+        typical = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
+        best = cost.choose(kernel, self.candidates, n, m, typical, tol, slope, RATE)
+        if best is None:
+            raise ValueError(cost.refusal(kernel, self.candidates, tol, slope))
+        wasteful = best[1].size * RATE.mode > WASTE * n * m * RATE.pair
+        return None if best[1].size > SMALL_GRID and wasteful else best
+
+    def columns(self, kernel: AbstractKernel, tol: float, slope: bool) -> int:
+        """Return how many columns one pass takes: their spectra lie in memory together."""
+        best = self.plan(kernel, tol, slope)
+        size = best[1].size if best else 1
+        return max(1, min(PASS_COLUMNS, SPECTRA_BYTES // (32 * size)))
+
+    def choose(self, box: Box) -> None:
+        """Split off the points outside a box."""
+        if box is self.box:
+            return
+        self.box = box
+        self.near_x, self.far_x = box.split(self.X) or (None, None)
+        self.near_y, self.far_y = (
+            (self.near_x, self.far_x) if self.Y is self.X else box.split(self.Y) or (None, None)
+        )
+        self.inner_x = self.X if self.near_x is None else self.X[self.near_x]
+        self.inner_y = self.inner_x if self.Y is self.X else self.Y
+        if self.Y is not self.X and self.near_y is not None:
+            self.inner_y = self.Y[self.near_y]
+        self._clouds: dict[Any, tuple[Cloud, Cloud]] = {}
+
+    def clouds(self, grid: Grid, plan: Setup) -> tuple[Cloud, Cloud]:
+        """Return targets and sources as angles of a grid, kept for the next product."""
+        key = grid.periods, plan.real, grid.size
+        if key not in self._clouds:
+            angles = self._angles(self.inner_x, grid, plan)
+            sources = (
+                angles if self.inner_y is self.inner_x else self._angles(self.inner_y, grid, plan)
+            )
+            self._clouds = {  # one grid at a time: angles are as large as the points
+                key: (
+                    Cloud(angles, grid.size, pieces=False),
+                    Cloud(sources, grid.size, pieces=True),
+                )
+            }
+        return self._clouds[key]
+
+    def _angles(self, X: Array, grid: Grid, plan: Setup) -> list[Array]:
+        # Centred in float64 before rounding: an angle then has an error of 1e-7 of the box, not of its distance to 0.
+        if self.box is None:
+            raise RuntimeError("no box chosen")
+        ends = zip(self.box.low, self.box.high, grid.periods, strict=True)
+        return [
+            ((X[:, c].astype(float) - (a + b) / 2) * (2 * math.pi / P)).astype(plan.real)
+            for c, (a, b, P) in enumerate(ends)
+        ]

@@ -1,0 +1,49 @@
+r"""Directions to slice along: batches of unit vectors, each batch a fair sample of the sphere by itself.
+
+Within a batch the directions repel each other (even angles, a spiral, an orthonormal frame), which cuts the variance of a mean
+over them; between batches they are independent, so that the spread of batch means is an honest error bar.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+# Batches whose spread gives the error bar: with 8 the standard error itself is known to a quarter.
+BATCHES = 8
+
+
+def rotation(d: int, rng: np.random.Generator) -> np.ndarray:
+    """Return an orthogonal matrix, uniformly distributed (Haar)."""
+    Q, R = np.linalg.qr(rng.normal(size=(d, d)))
+    return Q * np.sign(np.diag(R))
+
+
+def batches(d: int, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    r"""Yield ``count`` batches of unit vectors, (b, d), drawn on the host.
+
+    ``d = 2``: ``size`` even angles on the half circle, turned at random: the error of a mean of \|theta . x\| falls like
+    size^-2. ``d = 3``: a spiral of ``size`` points (Fibonacci), turned at random, about size^-1.25. ``d > 3``: one
+    orthonormal frame whatever the size; half the error of as many independent directions (measured).
+
+    References
+    ----------
+    .. [1] J. Hertrich, C. Wald, F. Altekrueger, P. Hagemann, Generative Sliced MMD Flows with Riesz Kernels,
+       arXiv 2305.11463.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        if d == 1:
+            yield np.ones((1, 1))
+        elif d == 2:
+            angles = math.pi * (np.arange(size) + rng.random()) / size
+            yield np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        elif d == 3:
+            z = (np.arange(size) + 0.5) / size
+            angles = math.pi * (3 - math.sqrt(5)) * np.arange(size)
+            r = np.sqrt(1 - z**2)
+            yield np.stack([r * np.cos(angles), r * np.sin(angles), z], axis=1) @ rotation(3, rng).T
+        else:
+            yield rotation(d, rng)
