@@ -53,11 +53,24 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     table = first_calls()
     for case in CASES:
         table += compare(*case, quick=quick)
+    # a short scale, where a tolerance leaves distant cells out
+    size = 100_000
+    table += compare(
+        "product, tol=1e-5", size, size, 2, 1, "float32", ("product",), quick=quick, scale=0.05
+    )
     return table
 
 
 def compare(
-    op: str, n: int, m: int, d: int, t: int, dtype: str, peers: tuple[str, ...], quick: bool = False
+    op: str,
+    n: int,
+    m: int,
+    d: int,
+    t: int,
+    dtype: str,
+    peers: tuple[str, ...],
+    quick: bool = False,
+    scale: float | None = None,
 ) -> list[dict[str, Any]]:
     """Time one operation of gpukoop against its peers."""
     if quick:
@@ -65,7 +78,7 @@ def compare(
     rng = np.random.default_rng(0)
     X, Y = (rng.standard_normal((k, d)).astype(dtype) for k in (n, m))
     V = rng.standard_normal((m, t)).astype(dtype)
-    scale = float(np.sqrt(d))
+    scale = scale or float(np.sqrt(d))
     runs: dict[str, Run] = {"gpukoop": ours(op, scale, X, Y, V)}
     reasons = {}
     for peer in peers:
@@ -85,7 +98,7 @@ def compare(
         for name, result in results.items()
         if name != "product"
     }
-    common = {"operation": op, "n": n, "m": m, "d": d, "t": t, "dtype": dtype}
+    common = {"operation": op, "n": n, "m": m, "d": d, "t": t, "dtype": dtype, "scale": scale}
     return [
         common
         | {

@@ -45,6 +45,8 @@ def _fingerprint() -> str:
     import llvmlite.binding as llvm
     import numba
 
+    from gpukoop.kernels.simd_cpu import target_features
+
     files = [Path(__file__).with_name(f"{name}_cpu.py") for name in ("simd", "blocks")]
     helpers = "".join(file.read_text(encoding="utf-8") for file in files)
     return "\n".join(
@@ -53,8 +55,8 @@ def _fingerprint() -> str:
             numba.__version__,
             llvmlite.__version__,
             sys.version,
-            llvm.get_host_cpu_name(),
-            llvm.get_host_cpu_features().flatten(),
+            str(numba.config.CPU_NAME or llvm.get_host_cpu_name()),
+            target_features(),
         ]
     )
 

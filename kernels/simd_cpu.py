@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 _EXP2 = {
@@ -225,14 +225,20 @@ def reciprocal_float64(x):  # type: ignore[no-untyped-def]  # noqa: D103
     return np.float64(1.0) / x
 
 
+def target_features() -> str:
+    """Return the features code is compiled for, "+avx2,-sse4a,...": the host's, or NUMBA_CPU_FEATURES."""
+    chosen = config.CPU_FEATURES
+    return str(chosen) if chosen is not None else str(llvm.get_host_cpu_features().flatten())
+
+
 def _register() -> tuple[int, int]:
     """Return (bytes of a vector register, number of them)."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+    features = set(target_features().split(","))
+    if "+avx512f" in features:
         return 64, 32
-    if features.get("avx"):
+    if "+avx" in features:
         return 32, 16
-    return 16, 32 if features.get("neon") else 16
+    return 16, 32 if "+neon" in features else 16
 
 
 REGISTER_BYTES, REGISTERS = _register()
