@@ -47,8 +47,6 @@ LONG = {
     "gpukoop/sampler/learning.py": 370,
     "gpukoop/sampler/moments.py": 350,
     "kernels/plan_cuda.py": 410,
-    "kernels/reduce_cpu.py": 420,
-    "kernels/reduce_fourier.py": 520,
     "kernels/source_cpu.py": 460,
     "kernels/tile_cuda.py": 400,
 }
