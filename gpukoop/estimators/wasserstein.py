@@ -22,8 +22,8 @@ from gpukoop.operator import check_tol
 
 # Default blur: so much of the root mean square width of the samples.
 BLUR = 0.1
-# Default marginal errors of Sinkhorn: the law of the means to nine digits; what float32 sums can show.
-SINKHORN_TOL = {"float64": 1e-9, "float32": 1e-4}
+# Default marginal errors of Sinkhorn: beyond the statistical error of any samples; what float32 sums can show.
+SINKHORN_TOL = {"float64": 1e-6, "float32": 1e-4}
 # An error of the marginals above this spoils the velocity visibly.
 UNRELIABLE = 1e-2
 PROJECTIONS = 64
@@ -60,7 +60,8 @@ class WassersteinFlow(AbstractParticleFlow):
     sinkhorn_iter : int
         Upper bound of the inner iterations of a step.
     sinkhorn_tol : float, optional
-        Marginal error at which they stop; 1e-9 in float64, 1e-4 in float32 by default.
+        Marginal error at which they stop; 1e-6 in float64, 1e-4 in float32 by default. The law of the means
+        holds whatever it is.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -203,6 +204,7 @@ class WassersteinFlow(AbstractParticleFlow):
             blur=self.blur_,
             weights=weights,
             debias=bool(self.debias),
+            step_size=self._length(),
             options=self._options(),
             **self._limits(),
         )

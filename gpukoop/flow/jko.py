@@ -152,7 +152,7 @@ def gaussian_kl_step(
     Examples
     --------
     >>> round(gaussian_kl_step(0.0, 2.5, 0.3)[1], 8)
-    2.03639911
+    2.03639912
     """
     shrink = 1 + tau / target_deviation**2
     root = math.sqrt(deviation**2 + 4 * tau * shrink)

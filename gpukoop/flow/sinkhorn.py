@@ -18,22 +18,23 @@ References
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.descent import mean, uniform
 from gpukoop.kernels.radial import Gaussian
 
 # Annealing multiplies the blur by this at each level: .5 gives negative divergences, .9 doubles the passes.
 SCALING = 0.8
+# Iterations at each level; with one, the last level starts so far off that it needs some hundred more.
+PER_LEVEL = 4
 # Residuals that Anderson's acceleration combines; more help little and condition badly.
-WINDOW = 10
+WINDOW = 15
 # Weights of an extrapolation that sum to more than this in modulus amplify rounding: the plain step is taken.
 STEEP = 1e4
 
@@ -71,13 +72,43 @@ class Problem:
         )
         return -eps * value, self.Z + eps * slope
 
+    def feasible_map(self, found: Potentials, blur: float) -> Array:
+        r"""Return the barycentric map of a plan whose marginals are exact, converged or not.
+
+        Columns that carry too much are scaled down, and what then is missing goes from all rows to all columns alike:
+        the mean of the map is the mean of X to rounding, so that the law of the means holds at every blur. One pass.
+
+        References
+        ----------
+        .. [1] J. Altschuler, J. Weed, P. Rigollet, Near-linear time approximation algorithms for optimal transport via
+           Sinkhorn iteration, arXiv 1705.09634, algorithm 2.
+        """
+        xp = namespace(self.Z)
+        eps = blur**2
+        reduced = xp.minimum(found.g, found.image)
+        image, target = self.barycentre(reduced, blur)
+        filled = xp.exp(xp.minimum((found.f - image) / eps, 0.0))
+        # A cloud with itself is reduced on both sides: its column sums are its row sums.
+        symmetric = self.X is self.Z
+        if symmetric:
+            filled = xp.exp(xp.minimum((reduced - image) / eps, 0.0))
+        gap = (reduced - (image if symmetric else found.image)).astype(float) / eps
+        weight = xp.exp(self.log_b.astype(float))
+        missing = xp.where(weight > 0, -weight * xp.expm1(xp.minimum(gap, 0.0)), 0.0)
+        total = float(missing.sum())
+        if not total > 0:
+            return target
+        spare = like((missing / total) @ self.X.astype(float), self.Z)
+        return spare + filled[:, None] * (target - spare)
+
 
 @dataclass(frozen=True)
 class Potentials:
-    """Converged potentials, the marginal error they leave, and the iterations they took."""
+    """Potentials f = S g and g, the image S f, the marginal error they leave, and the iterations they took."""
 
     f: Array
     g: Array
+    image: Array
     error: float
     n_iter: int
 
@@ -141,16 +172,15 @@ def solve(
     g = p.log_b * 0.0 if start is None else start
     if start is None:
         for level in blurs(diameter(p.Z, p.X), blur, scaling):
-            f = p.to_rows(g, level)
-            g = (g + p.to_columns(f, level)) / 2
+            for _ in range(PER_LEVEL):
+                g = p.to_columns(p.to_rows(g, level), level)
     weight = namespace(g).exp(p.log_b)
 
     def improved(g: Array) -> tuple[Array, Array]:
         f = p.to_rows(g, blur)
         return f, p.to_columns(f, blur)
 
-    f, g, error, used = _accelerated(improved, g, weight, blur**2, n_iter, tol)
-    return Potentials(f, g, error, used)
+    return _accelerated(improved, g, weight, blur**2, n_iter, tol)
 
 
 def solve_symmetric(
@@ -169,14 +199,14 @@ def solve_symmetric(
             f = (f + p.to_rows(f, level)) / 2
     weight = namespace(f).exp(p.log_a)
     eps = blur**2
-    error, used = math.inf, 0
-    while used < n_iter and error > tol:
+    used = 0
+    while True:
         used += 1
         improved = p.to_rows(f, blur)
         error = _marginal_error(f, improved, weight, eps)
-        if error > tol:
-            f = (f + improved) / 2
-    return Potentials(f, f, error, used)
+        if error <= tol or used >= n_iter:
+            return Potentials(f, f, improved, error, used)
+        f = (f + improved) / 2
 
 
 def _marginal_error(g: Array, improved: Array, weight: Array, eps: float) -> float:
@@ -193,26 +223,30 @@ def _accelerated(
     eps: float,
     n_iter: int,
     tol: float,
-) -> tuple[Array, Array, float, int]:
-    """Iterate g <- improved(g)[1] with Anderson's acceleration; return f = S g, g, the error, the iterations."""
+) -> Potentials:
+    """Iterate g <- improved(g)[1] with Anderson's acceleration; ``improved`` returns S g and S S g."""
     xp = namespace(g)
     past: deque[tuple[Array, Array]] = deque(maxlen=WINDOW)
-    best, error, used = math.inf, math.inf, 0
-    f = g
-    for used in range(1, n_iter + 1):
+    best: Potentials | None = None
+    used = 0
+    while True:
+        used += 1
         f, plain = improved(g)
         error = _marginal_error(g, plain, weight, eps)
-        if error <= tol or used == n_iter:
-            break
+        if best is None or error < best.error:
+            best = Potentials(f, g, plain, error, used)
+        if error <= tol or used >= n_iter:
+            return replace(best, n_iter=used)
+        if error > 2 * best.error and past:
+            # An extrapolation went astray: return to the best point, by plain steps.
+            past.clear()
+            g = best.image
+            continue
         residual = xp.where(weight > 0, plain - g, 0.0)
         # Potentials are free up to a constant, which must not enter the least squares.
         residual = residual - mean(residual, weight)
-        if error > 2 * best:
-            past.clear()
-        best = min(best, error)
         past.append((plain, residual))
         g = plain if len(past) < 2 else _extrapolated(past, weight)
-    return f, g, error, used
 
 
 def _extrapolated(past: deque[tuple[Array, Array]], weight: Array) -> Array:

@@ -34,8 +34,6 @@ from gpukoop.arrays import Array, namespace
 from gpukoop.flow.coupling import exact_map
 from gpukoop.flow.descent import Field, Motion, row_rms
 from gpukoop.flow.sinkhorn import (
-    Potentials,
-    Problem,
     problem,
     solve,
     solve_symmetric,
@@ -83,6 +81,8 @@ class SinkhornField:
         Sum 1.
     debias : bool
         False minimises OT_eps, which collapses; see the module.
+    step_size : float
+        h of the flow: along it the samples' potential shrinks by 1 - h, so the next solve starts from (1 - h) g.
     n_iter, tol : int and float
         Bounds of the inner iterations and of the marginal error.
     **options
@@ -96,11 +96,13 @@ class SinkhornField:
         blur: float,
         weights: Array | None = None,
         debias: bool = True,
+        step_size: float = 0.0,
         n_iter: int = 200,
-        tol: float = 1e-9,
+        tol: float = 1e-6,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
+        self.shrink = min(1.0, max(0.0, 1.0 - step_size))
         self.limits = {"n_iter": n_iter, "tol": tol}
         self.options = options or {}
         self.own = 0.0
@@ -113,19 +115,22 @@ class SinkhornField:
     ) -> Motion:
         """Return T_zx - T_zz and S_eps at the particles."""
         p = problem(Z, self.X, None, self.weights, **self.options)
-        found = solve(p, self.blur, start=memory.get("g"), **self.limits)
-        f, target = p.barycentre(found.g, self.blur)
-        energy = transport_value(p, Potentials(f, found.g, 0.0, 0))
+        start = memory.get("g")
+        if start is not None:
+            start = self.shrink * start
+        found = solve(p, self.blur, start=start, **self.limits)
+        target = p.feasible_map(found, self.blur)
+        energy = transport_value(p, found)
         measures = {"marginal_error": found.error, "sinkhorn_iter": found.n_iter}
         kept = {"g": found.g}
         if not self.debias:
             return Motion(target - Z, energy, measures, kept)
-        q: Problem = problem(Z, Z, **self.options)
+        q = problem(Z, Z, **self.options)
         old = memory.get("own")
         mine = solve_symmetric(
             q, self.blur, start=None if old is None or len(old) != len(Z) else old, **self.limits
         )
-        _, centre = q.barycentre(mine.f, self.blur)
+        centre = q.feasible_map(mine, self.blur)
         energy -= 0.5 * (transport_value(q, mine) + self.own)
         measures["marginal_error"] = max(found.error, mine.error)
         return Motion(target - centre, energy, measures, {**kept, "own": mine.f})

@@ -59,7 +59,7 @@ class RandomFeatureMap(AbstractLinearMap):
         self,
         n_features: int = 256,
         scale: float | str = "median",
-        reg: float = 1e-6,
+        reg: float = 1e-3,
         learning_rate: float | None = None,
         random_state: Any = None,
     ) -> None:
@@ -120,7 +120,7 @@ class KernelMap(AbstractLinearMap):
         self,
         kernel: AbstractKernel | None = None,
         n_landmarks: int = 256,
-        reg: float = 1e-6,
+        reg: float = 1e-3,
         learning_rate: float | None = None,
         backend: str | None = None,
         random_state: Any = None,
