@@ -12,9 +12,11 @@ import re
 from types import ModuleType
 from typing import Any
 
-from gpukoop.kernels.plan_cuda import Entry, Launch, Plan
+from gpukoop.kernels.form_cuda import FORMS
+from gpukoop.kernels.part_cuda import Entry, Launch
+from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.source_cuda import DTYPES, FORMS, OPS
+from gpukoop.kernels.source_cuda import DTYPES, OPS
 
 __all__ = ["Launch", "Plan", "compile_ptx", "launch_plan"]
 

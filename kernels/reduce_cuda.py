@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.cache_cpu import folder
+from gpukoop.kernels.form_cuda import FORMS
 from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.source_cuda import BLOCK, FORMS
+from gpukoop.kernels.source_cuda import BLOCK
 
 Array = Any
 
@@ -175,7 +176,7 @@ def _reduce(
 ) -> Any:
     on_device = _is_cupy(X)
     xp: ModuleType = np
-    only = FORMS
+    only: tuple[str, ...] = FORMS
     context: Any = contextlib.nullcontext()
     if on_device:
         import cupy as xp  # type: ignore[no-redef]

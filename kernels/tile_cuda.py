@@ -17,75 +17,24 @@ k    feature                   a    accumulator: column, or column and feature
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gpukoop.kernels.expr import Number, mul, substitute
-from gpukoop.kernels.profile import Q, Trace
-from gpukoop.kernels.source_cuda import (
+from gpukoop.kernels.form_cuda import (
     FORMS,
-    CudaPrinter,
-    Spec,
-    Text,
     absorb_constant,
     gaussian_like,
     log2_phi,
+    merged,
     slope_parts,
     smooth,
-    u,
 )
+from gpukoop.kernels.profile import Q, Trace
+from gpukoop.kernels.shape_cuda import accumulators, shape
+from gpukoop.kernels.source_cuda import CudaPrinter, Spec, Text, u
 
-# 32-bit registers that the points and sums of a thread may take. With the temporaries of the unrolled pairs
-# the count ends near 128, which leaves 16 warps on an SM.
-REGISTERS = 112
-# Pairs written out in the loop body: more costs compile time, fewer costs loop overhead.
-UNROLLED = 32
 # A log-sum-exp is rescaled when a group exceeds 2**40 times its reference; float32 holds 2**127.
 LAG = 2.0**40
 # Reference before the first source: finite, so that b = -inf gives 2**-inf = 0 and never inf - inf.
 LOWEST = -1e30
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Targets a thread, sources a group, sources a tile, numbers a record."""
-
-    targets: int
-    group: int
-    tile: int
-    record: int
-
-
-def has_bias(trace: Trace, spec: Spec) -> bool:
-    """Return whether a record ends with |y'|^2 (all forms of one plan share their records)."""
-    return spec.op in ("product", "logsumexp") and spec.d >= 3 and smooth(trace.phi)
-
-
-def merged(trace: Trace) -> bool:
-    """Return whether log2 phi is -q, so that the logarithm of the weight starts the sum of squares."""
-    return log2_phi(trace) == mul(-1.0, Q)
-
-
-def accumulators(spec: Spec) -> int:
-    """Return the sums a target keeps."""
-    return (1 if spec.exponent else spec.t * spec.value) + (spec.d * spec.t if spec.slope else 0)
-
-
-def shape(trace: Trace, spec: Spec) -> Shape:
-    """Return the register and shared-memory tiling."""
-    words = 2 if spec.dtype == "float64" else 1
-    each = words * (spec.d + 3 * accumulators(spec) + 2)
-    targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
-    if spec.op == "logsumexp_and_gradient":
-        targets = min(targets, 4)
-    group = max(2, min(4, UNROLLED // targets))
-    if spec.d * targets * group > 400 or accumulators(spec) * targets * group > 128:
-        group = 2
-    pad = 16 // (4 * words)
-    record = -(-(spec.d + spec.t + has_bias(trace, spec)) // pad) * pad
-    tile = 128 if accumulators(spec) == 1 and record * words <= 32 else 64
-    if spec.block < 128:  # the simulator
-        targets, tile = min(targets, 2), 32
-    return Shape(targets, group, tile, record)
 
 
 class TileWriter:

@@ -11,19 +11,11 @@ Every target of every split has one owner: no atomics, the same bits in any orde
 from __future__ import annotations
 
 from gpukoop.kernels.expr import Number
+from gpukoop.kernels.form_cuda import FORMS, log2_phi, merged, slope_parts
 from gpukoop.kernels.profile import Trace
-from gpukoop.kernels.source_cuda import FORMS, CudaPrinter, Spec, Text, log2_phi, slope_parts, u
-from gpukoop.kernels.tile_cuda import LOWEST, Shape, has_bias, merged
-
-TARGETS = 2
-SOURCES = 16
-# Features staged at once: 2 KB in float32, two barriers for 2048 issue slots of a thread.
-CHUNK = 32
-
-
-def wide_shape(trace: Trace, spec: Spec) -> Shape:
-    """Return the tiling for many features; a record is a column of the tile, not padded."""
-    return Shape(TARGETS, SOURCES, SOURCES, spec.d + spec.t + has_bias(trace, spec))
+from gpukoop.kernels.shape_cuda import CHUNK, SOURCES, TARGETS, wide_shape
+from gpukoop.kernels.source_cuda import CudaPrinter, Spec, Text, u
+from gpukoop.kernels.tile_cuda import LOWEST
 
 
 class WideWriter:

@@ -9,7 +9,7 @@ import pytest
 
 import gpukoop as gk
 from gpukoop import cuda as gpu
-from gpukoop.kernels import plan_cuda, tile_cuda
+from gpukoop.kernels import part_cuda, shape_cuda, tile_cuda
 from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.radial import CATALOGUE, Energy, Gaussian, Matern32, Riesz
 from gpukoop.kernels.source_cuda import OPS
@@ -51,14 +51,14 @@ def test_every_constant_of_the_text_is_typed(name):
 @pytest.fixture
 def small(monkeypatch):
     """Compile one pair a loop body: what is pure for one is pure for 32, and thirty times faster."""
-    shape = tile_cuda.shape
+    shape = shape_cuda.shape
 
     def one_pair(trace, spec):
         s = shape(trace, spec)
-        return tile_cuda.Shape(1, 1, s.tile, s.record)
+        return shape_cuda.Shape(1, 1, s.tile, s.record)
 
     monkeypatch.setattr(tile_cuda, "shape", one_pair)
-    monkeypatch.setattr(plan_cuda, "shape", one_pair)
+    monkeypatch.setattr(part_cuda, "shape", one_pair)
 
 
 @pytest.fixture(scope="module")

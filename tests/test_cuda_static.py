@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gpukoop.kernels.form_cuda import forms
 from gpukoop.kernels.profile import trace
-from gpukoop.kernels.source_cuda import forms
 
 pytest.importorskip("numba_cuda")
 _path = Path(__file__).parents[1] / "bench" / "cuda_static.py"
