@@ -33,7 +33,7 @@ BLOCK = 16
 NARROW = 24
 # Blocks of search beyond twice the pairs before a restart.
 SEARCH_BLOCKS = 6
-# Residuals, in units of eps, that count as rounding: float32 kernel sums reach 5 to 10.
+# Residuals, in units of eps, that count as rounding with tol=0: float32 kernel sums reach 5 to 10.
 ROUNDING = 20.0
 # Directions of a new block below this many eps of |lambda_1| are the rounding of the product itself.
 NOISE = 4.0
@@ -69,11 +69,11 @@ def block_krylov(
     F = _orthonormal(draw(width), None, 0.0)
     xp, dtype = namespace(F), F.dtype
     eps = float(np.finfo(dtype).eps)
-    goal = max(tol, ROUNDING * eps)
+    goal = max(tol, NOISE * eps) if tol else ROUNDING * eps
     limit = min(n, 2 * k + SEARCH_BLOCKS * width)
     V, AV = (xp.empty((n, limit), dtype, order="F") for _ in range(2))
     T = np.zeros((limit, limit))
-    used, fresh, history = 0, True, []
+    used, multiplicity, history = 0, 0, [np.inf]
     while True:
         block = slice(used, used + F.shape[1])
         V[:, block] = F
@@ -81,26 +81,34 @@ def block_krylov(
         used = block.stop
         theta, Y = _project(V, AV, T, block)
         scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
+        F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
         if used >= k:
             history.append(_residual(V, AV, theta, Y, k, used) / scale)
-            if history[-1] <= goal or used == n or len(history) >= MAX_STEPS or _stalled(history):
+        converged = history[-1] <= goal or (used >= k and not F.shape[1])
+        if used == n or len(history) > MAX_STEPS or _stalled(history):
+            break
+        if converged:
+            # A block sees as many copies of an eigenvalue as it has columns; more may hide, and come with a new
+            # random block. Where that brings no further copy there is none.
+            copies = _copies(theta[:k], 2 * goal * scale)
+            if copies < width or copies <= multiplicity:
                 break
-        F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
-        if not F.shape[1]:
-            # The space is invariant. Eigenvalues of multiplicity above the block, and those that are zero,
-            # are reached by a new random block; one that brings nothing ends the iteration.
-            if used >= k and not fresh:
-                break
-            fresh = False
-            F = _orthonormal(draw(min(width, n - used)), V[:, :used], 0.0)
-        else:
-            F = F[:, : n - used]
+            multiplicity = copies
+        if converged or not F.shape[1]:
+            F = _orthonormal(draw(width), V[:, :used], 0.0)
+        F = F[:, : n - used]
         if used + F.shape[1] > limit:
             used = _restart(V, AV, T, theta, Y, min(k + width, used))
     if history[-1] > max(goal, LOOSE * eps if tol == 0 else 0.0):
         _warn(history[-1], goal, len(history))
     U = V[:, :used] @ xp.asarray(Y[:, :k], dtype=dtype)
     return theta[:k], U, history[-1]
+
+
+def _copies(theta: np.ndarray, gap: float) -> int:
+    """Return the largest number of descending values within ``gap`` of their neighbours."""
+    runs = np.split(theta, np.flatnonzero(-np.diff(theta) > gap) + 1)
+    return max(len(run) for run in runs)
 
 
 def _stalled(history: list[float]) -> bool:
