@@ -317,8 +317,10 @@ def test_regularised_flows_descend_on_three_rings(divergence):
     ],
 )
 def test_bad_parameters_are_named(parameters, words):
-    with pytest.raises(ValueError, match=words) if words != "generator" else pytest.raises(
-        TypeError, match=words
+    with (
+        pytest.raises(ValueError, match=words)
+        if words != "generator"
+        else pytest.raises(TypeError, match=words)
     ):
         gk.MMDFlow(**parameters).fit(clouds()[1])
 

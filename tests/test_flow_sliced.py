@@ -70,7 +70,10 @@ def test_line_transport_is_minus_the_gradient_of_half_the_squared_distance():
     for i in (0, 5):
         e = np.zeros_like(Z)
         e[i] = 1e-6
-        up, down = sliced(Z + e, X, LINE, "wasserstein")[1], sliced(Z - e, X, LINE, "wasserstein")[1]
+        up, down = (
+            sliced(Z + e, X, LINE, "wasserstein")[1],
+            sliced(Z - e, X, LINE, "wasserstein")[1],
+        )
         assert abs(velocity[i, 0] + len(Z) * (up - down) / 2e-6) < 1e-6
 
 

@@ -41,9 +41,7 @@ def test_one_assignment_serves_the_whole_flow(monkeypatch):
 
     calls = []
     original = coupling._assignment
-    monkeypatch.setattr(
-        coupling, "_assignment", lambda z, x: calls.append(1) or original(z, x)
-    )
+    monkeypatch.setattr(coupling, "_assignment", lambda z, x: calls.append(1) or original(z, x))
     Z, X = clouds()
     gk.WassersteinFlow("exact", n_iter=20).fit(X).transport(Z)
     assert len(calls) == 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
-from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
+from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
 from gpukoop.flow.critic import (
     CriticField,
     FourierDictionary,
@@ -26,7 +26,7 @@ from gpukoop.flow.riesz import implicit_step
 from gpukoop.flow.wasserstein import SinkhornField, exact_field
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Gaussian, Riesz
-from gpukoop.operator import check_tol, median_scale
+from gpukoop.operator import check_tol
 
 OBJECTIVES = ("mmd", "kl", "kl-dual", "chi2", "js", "kale", "w2")
 # Largest exact assignment; more particles are coupled by Sinkhorn.
@@ -159,7 +159,7 @@ class JKOFlow(AbstractParticleFlow):
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"
             )
         kernel = kernel if self._uses_kernel() else Gaussian(1.0)
-        self.kernel_ = kernel.resolve(lambda rule: median_scale(native))
+        self.kernel_ = resolved(kernel, native)
         self.backend_ = (
             "assignment"
             if self.objective == "w2"

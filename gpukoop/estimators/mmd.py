@@ -8,7 +8,7 @@ import numpy as np
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
-from gpukoop.estimators.particles import AbstractParticleFlow, check_choice
+from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved
 from gpukoop.flow.descent import Field
 from gpukoop.flow.drmmd import drmmd_field, kale_field
 from gpukoop.flow.loop import Step, seed_from
@@ -17,7 +17,7 @@ from gpukoop.flow.riesz import implicit_step
 from gpukoop.flow.sliced import sliced_field
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Energy, Riesz
-from gpukoop.operator import check_tol, median_scale
+from gpukoop.operator import check_tol
 
 
 class MMDFlow(AbstractParticleFlow):
@@ -139,7 +139,7 @@ class MMDFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
-        self.kernel_ = kernel.resolve(lambda rule: median_scale(native))
+        self.kernel_ = resolved(kernel, native)
         self.backend_ = (
             "sorting"
             if self._sorted()

@@ -16,9 +16,11 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.descent import Field, begin, explicit
 from gpukoop.flow.loop import Callback, Info, State, Step, run_flow, seed_from
 from gpukoop.flow.training import StagewiseTrainer, Trainer
+from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
 from gpukoop.maps.stages import StagewiseMap
+from gpukoop.operator import median_scale
 
 
 class Recorder:
@@ -142,8 +144,8 @@ class AbstractParticleFlow(AbstractFlowEstimator):
 
     def _close_history(self, particles: Array, seed: int) -> None:
         """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
-        energies = self.history_.get("energy")
-        if energies is not None and len(energies) == self.n_iter_:
+        energies = self.history_.get("energy", np.zeros(0))
+        if len(energies) == self.n_iter_:
             rng = np.random.default_rng([seed, self.n_iter_])
             rows = len(particles)
             memory = {
@@ -231,6 +233,15 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         else:
             Y = self._latent[rng.integers(len(self._latent), size=n)]
         return self._home.restore(self.generator_(Y))
+
+
+def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
+    """Return the kernel with numeric scales, from the samples."""
+    if not kernel.resolved and len(X) < 2:
+        raise ValueError(
+            f"{kernel!r} takes its scale from the distances of the samples, but n_samples=1: pass the scale as a number"
+        )
+    return kernel.resolve(lambda rule: median_scale(X))
 
 
 def check_weight(sample_weight: Any, X: Array) -> Array | None:
