@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import like, to_host
-from gpukoop.sampler.evolution import growth_bound, ridge
+from gpukoop.sampler.evolution import generator, growth_bound, ridge
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
 from gpukoop.sampler.learning import Learner
 from gpukoop.sampler.report import SpectralReport, spectral_report
@@ -50,12 +50,10 @@ def fidelity(learner: Learner, data: Array, n: int) -> dict[str, dict[str, float
     evolution = learner.evolutions[None]
     states = evolution.trajectory(like(base, data), np.array(REPORT_TIMES))
     result: dict[str, dict[str, float]] = {"trajectory": {}, "closure": {}}
-    stage = evolution.stages[0]
+    stage = learner.single.stages[0]
     lift = stage.lift
     A = None
     if len(learner.lifts) == 1:
-        from gpukoop.sampler.evolution import generator
-
         m = learner.pooled()[0]
         A = generator(m, lift, ridge(m, learner.reg))
     start = to_host(lift.lift(like(base, data), 0.0))
@@ -102,7 +100,7 @@ def diagnose(
     m = learner.pooled()[0]
     context: dict[str, Any] = {
         "growth bound": growth_bound(m, ridge(m, learner.reg)),
-        "energy ratio": learner.evolutions[None].stages[-1].energy_ratio,
+        "energy ratio": learner.evolutions[None].energy_ratio,
         "certificate": certificate,
         "ridge": learner.reg,
     }

@@ -125,10 +125,11 @@ def denoiser(moments: Moments, lam: float, end: str) -> np.ndarray:
 
 
 def energy_ratio(moments: Moments, lift: Lift, c: np.ndarray) -> float:
-    r"""Return :math:`E_a|g c|^2 / E_b|x|^2`: below 1 by the misfit and the ridge."""
+    r"""Return :math:`E_a|g c|^2 / E_b|x|^2`: below 1 by the misfit and the ridge; 1 for data without extent."""
     output = float(np.einsum("ij,ik,kj->", c, moments.host("B", 0), c))
     Bb = moments.host("B", moments.n_bins)
-    return output / float(np.diag(Bb)[lift.coordinates].sum())
+    size = float(np.diag(Bb)[lift.coordinates].sum())
+    return output / size if size > 0 else 1.0
 
 
 def growth_bound(moments: Moments, lam: float) -> float:
@@ -250,14 +251,22 @@ class Evolution:
     ----------
     stages : list of Stage
         Adjacent slabs.
+    shortcut : (Lift, array of shape (D, d)), optional
+        A one-step map to the end that was distilled from the stages.
     """
 
-    def __init__(self, stages: list[Stage]) -> None:
+    def __init__(
+        self, stages: list[Stage], shortcut: tuple[Lift, np.ndarray] | None = None
+    ) -> None:
         self.stages = stages
+        self.shortcut = shortcut
         self.clock = stages[0].lift.clock
+        self.energy_ratio = stages[-1].energy_ratio
 
     def transport(self, x: Array, t: float = 1.0, projector: np.ndarray | None = None) -> Array:
         """Return base points at path time t, (n, d); ``projector`` (D, D) restricts a single stage to some modes."""
+        if t >= 1 and self.shortcut is not None:
+            return self._short(x)
         s = self.clock.clock_time(t)
         for stage in self.stages:
             if s <= stage.slab[0] and t < 1:
@@ -266,10 +275,17 @@ class Evolution:
             x = stage.forward(x, inside, projector)
         return x
 
+    def _short(self, x: Array) -> Array:
+        if self.shortcut is None:
+            return x
+        lift, P = self.shortcut
+        return lift.product(x, 0.0, namespace(x).asarray(P))
+
     def trajectory(self, x: Array, times: np.ndarray) -> Array:
         """Return base points at each path time, (times, n, d); with one stage all times are one product."""
         xp = namespace(x)
         out = xp.empty((len(times), *x.shape), dtype=x.dtype)
+        base = x
         clock_times = np.array([self.clock.clock_time(float(t)) for t in times])
         for stage in self.stages:
             a, b = stage.slab
@@ -286,7 +302,7 @@ class Evolution:
                 out[int(i)] = x
             x = stage.forward(x)
         for i in np.flatnonzero((times >= 1) | (clock_times >= self.stages[-1].slab[1])):
-            out[int(i)] = x
+            out[int(i)] = x if self.shortcut is None else self._short(base)
         return out
 
     def inverse(self, x: Array) -> Array:

@@ -33,7 +33,7 @@ Array = Any
 
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES
-MIN_BATCH, MAX_BATCH = 256, 4096
+MIN_BATCH, MAX_BATCH = 256, 2048
 # Data points that the velocity of a batch is conditioned on.
 CONDITIONED = 1024
 # Times at which x / t and 1 / (1 - t) keep half of their digits.
@@ -330,7 +330,7 @@ def assemble(
         whole = (0.0, lift.clock.horizon) if slab is None else slab
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)
     # Every inner edge needs a batch of its own.
-    while moments.count < n_triples or moments.batches < n_bins - 1:
+    while moments.count < n_triples or moments.batches < moments.n_bins - 1:
         moments.update(lift, triples)
         if callback is not None and callback(moments) is True:
             break
