@@ -18,6 +18,7 @@ from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, trace
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.kernels.reduce_numpy import evaluate
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.spectrum.threads import one_thread
 
 # A sample that gives itself more than this share of its own row is a Markov state of its own: a spurious slow
 # mode. Thresholds of .1 and less cut real tails.
@@ -169,7 +170,8 @@ def _judge(kernel: AbstractKernel, X: Array, L: Array, n_modes: int, **options: 
     K = to_host(KernelOperator(kernel, L).to_dense()).astype(float)
     w = to_host(w)
     half = np.sqrt(w / (K @ w))
-    sigma = np.linalg.eigvalsh(half[:, None] * K * half)
+    with one_thread(K.size):
+        sigma = np.linalg.eigvalsh(half[:, None] * K * half)
     return Judgement(share, float(sigma[-1 - min(n_modes, len(sigma) - 1)]))
 
 

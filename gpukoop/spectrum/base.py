@@ -34,6 +34,7 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
 
     functions_: Any
     eigenvalues_: np.ndarray
+    n_features_in_: int
 
     @abstractmethod
     def fit(self, X: Any, y: None = None) -> AbstractSpectrum:
@@ -55,7 +56,7 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         -----
         Cost: one product with r + 1 columns.
         """
-        check_is_fitted(self, "functions_")
+        self._check(X)
         return self.functions_.transform(X)
 
     def gradient(self, X: Any, c: Any = None) -> Array:
@@ -72,13 +73,22 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         array of shape (n, r, d), or (n, d) with ``c``
             0 where a target is so far from all samples that the kernel underflows.
         """
-        check_is_fitted(self, "functions_")
+        self._check(X)
         return self.functions_.gradient(X, c)
 
     def moments(self, X: Any) -> np.ndarray:
         """Return the means of the eigenfunctions over points, (r,) on the host, from two one-column passes."""
-        check_is_fitted(self, "functions_")
+        self._check(X)
         return self.functions_.moments(X)
+
+    def _check(self, X: Any) -> None:
+        check_is_fitted(self, "functions_")
+        shape: tuple[int, ...] = getattr(X, "shape", ())
+        if len(shape) == 2 and shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input: the columns of the X it was fitted to"
+            )
 
     def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
         self.functions_ = functions

@@ -136,7 +136,7 @@ class DiffusionMap(AbstractSpectrum):
         y : None
             Ignored.
         sample_weight : array of shape (m,), optional
-            Positive masses, such as quadrature weights; equal by default.
+            Masses, such as quadrature weights; equal by default. Samples of mass 0 are left out.
 
         Returns
         -------
@@ -158,6 +158,9 @@ class DiffusionMap(AbstractSpectrum):
         check_samples(X, r)
         self._check_parameters()
         p = _masses(sample_weight, X)
+        if sample_weight is not None and not bool(p.all()):
+            X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
+            check_samples(X, r)
         rng = random_generator(self.random_state)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         landmarks = self.n_landmarks
@@ -263,6 +266,8 @@ def _masses(sample_weight: Any, X: Array) -> Array:
     p = like(sample_weight, X)
     if p.shape != (len(X),):
         raise ValueError(f"sample_weight has shape {p.shape}, expected ({len(X)},)")
-    if not bool((xp.isfinite(p) & (p > 0)).all()):
-        raise ValueError("sample_weight must be finite and positive: drop samples of weight 0")
+    if not bool((xp.isfinite(p) & (p >= 0)).all()) or not bool(p.any()):
+        raise ValueError(
+            "sample_weight must be finite and not negative, and not all weights may be zero"
+        )
     return p * (len(X) / p.sum())

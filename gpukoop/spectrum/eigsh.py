@@ -18,6 +18,7 @@ from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
 from gpukoop.spectrum.krylov import block_krylov
 from gpukoop.spectrum.lanczos import lanczos
+from gpukoop.spectrum.threads import one_thread
 
 Method = Literal["auto", "block", "lanczos", "dense"]
 METHODS = ("auto", "block", "lanczos", "dense")
@@ -210,6 +211,8 @@ def _dense(
         from scipy.linalg import eigh
 
         matrix = matrix.astype(float)
-        return eigh((matrix + matrix.T) / 2, subset_by_index=(n - k, n - 1), check_finite=False)
+        with one_thread(matrix.size):
+            symmetric = (matrix + matrix.T) / 2
+            return eigh(symmetric, subset_by_index=(n - k, n - 1), check_finite=False)
     theta, U = xp.linalg.eigh((matrix + matrix.T) / 2)
     return to_host(theta[n - k :]), U[:, n - k :]

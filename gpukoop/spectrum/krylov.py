@@ -26,6 +26,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.spectrum.threads import one_thread
 
 # Columns of a block: a pass with 16 costs about four with one, a pass with 32 about six.
 BLOCK = 16
@@ -79,11 +80,12 @@ def block_krylov(
         V[:, block] = F
         AV[:, block] = product(F)
         used = block.stop
-        theta, Y = _project(V, AV, T, block)
-        scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
-        F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
-        if used >= k:
-            history.append(_residual(V, AV, theta, Y, k, used) / scale)
+        with one_thread(n * limit):
+            theta, Y = _project(V, AV, T, block)
+            scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
+            F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
+            if used >= k:
+                history.append(_residual(V, AV, theta, Y, k, used) / scale)
         converged = history[-1] <= goal or (used >= k and not F.shape[1])
         if used == n or len(history) > MAX_STEPS or _stalled(history):
             break

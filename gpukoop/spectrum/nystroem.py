@@ -240,7 +240,7 @@ def _refine(
     if len(X) > REFINERS:
         rows = xp.asarray(np.sort(rng.choice(len(X), REFINERS, replace=False)))
         J, p_J = X[rows], p[rows]
-    q, w = sampling_weights(KernelOperator(coarse.kernel, J, X, **options), p, alpha)
+    q, w = sampling_weights(KernelOperator(coarse.kernel, J, **options), p_J, alpha)
     keep = ~isolated(coarse.kernel, J, p_J, q)
     dropped = len(J) - int(keep.sum())
     J, w = xp.ascontiguousarray(J[keep]), (w * p_J)[keep]
