@@ -203,22 +203,22 @@ class KoopmanSampler(BaseEstimator):
         seed = self._seed = seed_from(self.random_state)
         inner = self._latent.fit(native, seed)
         self.n_latent_ = int(inner.shape[1])
-        frame = Frame.identity(self.n_latent_) if field is not None else Frame.of(to_host(inner))
-        data = frame.data_inside(inner)
-        recipe = replace(recipe, distill=self._distillation(recipe, field, labels, data))
+        labelled = self._groups(inner, labels)
+        if field is not None:
+            frames = {None: Frame.identity(self.n_latent_)}
+        else:
+            whole = Frame.of(to_host(inner))
+            frames = {k: Frame.of(to_host(part), whole.size) for k, part in labelled.items()}
+        recipe = replace(recipe, distill=self._distillation(recipe, field, labels, inner))
         self._learner = Learner(recipe, field, seed)
-        held = None
-        if self.reg == "auto":
+        groups = {k: frames[k].data_inside(part) for k, part in labelled.items()}
+        self._held = None
+        if self.reg == "auto" and labels is None:
             rng = np.random.default_rng([seed, 2**31])
-            chosen = split_held_out(namespace(data).arange(len(data)), rng)
-            rest, out = chosen
-            if out is not None:
-                held, data = data[out], data[rest]
-                labels = None if labels is None else labels[to_host(rest)]
-        self._learner.prepare(frame, data)
-        self._held = held
-        self._learner.accumulate(self._groups(data, labels))
-        self._data = data  # a reference of the frame: diagnosis and certificate draw from it
+            groups[None], self._held = split_held_out(groups[None], rng)
+        self._learner.prepare(frames, groups)
+        self._learner.accumulate(groups)
+        self._data = groups[None]  # in the frame: report and certificate draw from it
         return self._finish()
 
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
@@ -233,8 +233,9 @@ class KoopmanSampler(BaseEstimator):
             raise ValueError(
                 "y was given in one call and not in another: pass labels always or never"
             )
-        data = self._learner.frame.data_inside(self._latent.encode(native))
-        self._learner.accumulate(self._groups(data, labels))
+        frames = self._learner.frames
+        groups = self._groups(self._latent.encode(native), labels)
+        self._learner.accumulate({k: frames[k].data_inside(part) for k, part in groups.items()})
         return self._finish(self.reg_)
 
     def _distillation(self, recipe: Recipe, field: Any, labels: Any, data: Array) -> int:
@@ -323,15 +324,16 @@ class KoopmanSampler(BaseEstimator):
             raise ValueError("y holds labels that the first call had not: its classes are fixed")
         return native.astype(np.float64), labels
 
-    def _groups(self, data: Array, labels: np.ndarray | None) -> dict[Any, Array]:
-        if labels is None:
-            return {None: data}
-        xp = namespace(data)
-        return {
-            label: data[xp.asarray(np.flatnonzero(labels == label))]
-            for label in self.classes_.tolist()
-            if (labels == label).any()
-        }
+    def _groups(self, inner: Array, labels: np.ndarray | None) -> dict[Any, Array]:
+        """Return all points under None, then those of each label."""
+        groups = {None: inner}
+        if labels is not None:
+            xp = namespace(inner)
+            for label in self.classes_.tolist():
+                rows = np.flatnonzero(labels == label)
+                if len(rows):
+                    groups[label] = inner[xp.asarray(rows)]
+        return groups
 
     def _finish(self, reg: float | None = None) -> KoopmanSampler:
         learner = self._learner
@@ -452,17 +454,14 @@ class KoopmanSampler(BaseEstimator):
             or at.max() > 1
         ):
             raise ValueError(f"times must be numbers in [0, 1], got {times!r}")
-        frame = self._learner.frame
-        inner = np.array([frame.inner_time(float(t)) for t in at])
         xp = namespace(native)
         out = xp.empty((len(at), *native.shape), dtype=native.dtype)
-        for rows, evolution in self._split(len(native), y):
-            out[:, rows] = evolution.trajectory(native[rows], inner)
-        states = [
-            self._decode(frame.outside(out[i], float(t)).astype(native.dtype))
-            for i, t in enumerate(at)
-        ]
-        return home.restore(xp.stack(states))
+        for rows, evolution, frame in self._split(len(native), y):
+            inner = np.array([frame.inner_time(float(t)) for t in at])
+            moved = evolution.trajectory(native[rows], inner)
+            for i, t in enumerate(at):
+                out[i, rows] = frame.outside(moved[i], float(t))
+        return home.restore(xp.stack([self._decode(state) for state in out]))
 
     def invert(self, X: Any, *, y: Any = None) -> Array:
         """Return the base points that the flow carries to X, (n, d); with ``latent``, in the latent space.
@@ -472,11 +471,11 @@ class KoopmanSampler(BaseEstimator):
         check_is_fitted(self)
         native, home = points(X, "X")
         self._same_features(native, "X", self.n_features_in_)
-        inner = self._learner.frame.data_inside(self._latent.encode(native.astype(np.float64)))
-        inner = inner.astype(native.dtype)
-        out = namespace(inner).empty_like(inner)
-        for rows, evolution in self._split(len(inner), y):
-            out[rows] = evolution.inverse(inner[rows])
+        inner = self._latent.encode(native.astype(np.float64))
+        out = namespace(inner).empty(inner.shape, dtype=native.dtype)
+        for rows, evolution, frame in self._split(len(inner), y):
+            points_inside = frame.data_inside(inner[rows]).astype(native.dtype)
+            out[rows] = evolution.inverse(points_inside)
         return home.restore(out)
 
     def spectral_report(self, *, n_seeds: int = 0, n_trajectories: int = 0) -> SpectralReport:
@@ -502,7 +501,7 @@ class KoopmanSampler(BaseEstimator):
         others = []
         for i in range(1, n_seeds + 1):
             other = Learner(self._learner.recipe, self._learner.teacher, self._seed + i)
-            other.prepare(self._learner.frame, self._data)
+            other.prepare({None: self._learner.frame}, {None: self._data})
             other.accumulate({None: self._data})
             m, lift = other.moments[None][0], other.lifts[0]
             others.append(np.linalg.eigvals(generator(m, lift, ridge(m, self.reg_))[2:, 2:]))
@@ -542,11 +541,11 @@ class KoopmanSampler(BaseEstimator):
         xp = namespace(self._data)
         return xp.empty(0, dtype=self._dtype)
 
-    def _split(self, n: int, y: Any) -> list[tuple[Any, Evolution]]:
-        """Return (rows, evolution) pairs for the labels wanted."""
-        evolutions = self._learner.evolutions
+    def _split(self, n: int, y: Any) -> list[tuple[Any, Evolution, Frame]]:
+        """Return (rows, evolution, frame) for the labels wanted."""
+        evolutions, frames = self._learner.evolutions, self._learner.frames
         if y is None:
-            return [(slice(None), evolutions[None])]
+            return [(slice(None), evolutions[None], frames[None])]
         if self.classes_ is None:
             raise ValueError("y asks for labels, but fit was given none: call fit(X, y)")
         wanted = np.asarray(to_host(y) if hasattr(y, "get") else y)
@@ -560,15 +559,14 @@ class KoopmanSampler(BaseEstimator):
                 raise ValueError(
                     f"y holds {label!r}, which is none of the labels of fit: {self.classes_.tolist()}"
                 )
-            pairs.append((np.flatnonzero(wanted == label), evolutions[label]))
+            pairs.append((np.flatnonzero(wanted == label), evolutions[label], frames[label]))
         return pairs
 
     def _transport(self, base: Array, t: float, y: Any) -> Array:
-        frame = self._learner.frame
         out = namespace(base).empty_like(base)
-        for rows, evolution in self._split(len(base), y):
-            out[rows] = evolution.transport(base[rows], frame.inner_time(t))
-        return frame.outside(out, t).astype(base.dtype)
+        for rows, evolution, frame in self._split(len(base), y):
+            out[rows] = frame.outside(evolution.transport(base[rows], frame.inner_time(t)), t)
+        return out
 
     def _decode(self, latent: Array) -> Array:
         return self._latent.decode(latent)

@@ -92,13 +92,13 @@ class Frame:
     size: float
 
     @classmethod
-    def of(cls, X: np.ndarray) -> Frame:
-        """Return the frame of these points (n, d); constant points have size 1."""
+    def of(cls, X: np.ndarray, default: float = 1.0) -> Frame:
+        """Return the frame of these points (n, d); points without extent have the default size."""
         mean = X.mean(axis=0)
         size = float(np.sqrt(((X - mean) ** 2).mean()))
         # Rounding of a constant column is no size.
         floor = 1e-12 * float(np.abs(mean).max(initial=0.0))
-        return cls(mean, size if size > floor else 1.0)
+        return cls(mean, size if size > floor else default)
 
     @classmethod
     def identity(cls, n_features: int) -> Frame:

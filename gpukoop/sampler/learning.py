@@ -188,9 +188,11 @@ class Learner:
     lifts : list of Lift
         One for each slab.
     moments : dict
-        label -> list of Moments, one for each slab; the label None of unconditional learning.
+        label -> list of Moments, one for each slab; the label None is that of all points.
+    frames : dict
+        label -> Frame. Each class has its own, so that a narrow class is as easy as a wide one.
     evolutions : dict
-        label -> Evolution; None is the pooled law.
+        label -> Evolution.
     reg, reg_path : float, list of (reg, energy distance)
     """
 
@@ -208,23 +210,29 @@ class Learner:
             self.one_step = recipe
             self.guide = Learner(guide, teacher, _seed(seed, 1))
 
-    def prepare(self, frame: Frame, data: Array) -> None:
-        """Fix frame and dictionaries; everything later is linear in the moments."""
-        self.frame = frame
+    def prepare(self, frames: dict[Any, Frame], groups: dict[Any, Array]) -> None:
+        """Fix frames and dictionaries; everything later is linear in the moments.
+
+        The dictionary is shared: of the points of all classes, each in its frame, where there are classes.
+        """
+        self.frames = frames
+        self.frame = frames[None]
+        parts = [data for label, data in groups.items() if label is not None] or [groups[None]]
+        data = parts[0] if len(parts) == 1 else namespace(parts[0]).concatenate(parts)
         self.lifts = [
             build_lift(self.recipe, data, slab, np.random.default_rng([self.seed, j]))
             for j, slab in enumerate(self.recipe.slabs)
         ]
         _log.debug("lift: %s features", [lift.n_features for lift in self.lifts])
         if self.guide is not None:
-            self.guide.prepare(frame, data)
+            self.guide.prepare(frames, groups)
 
     def accumulate(self, groups: dict[Any, Array]) -> None:
-        """Add the triples of these points, (n_k, d) for each label, in the frame."""
+        """Add the triples of these points, (n_k, d) for each label, each in its frame."""
         if self.guide is not None:
             self.guide.accumulate(groups)
         n_bins = self._bins(len(groups))
-        total = sum(len(data) for data in groups.values())
+        total = len(groups[None])
         for label, data in groups.items():
             slabs = self.moments.setdefault(label, [])
             self.sizes[label] = self.sizes.get(label, 0) + len(data)
@@ -254,15 +262,20 @@ class Learner:
         return K
 
     def pooled(self) -> list[Moments]:
-        """Return moments of all classes together, each class with the weight of its size."""
-        if list(self.moments) == [None]:
-            return self.moments[None]
-        total = sum(self.sizes.values())
+        """Return the moments of all points, one for each slab."""
+        return self.moments[None]
+
+    def _shape(self) -> list[Moments]:
+        """Return the mean over classes of their moments, each in its frame: the shape that small classes are moved to."""
+        classes = [label for label in self.moments if label is not None]
+        total = sum(self.sizes[label] for label in classes)
         result = []
         for j in range(len(self.lifts)):
             parts = [
-                slabs[j].scaled(self.sizes[label] / total * 1e6 / slabs[j].count)
-                for label, slabs in self.moments.items()
+                self.moments[label][j].scaled(
+                    self.sizes[label] / total / self.moments[label][j].count
+                )
+                for label in classes
             ]
             result.append(parts[0].pooled(parts[1:]))
         return result
@@ -284,17 +297,20 @@ class Learner:
             self.evolutions = {
                 None: distilled(self.one_step, chain, self.guide.lifts[0].n_coordinates, self.seed)
             }
+        if len(self.moments) == 1:
+            return
+        shape = self._shape()
         for label, slabs in self.moments.items():
             if label is not None:
                 blended = [
                     self._shrunk(own, mix, self.sizes[label])
-                    for own, mix in zip(slabs, pooled, strict=True)
+                    for own, mix in zip(slabs, shape, strict=True)
                 ]
                 self.evolutions[label] = self._evolution(blended, self.reg)
 
     @staticmethod
     def _shrunk(own: Moments, mix: Moments, size: int) -> Moments:
-        """Move a class of n points towards the pooled moments with weight 1 / (1 + n): one point says little alone."""
+        """Move a class of n points towards the common shape with weight 1 / (1 + n): one point says little alone."""
         w = 1.0 / (1.0 + size)
         return own.scaled(1 - w).pooled([mix.scaled(w * own.count / mix.count)])
 
