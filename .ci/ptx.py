@@ -36,6 +36,8 @@ CASES += [
     (k, op, 3, 1, "float32") for k, op in itertools.product([*OTHERS, "sum"], [OPS[2], OPS[4]])
 ]
 CASES += [(k, OPS[2], 3, 1, "float32") for k in ("riesz", "energy")]
+# float64 wants every function of the catalogue accurate: rsqrt, log2, exp2, division
+CASES += [(k, OPS[2], 2, 1, "float64") for k in (*OTHERS, "riesz", "energy")]
 # n, m, spread, shift: one target, one source, a block and one, tight and far clouds (dot and exact forms)
 SHAPES = [(1, 300, 1, 0), (150, 1, 1, 0), (129, 300, 1, 100), (150, 300, 0.1, 0), (60, 300, 15, 0)]
 

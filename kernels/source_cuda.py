@@ -100,13 +100,18 @@ class Spec:
 class CudaPrinter(NumbaPrinter):
     """Statements for one pair, with q in the register ``q``."""
 
-    def __init__(self, q: str) -> None:
+    def __init__(self, q: str, dtype: str) -> None:
         functions = {"exp2": "exp2", "log2": "log2", "sqrt": "sqrt", "rsqrt": "rsqrt"}
         super().__init__("real", functions, f"{q}_")
-        self.q = q
+        self.q, self.dtype = q, dtype
 
     def call(self, function: str, argument: str) -> str:
-        """Return a call; a reciprocal is one instruction only as a division that may be approximate."""
+        """Return a call; a reciprocal is one instruction only as a division that may be approximate.
+
+        PTX promises no accuracy for a float64 rsqrt: a root and a division round correctly.
+        """
+        if function == "rsqrt" and self.dtype == "float64":
+            return f"divide(one, sqrt({argument}))"
         if function == "reciprocal":
             return f"divide(one, {argument})"
         return super().call(function, argument)
@@ -176,7 +181,7 @@ import math
 import numpy as np
 from numba import cuda, float64 as real, uint64 as uint
 from numba.cuda.libdevice import dadd_rn as plus, ddiv_rn as divide
-from numba.cuda.libdevice import exp2, log2, log2 as log2_finish, rsqrt
+from numba.cuda.libdevice import exp2, log2, log2 as log2_finish
 sqrt = math.sqrt
 """,
 }

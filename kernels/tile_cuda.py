@@ -193,7 +193,7 @@ class TileWriter:
         if self.merged:
             return self.squares(r, j, f"(v{j}_0 - ref{r})")[0]
         q, _ = self.squares(r, j)
-        value = self.text.evaluate(CudaPrinter(q), self.log2)
+        value = self.text.evaluate(CudaPrinter(q, self.spec.dtype), self.log2)
         return self.text.bind(f"(v{j}_0 - ref{r}) + {value}", "z")
 
     def weighted_group(self) -> None:
@@ -203,7 +203,7 @@ class TileWriter:
             self.load_source(str(j), j * self.shape.record)
             for r in self.targets():
                 q, h = self.squares(r, str(j))
-                printer = CudaPrinter(q)
+                printer = CudaPrinter(q, self.spec.dtype)
                 if spec.value:
                     value = text.evaluate(printer, self.phi)
                     if trace.singular:
@@ -260,7 +260,7 @@ class TileWriter:
             h = [f"(x{r}_{k} - y{j}_{k})" for k in range(self.spec.d)]
         else:
             q, h = self.squares(r, j)
-            slope = text.evaluate(CudaPrinter(q), self.factor)
+            slope = text.evaluate(CudaPrinter(q, self.spec.dtype), self.factor)
             if self.trace.kink:
                 slope = self.apart(q, slope)
             weight = text.bind(f"{weight} * {slope}", "w")

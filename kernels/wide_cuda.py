@@ -160,7 +160,7 @@ class WideWriter:
         spec, text, trace = self.spec, self.text, self.trace
         for r in range(TARGETS):
             for j in range(SOURCES):
-                q, printer = f"q{r}_{j}", CudaPrinter(f"q{r}_{j}")
+                q, printer = f"q{r}_{j}", CudaPrinter(f"q{r}_{j}", spec.dtype)
                 if spec.value:
                     value = text.evaluate(printer, trace.phi)
                     value = self.guarded(value, q, trace.singular)
@@ -184,7 +184,7 @@ class WideWriter:
                     bias = f"weights[{u(spec.t * SOURCES + j)}]"
                     text.add(f"l{j} = ({bias} - n{r}) + ({q} + {q})")
                 else:
-                    value = text.evaluate(CudaPrinter(q), log2_phi(self.trace))
+                    value = text.evaluate(CudaPrinter(q, self.spec.dtype), log2_phi(self.trace))
                     text.add(f"l{j} = weights[{u(j)}] + {value}")
                 text.add("top = l0" if j == 0 else f"top = max(top, l{j})")
             text.open(f"if top - ref{r} > real(40.0):")
@@ -199,7 +199,7 @@ class WideWriter:
                 text.add(f"a = exp2(l{j} - ref{r})", "g = a" if j == 0 else "g = g + a")
                 if spec.slope:
                     q = f"q{r}_{j}"
-                    slope = text.evaluate(CudaPrinter(q), self.factor)
+                    slope = text.evaluate(CudaPrinter(q, self.spec.dtype), self.factor)
                     text.add(f"{q} = a * {self.guarded(slope, q, self.trace.kink)}")
             self.add(f"{r}_0", "g")
 
