@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
+from gpukoop.kernels import fourier_plans
+from gpukoop.kernels.fourier_boxes import Box
 from gpukoop.kernels.profile import AbstractKernel
 
 Array = Any
@@ -44,6 +46,7 @@ class Request:
     library: str
     device: str
     tol: float | None
+    boxes: tuple[Box, ...] = field(default=(), repr=False)  # where Fourier sums are possible
 
     def __str__(self) -> str:
         return (
@@ -73,6 +76,7 @@ RATES: dict[str, Rate] = {
     "numba-cuda": Rate(3e-4, 3e-13, 7e-14, 1.4e-13, 1.7, 1.2, 8.0),
     "keops": Rate(2e-2, 2e-9, 1.2e-9, 1e-9, 2.5, 1.5, 1.5),
 }
+# Fourier sums do not cost pairs: their row is kernels/fourier_cost.RATE.
 # Host to device and back, bytes a second: PCIe 4 x16 at the usual efficiency.
 COPY_RATE = 1.2e10
 
@@ -109,6 +113,16 @@ class AbstractBackend(ABC):
     def copies(self, request: Request) -> float:
         """Return seconds of moving points and results between host and device."""
         return 0.0
+
+    def missed(self, request: Request, workspace: dict[str, Any]) -> str | None:
+        """Return in words that the last run's own error estimate is above ``tol``, or None; exact sums have none."""
+        estimate = workspace.get("error_estimate")
+        if estimate is None or request.tol is None or estimate <= request.tol:
+            return None
+        return (
+            f"{self.name} did not reach tol={request.tol:g} in {request}: the error is estimated at "
+            f"{estimate:.2g} relative to sum |v| k in the worst row"
+        )
 
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
         """Run the reduction on native arrays."""
@@ -213,8 +227,54 @@ class KeOpsBackend(AbstractBackend):
         return import_module("gpukoop.kernels.reduce_keops")
 
 
+class FourierBackend(AbstractBackend):
+    """Near-linear sums to a tolerance: nonuniform transforms for d <= 3, slices to one dimension above.
+
+    Above three dimensions, and for the energy kernel, the error bar of the slices is reported but rarely small: the cost
+    table sends work there for loose tolerances only, ``backend="fourier"`` whenever it is asked to.
+    """
+
+    name = "fourier"
+
+    def missing(self) -> str | None:
+        """Return why FINUFFT is absent, or None."""
+        return fourier_plans.missing()
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse exact sums, log-sum-exps, kernels without a transform and scales too small for the box."""
+        if request.device != "cpu":
+            absent = fourier_plans.missing("cupy")
+            if absent:
+                return absent
+        return self.module().refuses(
+            request.kernel, request.d, request.op, request.tol, request.dtype, request.boxes
+        )
+
+    def module(self) -> ModuleType:
+        """Return the Fourier sums."""
+        return import_module("gpukoop.kernels.reduce_fourier")
+
+    def seconds(self, request: Request) -> float:
+        """Return the cost: points, modes of the cheapest box, and the exact rows and columns."""
+        return self.module().seconds(request)
+
+    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
+        """Run it; plans, angles and the error estimate stay in ``workspace``."""
+        if request.boxes:
+            workspace["boxes"] = request.boxes
+        reduce = getattr(self.module(), request.op)
+        return reduce(request.kernel, X, Y, V, tol=request.tol, workspace=workspace)
+
+
 BACKENDS: dict[str, AbstractBackend] = {
-    b.name: b for b in (NumPyBackend(), NumbaCPUBackend(), NumbaCUDABackend(), KeOpsBackend())
+    b.name: b
+    for b in (
+        NumPyBackend(),
+        NumbaCPUBackend(),
+        NumbaCUDABackend(),
+        KeOpsBackend(),
+        FourierBackend(),
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""Which backend the user wants: ``use_backend`` and ``GPUKOOP_BACKEND``."""
+"""Which backend the user wants: ``use_backend`` and ``GPUKOOP_BACKEND``; and on which cluster."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 _chosen: ContextVar[str | None] = ContextVar("gpukoop_backend", default=None)
+# Set by gpukoop.distributed.use_cluster; an object with ``run``, as gpukoop.dispatch calls it.
+cluster: ContextVar[Any] = ContextVar("gpukoop_cluster", default=None)
 
 
 @contextmanager

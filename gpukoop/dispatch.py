@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from gpukoop.backends import BACKENDS, AbstractBackend, Request
-from gpukoop.config import wanted_backend
+from gpukoop.backends import BACKENDS, Request
+from gpukoop.config import cluster, wanted_backend
 
 Array = Any
 
 
 class BackendError(RuntimeError):
     """A chosen backend cannot do it; the message lists every backend with its reason."""
+
+
+class AccuracyWarning(RuntimeWarning):
+    """A sum missed its ``tol``: the result of a chosen backend, or the reason why another one computed it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ def explain(request: Request, backend: str | None) -> Explanation:
         If a backend chosen by name cannot run it, or none can.
     """
     name, source = wanted_backend(backend)
+    workers = cluster.get()
+    if workers is not None:
+        source = f"{source}, in blocks on {workers}"
     return Explanation(request, _choose(request, name, source), source, rank(request))
 
 
@@ -99,5 +107,40 @@ def run(
     workspace: dict[str, Any],
 ) -> Any:
     """Run a request on the backend that ``explain`` names; arrays are native and valid."""
-    chosen: AbstractBackend = BACKENDS[_choose(request, *wanted_backend(backend))]
-    return chosen.run(request, X, Y, V, workspace)
+    name, source = wanted_backend(backend)
+    workspace.pop("error_estimate", None)
+    workers = cluster.get()
+    if workers is not None:
+        return workers.run(request, name, source, X, Y, V, workspace)
+    return run_here(request, name, source, X, Y, V, workspace)
+
+
+def run_here(
+    request: Request,
+    name: str,
+    source: str,
+    X: Array,
+    Y: Array,
+    V: Array,
+    workspace: dict[str, Any],
+) -> Any:
+    """Run a request in this process.
+
+    A backend that misses ``tol`` by its own check gives a warning if it was chosen by name; if the cost chose it,
+    the cheapest exact backend computes instead, with a warning that says so.
+    """
+    chosen = _choose(request, name, source)
+    result = BACKENDS[chosen].run(request, X, Y, V, workspace)
+    words = BACKENDS[chosen].missed(request, workspace)
+    if words is None:
+        return result
+    if name != "auto":
+        warnings.warn(f"{words}: loosen tol, or use exact sums", AccuracyWarning, stacklevel=5)
+        return result
+    other = next((row[0] for row in rank(request) if row[1] is not None and row[0] != chosen), None)
+    if other is None:
+        warnings.warn(f"{words}, and no other backend can run it", AccuracyWarning, stacklevel=5)
+        return result
+    warnings.warn(f"{words}: {other} computes it instead", AccuracyWarning, stacklevel=5)
+    workspace.pop("error_estimate", None)
+    return BACKENDS[other].run(request, X, Y, V, workspace)

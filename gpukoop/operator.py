@@ -17,6 +17,7 @@ import numpy as np
 from gpukoop.arrays import Array, Home, namespace, points, to_host, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
+from gpukoop.kernels.fourier_boxes import candidates
 from gpukoop.kernels.profile import AbstractKernel, set_operator_factory, trace
 from gpukoop.kernels.reduce_numpy import dense, evaluate
 
@@ -134,6 +135,15 @@ class KernelOperator:
         return np.dtype(self.X.dtype)
 
     @property
+    def error_estimate_(self) -> float | None:
+        """Estimated error of the last reduction, relative to sum_j |v_j| |k_ij| in its worst row.
+
+        For gradients relative to the same sum over the smallest scale. None before the first reduction and after an
+        exact one, which is right to rounding.
+        """
+        return self.workspace.get("error_estimate")
+
+    @property
     def ndim(self) -> int:
         """Two, as for a matrix."""
         return 2
@@ -141,8 +151,12 @@ class KernelOperator:
     @property
     def T(self) -> KernelOperator:
         """The transposed operator: targets and sources exchanged (radial kernels are symmetric)."""
-        other = object.__new__(KernelOperator)
-        other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, workspace={})
+        # Kept, so that what it learns about its points (sorted, on a grid) serves the next transposed product too.
+        other = self.workspace.get("transposed")
+        if other is None:
+            other = object.__new__(KernelOperator)
+            other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, workspace={})
+            self.workspace["transposed"] = other
         return other
 
     H = T
@@ -174,10 +188,11 @@ class KernelOperator:
         n, m = self.shape
         home = self._home
         library = home.library if home.device == "cpu" else "cupy"
-        dtype = str(self.dtype)
-        return Request(
-            op, self.kernel, n, m, self.X.shape[1], t, dtype, library, home.device, self.tol
-        )
+        dtype, d, tol = str(self.dtype), self.X.shape[1], self.tol
+        if "boxes" not in self.workspace:
+            self.workspace["boxes"] = candidates(self.kernel, self.X, self.Y, tol)
+        boxes = self.workspace["boxes"]
+        return Request(op, self.kernel, n, m, d, t, dtype, library, home.device, tol, boxes)
 
     def _run(self, op: Operation, v: Any, name: str, *, infinite: bool = False) -> tuple[Any, bool]:
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
@@ -225,11 +240,13 @@ class KernelOperator:
 
     def rmatvec(self, u: Any) -> Array:
         """Return ``K.T @ u``; SciPy's name."""
-        return self.T @ u
+        return self.rmatmat(u)
 
     def rmatmat(self, U: Any) -> Array:
         """Return ``K.T @ U``; SciPy's name."""
-        return self.T @ U
+        out = self.T @ U
+        self.workspace["error_estimate"] = self.T.error_estimate_
+        return out
 
     def gradient(self, v: Any) -> Array:
         r"""Return the gradient of ``K @ v`` in the target points.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.reduce_numpy import _namespace as namespace
 
 Array = Any
@@ -110,3 +111,10 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
 
 def _volume(box: Box) -> float:
     return float(np.prod(np.array(box.widths) + 1e-300))
+
+
+def candidates(kernel: AbstractKernel, X: Array, Y: Array, tol: float | None) -> tuple[Box, ...]:
+    """Return the boxes that a choice of backend depends on; () where Fourier sums would need none."""
+    if tol is None or X.shape[1] > 3 or any(k.profile.fourier is None for _, k in kernel.terms):
+        return ()
+    return boxes(X, Y)

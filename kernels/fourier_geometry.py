@@ -7,15 +7,13 @@ from typing import Any
 
 from gpukoop.kernels import fourier_cost as cost
 from gpukoop.kernels.fourier_boxes import Box
-from gpukoop.kernels.fourier_cost import FourierRate
-from gpukoop.kernels.fourier_modes import Grid
+from gpukoop.kernels.fourier_cost import RATE
+from gpukoop.kernels.fourier_modes import MAX_MODES, Grid
 from gpukoop.kernels.fourier_plans import Cloud, Setup
 from gpukoop.kernels.profile import AbstractKernel
 
 Array = Any
 
-# Measured 2026-11-25 on two cores of an AMD EPYC, FINUFFT 2.5; only ratios matter here: transform or exact rows.
-RATE = FourierRate(start=2e-2, point=2e-8, cell=3e-10, mode=6e-8, pair=3e-10)
 # A grid of more modes that costs twenty times all pairs: few points in a vast box. They are all summed exactly.
 SMALL_GRID, WASTE = 2**22, 20
 # Columns of one pass, and the memory of their spectra.
@@ -36,6 +34,8 @@ class Geometry:
         n, m = len(self.X), len(self.Y)
         typical = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
         best = cost.choose(kernel, self.candidates, n, m, typical, tol, slope, RATE)
+        if best is None and MAX_MODES * RATE.mode > WASTE * n * m * RATE.pair:
+            return None
         if best is None:
             raise ValueError(cost.refusal(kernel, self.candidates, tol, slope))
         wasteful = best[1].size * RATE.mode > WASTE * n * m * RATE.pair

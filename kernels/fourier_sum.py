@@ -20,7 +20,8 @@ import numpy as np
 
 from gpukoop.kernels import fourier_cost as cost
 from gpukoop.kernels.fourier_check import check_rows, exact
-from gpukoop.kernels.fourier_geometry import RATE, Geometry
+from gpukoop.kernels.fourier_cost import RATE
+from gpukoop.kernels.fourier_geometry import Geometry
 from gpukoop.kernels.fourier_modes import Grid, absolute, coefficients, height, smallest_scale
 from gpukoop.kernels.fourier_plans import FLOOR, setup, spectra, values
 from gpukoop.kernels.profile import AbstractKernel
@@ -61,6 +62,9 @@ class FourierSum:
         self.kernel, self.geometry, self.V, self.tol = kernel, geometry, V, tol
         self.want_value, self.want_slope = want_value, want_slope
         self.unit = smallest_scale(kernel) if want_slope else 1.0
+        # The rounding of the result itself is part of the error.
+        self.rounding = float(np.finfo(geometry.X.dtype).eps)
+        self.room = (tol - self.rounding) * (1 - 1e-6)
 
     def run(self) -> float:
         """Compute ``value`` and ``slope`` for all targets; return the error estimate."""
@@ -71,7 +75,7 @@ class FourierSum:
             g.choose(chosen[0])
         if chosen is None or len(g.inner_x) == 0 or len(g.inner_y) == 0:
             self._everything_exact()
-            return float(np.finfo(g.X.dtype).eps)
+            return self.rounding
         xp = namespace(g.X)
         V = self.V if g.near_y is None else self.V[g.near_y]
         self.size = xp.abs(V).sum(axis=0, dtype=float)
@@ -147,7 +151,7 @@ class FourierSum:
         """Return the accuracy at which only ``rows`` targets would be below the noise."""
         share = min(1.0, rows / len(got.density))
         level = _host(namespace(got.density).quantile(got.density, share, axis=0))
-        need = _host(noise) / np.maximum(self.tol * level, 1e-300)
+        need = _host(noise) / np.maximum(self.room * level, 1e-300)
         return max(accuracy / min(max(4.0, 2 * float(need.max())), 1e4), 1e-13)
 
     # -- transform ------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ class FourierSum:
         return NOISE_FACTOR * namespace(self.W).maximum(_max_of(errors), rounding)
 
     def _bad_rows(self, got: _Pass, noise: Array) -> Array:
-        return (got.density * self.tol < self._per_group(noise)).any(axis=1)
+        return (got.density * self.room < self._per_group(noise)).any(axis=1)
 
     def _per_group(self, noise: Array) -> Array:
         return noise if self.groups.shape[1] == len(noise) else noise.max()
@@ -243,12 +247,11 @@ class FourierSum:
 
     def _estimate(self, got: _Pass, noise: Array, kept: Array | None) -> float:
         density = got.density if kept is None else got.density[kept]
-        rounding = float(np.finfo(self.geometry.X.dtype).eps)
         if len(density) == 0:
-            return rounding
+            return self.rounding
         floor = float(np.finfo(float).tiny)
         worst = self._per_group(noise) / namespace(density).maximum(density.min(axis=0), floor)
-        return float(worst.max()) + rounding
+        return float(worst.max()) + self.rounding
 
     # -- put right and put together -------------------------------------------------------------------
 

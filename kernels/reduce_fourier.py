@@ -40,12 +40,16 @@ from gpukoop.kernels import fourier_cost as cost
 from gpukoop.kernels import sliced_sums
 from gpukoop.kernels.fourier_boxes import Box, boxes
 from gpukoop.kernels.fourier_geometry import Geometry
+from gpukoop.kernels.fourier_modes import smallest_scale
 from gpukoop.kernels.fourier_plans import missing
 from gpukoop.kernels.fourier_sum import FourierSum
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.reduce_numpy import _namespace as namespace
 
 Array = Any
+
+# Extent in scales of a box that nobody has looked at: ten standard deviations at half a scale each.
+UNKNOWN_EXTENT = 20.0
 
 
 def product(
@@ -106,6 +110,24 @@ def refuses(
     if sliced_sums.wanted(kernel, d):
         return sliced_sums.refuses(kernel, d, op)
     return cost.refusal(kernel, candidates, tol, "gradient" in op) if candidates else None
+
+
+def seconds(request: Any) -> float:
+    """Return the estimated cost of a request (``gpukoop.backends.Request``)."""
+    kernel, n, m, d, t = request.kernel, request.n, request.m, request.d, request.t
+    tol, op = request.tol or 1.0, request.op
+    if sliced_sums.wanted(kernel, d):
+        return sliced_sums.seconds(kernel, n, m, d, t, tol)
+    candidates = request.boxes
+    if not candidates:
+        side = (UNKNOWN_EXTENT * smallest_scale(kernel),) * d
+        candidates = (Box((0.0,) * d, side, side, side, float("inf"), (0, 0)),)
+    accuracy = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
+    found = cost.choose(kernel, candidates, n, m, accuracy, tol, "gradient" in op, cost.RATE)
+    if found is None:  # only without boxes: all pairs, in NumPy
+        return cost.RATE.start + 1e-8 * n * m * (d + t)
+    box, grid = found
+    return cost.seconds(grid, box, n, m, d, t, op, tol, request.dtype, cost.RATE)
 
 
 def _reduce(
