@@ -10,21 +10,18 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, namespace, points, to_host
-from gpukoop.draws import check_count, check_positive
+from gpukoop.draws import check_count
 from gpukoop.flow.loop import seed_from
-from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.operator import KernelOperator
-from gpukoop.sampler.clock import Clock, Frame
+from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.diagnosis import diagnose
 from gpukoop.sampler.evolution import Evolution, generator, ridge
 from gpukoop.sampler.latent import Latent
-from gpukoop.sampler.learning import Learner, Recipe, certificate, split_held_out
+from gpukoop.sampler.learning import Learner, certificate, energy_distance, split_held_out
+from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport, mode_projector
 from gpukoop.sampler.teacher import as_teacher
-
-# When "auto" distills: where the gain was measured, in the plane, and where a chain costs seconds.
-DISTILL_SLABS, DISTILL_POINTS, DISTILL_COORDINATES = 8, 1_000, 4
 
 
 class KoopmanSampler(BaseEstimator):
@@ -194,7 +191,7 @@ class KoopmanSampler(BaseEstimator):
             If the data or a parameter cannot be used; the message says which and what to do.
         """
         field = as_teacher(self.teacher if teacher is None else teacher)
-        recipe = self._recipe()
+        recipe = Recipe.checked(self.get_params(deep=False))
         native, labels = self._begin(X, y)
         if field is not None and labels is not None:
             raise ValueError(
@@ -209,7 +206,10 @@ class KoopmanSampler(BaseEstimator):
         else:
             whole = Frame.of(to_host(inner))
             frames = {k: Frame.of(to_host(part), whole.size) for k, part in labelled.items()}
-        recipe = replace(recipe, distill=self._distillation(recipe, field, labels, inner))
+        recipe = replace(
+            recipe,
+            distill=recipe.distillation(self.distill, inner, free=field is None and labels is None),
+        )
         self._learner = Learner(recipe, field, seed)
         groups = {k: frames[k].data_inside(part) for k, part in labelled.items()}
         self._held = None
@@ -237,69 +237,6 @@ class KoopmanSampler(BaseEstimator):
         groups = self._groups(self._latent.encode(native), labels)
         self._learner.accumulate({k: frames[k].data_inside(part) for k, part in groups.items()})
         return self._finish(self.reg_)
-
-    def _distillation(self, recipe: Recipe, field: Any, labels: Any, data: Array) -> int:
-        """Return the number of slabs to distill from."""
-        possible = (
-            recipe.solver == "sat"
-            and not recipe.clock.log
-            and recipe.n_slabs == 1
-            and recipe.jump is None
-            and labels is None
-        )
-        if isinstance(self.distill, str) and self.distill == "auto":
-            small = len(data) < DISTILL_POINTS or data.shape[1] > DISTILL_COORDINATES
-            kernels = recipe.dictionary in ("nystroem", "fourier")
-            return DISTILL_SLABS if possible and kernels and field is None and not small else 0
-        slabs = check_count(self.distill, "distill", least=0)
-        if slabs and not possible:
-            raise ValueError(
-                f"distill={slabs} needs solver='sat', clock='linear', n_slabs=1, no jump and no labels: pass distill=0"
-            )
-        return slabs
-
-    def _recipe(self) -> Recipe:
-        """Check the parameters."""
-        named = ("nystroem", "fourier", "polynomial")
-        if isinstance(self.dictionary, str) and self.dictionary not in named:
-            raise ValueError(
-                f"dictionary must be 'nystroem', 'fourier', 'polynomial' or an object with features(x, t) and "
-                f"features_and_jvp(x, t, u), got {self.dictionary!r}"
-            )
-        if self.solver not in ("sat", "exponential"):
-            raise ValueError(f"solver must be 'sat' or 'exponential', got {self.solver!r}")
-        clock = Clock.named(self.clock)
-        if not (isinstance(self.reg, str) and self.reg == "auto"):
-            check_positive(self.reg, "reg", zero=True)
-        if self.jump is not None:
-            check_positive(self.jump, "jump")
-            if self.jump >= 1 or clock.log or self.n_slabs != 1:
-                raise ValueError(
-                    f"jump={self.jump!r} needs a number in (0, 1), clock='linear' and n_slabs=1"
-                )
-        scale = None
-        if not (isinstance(self.scale, str) and self.scale == "auto"):
-            scale = check_positive(self.scale, "scale")
-        if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
-            raise TypeError(f"kernel is {self.kernel!r}, expected a kernel such as Gaussian(1.0)")
-        return Recipe(
-            dictionary=self.dictionary,
-            n_features=check_count(self.n_features, "n_features"),
-            solver=self.solver,
-            clock=clock,
-            n_slabs=check_count(self.n_slabs, "n_slabs"),
-            jump=self.jump,
-            degree=check_count(self.degree, "degree"),
-            time_degree=check_count(self.time_degree, "time_degree", least=0),
-            scale=scale,
-            time_scale=check_positive(self.time_scale, "time_scale"),
-            kernel=self.kernel,
-            gaussian_part=bool(self.gaussian_part),
-            n_triples=None if self.n_triples is None else check_count(self.n_triples, "n_triples"),
-            n_bins=check_count(self.n_bins, "n_bins"),
-            symmetrize=bool(self.symmetrize),
-            backend=self.backend,
-        )
 
     def _begin(self, X: Any, y: Any, more: bool = False) -> tuple[Array, np.ndarray | None]:
         """Validate data and labels; returns float64 points."""
@@ -516,8 +453,6 @@ class KoopmanSampler(BaseEstimator):
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
-        from gpukoop.sampler.learning import energy_distance
-
         check_is_fitted(self)
         native, _ = points(X, "X")
         self._same_features(native, "X", self.n_features_in_)

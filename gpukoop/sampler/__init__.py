@@ -18,6 +18,7 @@ from gpukoop.sampler.evolution import (
     sat_inverse,
 )
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
+from gpukoop.sampler.forecast import Relaxation
 from gpukoop.sampler.fourier import FourierFeatures
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
@@ -56,6 +57,7 @@ __all__ = [
     "NystroemFeatures",
     "Options",
     "PolynomialFeatures",
+    "Relaxation",
     "SpectralReport",
     "Stage",
     "Triples",

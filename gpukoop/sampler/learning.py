@@ -1,32 +1,28 @@
-"""What a fit does: frame, dictionary, moments for every slab and class, the choice of the ridge.
+"""What a fit does: moments for every slab and class, the choice of the ridge, the one-step map.
 
-The recipe holds numbers and names only; :class:`Learner` holds what was learned and can go on learning.
+:class:`Learner` holds what was learned and can go on learning.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
-from gpukoop.arrays import like, namespace, to_host
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.arrays import like, namespace
 from gpukoop.kernels.radial import Energy
 from gpukoop.operator import KernelOperator
-from gpukoop.sampler.clock import Clock, Frame
-from gpukoop.sampler.evolution import Evolution, Options, Stage, ridge
+from gpukoop.sampler.clock import Frame
+from gpukoop.sampler.evolution import Evolution, Stage, ridge
 from gpukoop.sampler.expm import ExponentialOverflow
-from gpukoop.sampler.fourier import FourierFeatures
-from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures, row_blocks
+from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, Triples, assemble
-from gpukoop.sampler.nystroem import NystroemFeatures
-from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures, quantile_box
+from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
 from gpukoop.sampler.teacher import AbstractTeacher
+from gpukoop.spectrum.threads import one_thread
 
 Array = Any
 _log = logging.getLogger("gpukoop")
@@ -40,133 +36,9 @@ REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
 HELD_OUT = (20, 1_000)
 # Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
 MOMENT_ENTRIES = 2**26
-# Beyond this many coordinates the products of x with Chebyshev polynomials in t outnumber the kernel features.
-MAX_AFFINE = 32
-MEDIAN_SAMPLE = 1_000
 # The one-step map that is distilled from a chain: noise points per feature, its ridge over tr/D, features of the chain at least.
 DISTILL_PER_FEATURE, DISTILL_RIDGE, MIN_GUIDE = 40, 1e-8, 100
 # Length of the features over the median distance of landmarks: 0.1 d within these bounds. Two dimensions want short lengths (0.2
-# was best of 0.13, 0.2, 0.35, 0.5 on eight Gaussians and on a checkerboard); in ten, neighbours are as far as anyone.
-SCALE_FACTORS = (0.2, 1.0)
-
-
-@final
-@dataclass(frozen=True)
-class Recipe:
-    """The parameters of a fit that are not data; see ``KoopmanSampler`` for their meaning."""
-
-    dictionary: Any = "nystroem"
-    n_features: int = 1000
-    solver: str = "sat"
-    clock: Clock = field(default_factory=Clock)
-    n_slabs: int = 1
-    jump: float | None = None
-    degree: int = 4
-    time_degree: int = 6
-    scale: float | None = None
-    time_scale: float = 1.0
-    kernel: AbstractKernel | None = None
-    gaussian_part: bool = True
-    n_triples: int | None = None
-    n_bins: int = 8
-    symmetrize: bool = False
-    backend: str | None = None
-    distill: int = 0
-
-    @property
-    def slabs(self) -> list[tuple[float, float]]:
-        """Slabs in clock time: equal parts, or two that meet at the jump."""
-        if self.jump is not None:
-            return [(0.0, self.jump), (self.jump, 1.0)]
-        edges = np.linspace(0.0, self.clock.horizon, self.n_slabs + 1)
-        return [(float(a), float(b)) for a, b in pairwise(edges)]
-
-    def options(self, j: int) -> Options:
-        """Return how slab j becomes a stage."""
-        final_call = "none"
-        if j == len(self.slabs) - 1:
-            final_call = "jump" if self.jump is not None else "finish" if self.clock.log else "none"
-        return Options(self.solver, self.symmetrize, final_call)
-
-    def ends(self, j: int) -> tuple[bool, bool]:
-        """Return whether the denoiser is wanted at the ends of slab j."""
-        final_call = self.options(j).final
-        return final_call == "jump", final_call == "finish"
-
-
-def build_lift(
-    recipe: Recipe, data: Array, slab: tuple[float, float], rng: np.random.Generator
-) -> Lift:
-    """Return the dictionary of one slab, from points of the path in it.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    data : array of shape (n, d)
-        In the frame.
-    slab : (float, float)
-        In clock time.
-    rng : numpy Generator
-        Draws landmarks or frequencies, on the host.
-    """
-    n, d = data.shape
-    xp = namespace(data)
-    # No more features than data points: more would only memorise.
-    M = min(recipe.n_features, n)
-    rows = max(M, min(MEDIAN_SAMPLE, n))
-    chosen = rng.permutation(n)[:rows] if rows <= n else rng.integers(n, size=rows)
-    noise = like(rng.standard_normal((rows, d)), data)
-    s = slab[0] + (slab[1] - slab[0]) * rng.random(rows)
-    t = xp.asarray(recipe.clock.time(s))
-    x = (1 - t)[:, None] * noise + t[:, None] * data[xp.asarray(chosen)]
-    host = to_host(x)
-    dictionary = recipe.dictionary
-    blocks: list[AbstractFeatures] = []
-    if isinstance(dictionary, str) and dictionary == "polynomial":
-        centre, half = quantile_box(host)
-        blocks.append(
-            PolynomialFeatures(d, recipe.degree, recipe.time_degree, centre=centre, half_width=half)
-        )
-        return Lift(d, blocks, recipe.clock)
-    if recipe.gaussian_part:
-        blocks += _gaussian_part(recipe, data)
-    if not isinstance(dictionary, str):
-        blocks.append(UserFeatures(dictionary, d))
-        return Lift(d, blocks, recipe.clock)
-    scale = recipe.scale
-    if scale is None:
-        distances = pdist(host[:MEDIAN_SAMPLE])
-        median = float(np.median(distances)) if len(distances) else 0.0
-        low, high = SCALE_FACTORS
-        scale = min(high, max(low, 0.1 * d)) * median if median > 0 else 1.0
-    if dictionary == "fourier":
-        blocks.append(FourierFeatures(d, M, scale=2 * scale, time_scale=recipe.time_scale, rng=rng))
-    else:
-        blocks.append(
-            NystroemFeatures(
-                x[:M],
-                t[:M],
-                scale=scale,
-                time_scale=recipe.time_scale,
-                kernel=recipe.kernel,
-                backend=recipe.backend,
-            )
-        )
-    return Lift(d, blocks, recipe.clock)
-
-
-def _gaussian_part(recipe: Recipe, data: Array) -> list[AbstractFeatures]:
-    """Return features in which Gaussian data are exact, whatever their class: the endpoint map, and x times T_k(t)."""
-    d = data.shape[1]
-    rows = to_host(data[: 100 * MEDIAN_SAMPLE])
-    mean = rows.mean(axis=0)
-    covariance = np.atleast_2d(np.cov(rows.T, bias=True))
-    blocks: list[AbstractFeatures] = []
-    if np.trace(covariance) > 0:
-        blocks.append(EndpointFeatures(mean, covariance))
-    if recipe.time_degree > 0 and d <= MAX_AFFINE:
-        blocks.append(PolynomialFeatures(d, 1, recipe.time_degree))
-    return blocks
 
 
 def _seed(*path: int) -> int:
@@ -282,6 +154,10 @@ class Learner:
 
     def solve(self, reg: float | str, held_out: Array | None = None) -> None:
         """Choose the ridge if it is "auto", and solve every slab of every class."""
+        with one_thread(16 * max(lift.n_features for lift in self.lifts) ** 2):
+            self._solve(reg, held_out)
+
+    def _solve(self, reg: float | str, held_out: Array | None) -> None:
         pooled = self.pooled()
         if self.guide is not None:
             self.guide.solve(reg, held_out)

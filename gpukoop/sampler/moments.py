@@ -28,6 +28,7 @@ from gpukoop.arrays import like, namespace, to_host
 from gpukoop.kernels.reduce_numpy import squared_distances
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift, column
 from gpukoop.sampler.teacher import AbstractTeacher
+from gpukoop.spectrum.threads import one_thread
 
 Array = Any
 
@@ -331,7 +332,8 @@ def assemble(
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)
     # Every inner edge needs a batch of its own.
     while moments.count < n_triples or moments.batches < moments.n_bins - 1:
-        moments.update(lift, triples)
+        with one_thread(16 * moments.n_features**2):
+            moments.update(lift, triples)
         if callback is not None and callback(moments) is True:
             break
     return moments
