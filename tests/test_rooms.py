@@ -46,9 +46,7 @@ LONG = {
     "gpukoop/operator.py": 400,  # half of it docstrings
     "gpukoop/sampler/learning.py": 370,
     "gpukoop/sampler/moments.py": 350,
-    "kernels/plan_cuda.py": 410,
     "kernels/source_cpu.py": 460,
-    "kernels/tile_cuda.py": 400,
 }
 
 FILES = sorted(
