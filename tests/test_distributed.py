@@ -1,0 +1,218 @@
+"""Sums over Dask workers equal those of one machine, also when a worker is killed in mid-run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import gpukoop as gk
+from gpukoop import distributed as gd
+from gpukoop.backends import BACKENDS
+from gpukoop.testing import tolerance
+
+dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+
+N, M, D = 700, 900, 3
+
+
+@pytest.fixture(scope="module")
+def client():
+    cluster = dask_distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
+    )
+    client = dask_distributed.Client(cluster)
+    yield client
+    client.close()
+    cluster.close()
+
+
+@pytest.fixture
+def many_blocks(monkeypatch):
+    """Cut small problems as finely as large ones."""
+    monkeypatch.setattr(gd, "PAIRS_PER_TASK", 2**16)
+    monkeypatch.setattr(gd, "SOURCE_BLOCK", 300)
+
+
+@pytest.fixture
+def points():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(N, D)), rng.normal(size=(M, D)), rng.normal(size=(M, 2))
+
+
+def close(kernel, X, Y, v, op, got, want):
+    bounds = tolerance(kernel, X, Y, v, op)
+    for a, b, bound in zip(
+        *(x if isinstance(x, tuple) else (x,) for x in (got, want, bounds)), strict=True
+    ):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert (np.abs(a - b) <= 2 * bound).all()  # both are rounded
+
+
+def run(K, op, v):
+    return K @ v if op == "product" else getattr(K, op)(v)
+
+
+@pytest.mark.parametrize(
+    "op", ["product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_equals_one_machine(client, many_blocks, points, op, dtype):
+    X, Y, V = (a.astype(dtype) for a in points)
+    v = V[:, 0] if "logsumexp" in op else V
+    kernel = gk.Matern32(0.7)
+    K = kernel(X, Y, backend="numpy")
+    assert all(len(cuts) > 2 for cuts in gd.blocks(N, M))
+    want = run(K, op, v)
+    with gk.distributed.use_cluster(client):
+        got, again = run(K, op, v), run(K, op, v)
+    close(kernel, X, Y, v, op, got, want)
+    for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (got, again)), strict=True):
+        assert np.array_equal(a, b), "the order of the additions is fixed"
+
+
+def test_workers_compute(client, points, monkeypatch):
+    """The sums run on the workers: this process has lost its own backends."""
+    X, Y, V = points
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    want = K @ V
+    with gk.distributed.use_cluster(client):
+        assert "2 Dask workers" in str(K.explain())
+        monkeypatch.setitem(BACKENDS, "numpy", None)
+        got = K @ V
+    monkeypatch.undo()
+    close(K.kernel, X, Y, V, "product", got, want)
+
+
+def test_bits_do_not_depend_on_the_workers(client, many_blocks, points):
+    X, Y, V = points
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    with gd.use_cluster(client):
+        two = K @ V
+    with (
+        dask_distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        ) as cluster,
+        dask_distributed.Client(cluster) as other,
+        gd.use_cluster(other),
+    ):
+        one = K @ V
+    assert np.array_equal(one, two)
+
+
+def test_absent_sources(client, many_blocks, points):
+    """Blocks without a single source give -inf, and no nan in the sum or in its gradient."""
+    X, Y, V = points
+    b = np.where(np.arange(M) < 500, -np.inf, V[:, 0])
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    want, slope = K.logsumexp_and_gradient(b)
+    with gd.use_cluster(client):
+        got, got_slope = K.logsumexp_and_gradient(b)
+        nothing, flat = K.logsumexp_and_gradient(np.full(M, -np.inf))
+    close(K.kernel, X, Y, b, "logsumexp_and_gradient", (got, got_slope), (want, slope))
+    assert (nothing == -np.inf).all()
+    assert (flat == 0).all()
+
+
+def test_call_and_context(client, points):
+    X, Y, _V = points
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    try:
+        gd.use_cluster(client)
+        assert "Dask workers" in str(K.explain())
+        gd.use_cluster(None)
+        assert "Dask" not in str(K.explain())
+    finally:
+        gd.use_cluster(None)
+    with gd.use_cluster(client):
+        with gd.use_cluster(client):
+            pass
+        assert "Dask workers" in str(K.explain())
+    assert "Dask" not in str(K.explain())
+
+
+def test_points_travel_once(client, many_blocks, points, monkeypatch):
+    X, Y, V = points
+    sent = []
+    scatter = client.scatter
+    monkeypatch.setattr(client, "scatter", lambda x, **k: sent.append(x.nbytes) or scatter(x, **k))
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    with gd.use_cluster(client):
+        _ = K @ V
+        first = sum(sent)
+        _ = K.gradient(2 * V)
+        assert sum(sent) - first == V.nbytes
+    assert first == X.nbytes + Y.nbytes + V.nbytes
+
+
+def test_fourier_on_workers(client, many_blocks, points):
+    pytest.importorskip("finufft")
+    X, Y, V = (a[:, :2] for a in points)
+    K = gk.Gaussian(1.0)(X, Y, backend="fourier", tol=1e-4)
+    want = gk.Gaussian(1.0)(X, Y, backend="numpy") @ V
+    with gd.use_cluster(client):
+        got = K @ V
+    assert (np.abs(got - want) <= tolerance(K.kernel, X, Y, V, tol=1e-4)).all()
+    assert 0 < K.error_estimate_ <= 1e-4
+
+
+def test_errors_of_workers_arrive(client, points):
+    X, Y, V = points
+    with gd.use_cluster(client), pytest.raises(gk.BackendError, match="tol=None asks for exact"):
+        _ = gk.Gaussian(1.0)(X, Y, backend="fourier") @ V
+
+
+def test_refuses_what_is_no_open_client(client):
+    with pytest.raises(TypeError, match="expected a dask"):
+        gd.use_cluster("tcp://nowhere:1")
+    closed = dask_distributed.Client(client.scheduler.address)
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        gd.use_cluster(closed)
+
+
+def test_without_dask_says_what_to_install():
+    code = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "import gpukoop as gk\n"
+        "try: gk.distributed.use_cluster(object())\n"
+        "except ImportError as error: print(error)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "pip install gpukoop[dask]" in out.stdout, out.stderr
+
+
+def test_a_killed_worker_costs_time_only(client, monkeypatch):
+    """Kill -9 one of two workers while blocks are finished, running and waiting."""
+    monkeypatch.setattr(gd, "PAIRS_PER_TASK", 2**17)
+    monkeypatch.setattr(gd, "SOURCE_BLOCK", 1500)
+    rng = np.random.default_rng(1)
+    X, Y, v = rng.normal(size=(6000, 3)), rng.normal(size=(6000, 3)), rng.normal(size=6000)
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    want = K @ v
+    with gd.use_cluster(client):
+        calm = K @ v
+    victim = next(iter(client.run(os.getpid).values()))
+    state = {}
+
+    def kill_in_mid_run():
+        while sum("gpukoop-product" in str(key) for key in client.who_has()) < 3:
+            time.sleep(0.005)
+        state["unfinished"] = not state.get("finished", False)
+        os.kill(victim, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_in_mid_run)
+    thread.start()
+    with gd.use_cluster(client):
+        got = K @ v
+    state["finished"] = True
+    thread.join()
+    assert state["unfinished"]
+    assert np.array_equal(got, calm)
+    close(K.kernel, X, Y, v, "product", got, want)
+    assert victim not in client.run(os.getpid).values()
