@@ -95,8 +95,8 @@ class KoopmanSampler(BaseEstimator):
         Bound on the root mean square error of the map against the exact flow, in units of X. Safe, loose; nan with slabs.
     classes_ : array or None
         Labels.
-    n_features_lifted_ : int
-        D of the first slab.
+    lift_, n_features_lifted_ : Lift, int
+        Dictionary of the generator and its size D.
     backend_ : str
         Who computes the sampling product.
 
@@ -121,6 +121,12 @@ class KoopmanSampler(BaseEstimator):
     >>> sampler.sample(100).shape
     (100, 2)
     """
+
+    classes_: Any
+    n_features_in_: int
+    _latent: Latent
+    _home: Home
+    _held: Array | None
 
     def __init__(
         self,
@@ -245,7 +251,7 @@ class KoopmanSampler(BaseEstimator):
             self._same_features(native, "X", self.n_features_in_)
         else:
             self.n_features_in_ = int(native.shape[1])
-            self._home: Home = home
+            self._home = home
             self._dtype = native.dtype
             self._latent = Latent(self.latent)
         labels = None
@@ -285,7 +291,7 @@ class KoopmanSampler(BaseEstimator):
             else stage.generator
         )
         self.__dict__.pop("_eigenvalues", None)
-        self.n_features_lifted_ = lift.n_features
+        self.lift_, self.n_features_lifted_ = lift, lift.n_features
         self.energy_ratio_ = learner.evolutions[None].energy_ratio
         self.certificate_ = certificate(learner, self._data) * learner.frame.size
         centres = np.zeros((max(1, lift.n_features), self.n_latent_), dtype=self._dtype)

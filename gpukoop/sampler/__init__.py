@@ -24,6 +24,7 @@ from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
 from gpukoop.sampler.moments import Moments, Triples, assemble
 from gpukoop.sampler.nystroem import NystroemFeatures
+from gpukoop.sampler.pictures import images, picture
 from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures
 from gpukoop.sampler.report import SpectralReport, mode_projector, spectral_report
 from gpukoop.sampler.teacher import (
@@ -69,8 +70,10 @@ __all__ = [
     "expm_action",
     "generator",
     "growth_bound",
+    "images",
     "integrate",
     "mode_projector",
+    "picture",
     "ridge",
     "sat",
     "sat_inverse",

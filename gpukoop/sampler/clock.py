@@ -9,6 +9,7 @@ r        1 - t, what remains
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ class Clock:
         """Return t at clock time s; a number or an array."""
         if not self.log:
             return s
-        return -np.expm1(-s) if np.isscalar(s) else -namespace(s).expm1(-s)
+        return -math.expm1(-s) if isinstance(s, float | int) else -namespace(s).expm1(-s)
 
     def clock_time(self, t: float) -> float:
         """Return s at path time t, at most the horizon."""

@@ -125,6 +125,8 @@ def _taylor(A: Array, B: Array, t: float, n_steps: int, xp: Any) -> Array:
 
 
 def _checked(A: Any, B: Any, t: Any) -> tuple[Array, Array, float]:
+    given = t
+    t = math.nan if isinstance(t, bool) or not isinstance(t, int | float | np.number) else float(t)
     A = square_matrix(A, "A")
     B, _ = native_array(B, "B")
     if B.dtype.kind not in "fiub":
@@ -134,11 +136,11 @@ def _checked(A: Any, B: Any, t: Any) -> tuple[Array, Array, float]:
             f"B has shape {B.shape}, expected ({len(A)},) or ({len(A)}, k) as A has {len(A)} rows"
         )
     require_finite(B, "B")
-    if isinstance(t, bool) or not np.isscalar(t) or not np.isreal(t) or not math.isfinite(t):
-        raise ValueError(f"t must be a finite number, got {t!r}")
+    if not math.isfinite(t):
+        raise ValueError(f"t must be a finite number, got {given!r}")
     xp = namespace(A)
     dtype = np.result_type(A.dtype, B.dtype if B.dtype.kind == "f" else np.float64)
-    return A.astype(dtype, copy=False), xp.asarray(B, dtype=dtype), float(t)
+    return A.astype(dtype, copy=False), xp.asarray(B, dtype=dtype), t
 
 
 def square_matrix(A: Any, name: str) -> Array:

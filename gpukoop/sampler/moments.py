@@ -267,7 +267,7 @@ class Moments:
     def save(self, path: str | FilePath) -> None:
         """Write the sums to an .npz file; :meth:`load` continues from it with the same bits."""
         arrays = {f"sum_{name}": to_host(value) for name, value in self.sums.items()}
-        np.savez(
+        np.savez(  # type: ignore[arg-type]
             path,
             slab=self.slab,
             shape=(self.n_features, self.n_coordinates, self.n_bins, self.count, self.batches),

@@ -64,7 +64,7 @@ class PolynomialFeatures(AbstractFeatures):
         self.centre = np.broadcast_to(np.asarray(centre, dtype=float), (d,))
         self.half_width = np.broadcast_to(np.asarray(half_width, dtype=float), (d,))
         # A monomial is one coordinate times an earlier monomial: (parent, coordinate) in order of degree.
-        index = {(): 0}
+        index: dict[tuple[int, ...], int] = {(): 0}
         self._recurrence: list[tuple[int, int]] = []
         for p in range(1, self.degree + 1):
             for word in combinations_with_replacement(range(d), p):

@@ -1,0 +1,66 @@
+"""Pictures are drawn, written whole, and say why they have no modes; the neural lift trains and samples."""
+
+import numpy as np
+import pytest
+
+import gpukoop as gk
+from gpukoop import datasets
+from gpukoop.sampler import AffineTeacher, images, picture
+
+
+def noise(n, d=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def test_picture_of_operator_spectrum_modes_and_trajectories(tmp_path):
+    pytest.importorskip("matplotlib")
+    teacher = AffineTeacher([[-0.5, 1.0], [-1.0, -0.2]])
+    sampler = gk.KoopmanSampler(
+        "polynomial", degree=2, time_degree=0, solver="exponential", reg=0, teacher=teacher
+    ).fit(noise(500))
+    figure = picture(sampler, tmp_path / "koopman.png", n_trajectories=10)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert any("spectrum" in title for title in titles)
+    assert sum(title.startswith("mode ") for title in titles) == 3
+    assert (tmp_path / "koopman.png").read_bytes().startswith(b"\x89PNG")
+    plain = gk.KoopmanSampler(n_features=30, random_state=0).fit(noise(300, 1))
+    assert picture(plain, n_trajectories=5).axes
+
+
+def test_sheet_of_images(tmp_path):
+    pytest.importorskip("matplotlib")
+    X = datasets.digits(25)
+    images(X, tmp_path / "digits.png")
+    assert (tmp_path / "digits.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="pass shape="):
+        images(X[:, :63])
+
+
+@pytest.fixture(scope="module")
+def neural():
+    pytest.importorskip("torch")
+    from gpukoop.sampler.neural import NeuralFeatures
+
+    X = datasets.eight_gaussians(1000, random_state=0)
+    return X, NeuralFeatures(2, 16, width=32, random_state=0).train(X, n_paths=256, n_steps=120)
+
+
+def test_neural_lift_learns(neural):
+    _, lift = neural
+    assert set(lift.losses) == {"consistency", "target", "phase", "reconstruction"}
+    for name in ("target", "reconstruction"):
+        values = lift.losses[name]
+        assert np.mean(values[-10:]) < 0.6 * np.mean(values[:10]), name
+    x, t, u = noise(10), np.random.default_rng(1).random(10), noise(10, seed=2)
+    rate = lift.features_and_jvp(x, t, u)[1]
+    h = 1e-5
+    difference = (lift.features(x + h * u, t + h) - lift.features(x - h * u, t - h)) / (2 * h)
+    assert abs(rate - difference).max() < 1e-6 * max(1.0, abs(rate).max())
+
+
+def test_neural_lift_is_a_dictionary_of_the_sampler(neural):
+    X, lift = neural
+    sampler = gk.KoopmanSampler(lift, random_state=0, n_triples=20_000).fit(X)
+    drawn = sampler.sample(500)
+    assert np.isfinite(drawn).all()
+    assert abs(drawn.std(axis=0) / X.std(axis=0) - 1).max() < 0.25
