@@ -5,12 +5,15 @@ import pickle
 import subprocess
 import sys
 import warnings
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.linalg import solve_triangular
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
+from test_arrays import StandIn, cupy, wrapped  # noqa: F401 - cupy is a fixture
 
 import gpukoop as gk
 from gpukoop import metrics
@@ -230,6 +233,40 @@ def test_torch_tensors_come_back(clouds):
     Z, X = (torch.from_numpy(A) for A in clouds)
     end = FLOWS["exact"]().fit(X).transport(Z)
     assert isinstance(end, torch.Tensor)
+
+
+@pytest.fixture
+def on_device(cupy, monkeypatch):  # noqa: F811 - the fixture of test_arrays
+    """Let the stand-in for CuPy have its linear algebra too."""
+    names = ("eigh", "solve", "cholesky", "norm")
+    cupy.linalg = SimpleNamespace(**{n: wrapped(getattr(np.linalg, n)) for n in names})
+    module = ModuleType("cupyx.scipy.linalg")
+    module.solve_triangular = wrapped(solve_triangular)
+    for name in ("cupyx", "cupyx.scipy"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.linalg", module)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_arrays_stay_in_their_library(name, clouds, on_device):
+    Z, X = clouds
+    expected = FLOWS[name](random_state=0, backend="numpy").fit(X).transport(Z)
+    flow = FLOWS[name](random_state=0, backend="numpy").fit(StandIn(X))
+    end = flow.transport(StandIn(Z))
+    assert type(end) is StandIn
+    assert np.abs(end.get() - expected).max() < 1e-8
+    assert type(flow.history_["energy"]) is np.ndarray
+    assert type(flow.sample(3)) is StandIn
+
+
+@pytest.mark.parametrize("make", [gk.maps.RandomFeatureMap, gk.maps.KernelMap])
+def test_generators_stay_in_their_library(make, clouds, on_device):
+    flow = gk.WassersteinFlow(
+        "exact", n_iter=2, persistence=float("inf"), random_state=0, generator=make(20, random_state=0)
+        if make is gk.maps.RandomFeatureMap
+        else make(n_landmarks=20, backend="numpy", random_state=0),
+    ).fit(StandIn(clouds[1]))  # fmt: skip
+    assert type(flow.sample(3)) is StandIn
 
 
 SIMULATED = """

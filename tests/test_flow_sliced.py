@@ -112,6 +112,18 @@ def test_frames_are_orthonormal_and_uniform():
     assert frames(rng, 5, 1).tolist() == [[1.0]]
 
 
+def test_equal_angles_are_a_quadrature_rule_in_the_plane():
+    Z, X = clouds(100, 120, d=2)
+    exact = mmd_field(gk.Energy(), X)(Z, {}, np.random.default_rng(0), 0).velocity
+    rng = np.random.default_rng(1)
+    errors = []
+    for P in (25, 100, 400):
+        v, _ = sliced(Z, X, frames(rng, P, 2), "energy")
+        errors.append(np.linalg.norm(v - exact) / np.linalg.norm(exact))
+    assert errors[1] < 0.02
+    assert errors[2] < 0.3 * errors[1] < 0.09 * errors[0]
+
+
 def test_orthogonal_directions_are_twice_as_good():
     d = 20
     Z, X = clouds(100, 120, d=d, seed=3)

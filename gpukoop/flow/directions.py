@@ -10,11 +10,15 @@ import numpy as np
 def frames(rng: np.random.Generator, n_projections: int, d: int) -> np.ndarray:
     """Return unit directions (P, d): orthonormal frames of d, the last one cut; each direction is uniform.
 
-    Orthogonal directions halve the error of a sliced velocity against independent ones. On the line one direction is
-    exact, and one is returned.
+    Orthogonal directions halve the error of a sliced velocity against independent ones. In the plane the frames are
+    turned by equal angles, which is a quadrature rule: the error falls like 1 / P and not like its root. On the line one
+    direction is exact, and one is returned.
     """
     if d == 1:
         return np.ones((1, 1))
+    if d == 2:
+        angle = 2 * np.pi * rng.random() + np.pi * np.arange(n_projections) / n_projections
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
     left, parts = n_projections, []
     while left > 0:
         size = min(d, left)

@@ -144,13 +144,33 @@ def _numba(z: np.ndarray, x: np.ndarray, mode: int) -> Results:
 
     merge = sorting_loops.energy if mode else sorting_loops.transport
     out, energy = np.empty_like(z), np.empty(len(z))
+    ending = np.full(mode, np.inf, z.dtype)  # the merge of the energy needs a last number that is never taken
 
     def row(p: int, _: int) -> None:
-        order = np.argsort(z[p])
-        energy[p] = merge(z[p][order], np.sort(x[p]), order, out[p])
+        values, order = _ordered(z[p])
+        particles, samples = np.append(values, ending), np.append(np.sort(x[p]), ending)
+        energy[p] = merge(particles, samples, order, out[p])
 
     _share(row, len(z), 1, z.size + x.size)
     return out, energy
+
+
+def _ordered(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted numbers and the order that sorts them.
+
+    Places travel in the lower half of the keys of float32 numbers: twice as quick as an argsort.
+    """
+    if z.dtype != np.float32:
+        order = np.argsort(z)
+        return z[order], order
+    from gpukoop.flow import sorting_loops
+
+    keys, order = np.empty(len(z), np.uint64), np.empty(len(z), np.int64)
+    values = np.empty_like(z)
+    sorting_loops.pack(np.ascontiguousarray(z).view(np.uint32), keys)
+    keys.sort()
+    sorting_loops.unpack(keys, values.view(np.uint32), order)
+    return values, order
 
 
 def push_back(pushed: Array, theta: Array) -> Array:
