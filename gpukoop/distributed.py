@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import os
 import threading
+import time
 import uuid
 import warnings
 from collections import OrderedDict
@@ -37,19 +37,16 @@ from gpukoop.arrays import like, to_host
 from gpukoop.backends import Request
 from gpukoop.dispatch import AccuracyWarning, run_here
 from gpukoop.kernels.fourier_boxes import candidates
+from gpukoop.kernels.partial_sums import Partial, blocks, combine
 
 Array = Any
 
-# Pairs worth a task: some 20 ms on a core, against about 1 ms that Dask spends on one.
-PAIRS_PER_TASK = 2**25
-# More blocks than this serve no cluster and burden the scheduler.
-MAX_ROW_BLOCKS, MAX_SOURCE_BLOCKS = 256, 16
-# Sources of one block: 2 MB in three dimensions, so that a few blocks lie in a worker's cache and network packets.
-SOURCE_BLOCK = 2**18
 # Arrays kept on the workers for the next product.
 KEPT_ARRAYS = 512
 # Rounds of submitting what is missing; each lost worker costs at most one.
-ROUNDS = 5
+ROUNDS = 8
+# Seconds before the second round; doubled each time, so that eight rounds outlast the restart of a worker.
+FIRST_PAUSE, WORKER_TIMEOUT = 0.1, 60
 
 
 def use_cluster(client: Any) -> _Cluster | None:
@@ -200,18 +197,6 @@ class _Cluster:
             self._held.popitem(last=False)
 
 
-def blocks(n: int, m: int) -> tuple[list[slice], list[slice]]:
-    """Return slices of targets and of sources: a function of the sizes alone, so that results repeat bit for bit."""
-    columns = min(MAX_SOURCE_BLOCKS, -(-m // SOURCE_BLOCK))
-    rows = min(n, MAX_ROW_BLOCKS, max(2, n * m // (columns * PAIRS_PER_TASK)))
-    return _cut(n, rows), _cut(m, columns)
-
-
-def _cut(n: int, count: int) -> list[slice]:
-    edges = np.linspace(0, n, count + 1).astype(int)
-    return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-
-
 class _Job:
     """One reduction on the cluster: submits what is missing until all rows are there."""
 
@@ -233,23 +218,26 @@ class _Job:
         """Return one partial result per block of rows, in order."""
         from distributed import CancelledError, KilledWorker
 
-        client = self.cluster.client
         done: dict[int, Any] = {}
         trouble: BaseException | None = None
-        for _ in range(ROUNDS):
+        for attempt in range(ROUNDS):
             missing = [i for i in range(len(self.rows)) if i not in done]
             if not missing:
                 break
-            futures = self._submit(missing)
+            if attempt:
+                self._recover(attempt)
+            try:
+                futures = self._submit(missing)
+            except OSError as error:
+                # The data went to a worker that had just died; the scheduler will know in a moment.
+                trouble = error
+                continue
             for i, future in zip(missing, futures, strict=True):
                 try:
                     done[i] = future.result()
-                except (CancelledError, KilledWorker) as error:
-                    # Its worker died with data that nobody else had: send them again in the next round.
+                except (CancelledError, KilledWorker, OSError) as error:
+                    # Its worker died with data that nobody else had: they are sent again in the next round.
                     trouble = error
-            if trouble is not None and len(done) < len(self.rows):
-                self.cluster.drop_lost()
-                client.wait_for_workers(1, timeout=60)
         if len(done) < len(self.rows):
             raise RuntimeError(
                 f"{len(self.rows) - len(done)} of {len(self.rows)} blocks of {self.request} were lost {ROUNDS} times with "
@@ -257,42 +245,39 @@ class _Job:
             ) from trouble
         return [done[i] for i in range(len(self.rows))]
 
+    def _recover(self, attempt: int) -> None:
+        """Wait for a worker, and forget the arrays that died with another."""
+        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+        try:
+            self.cluster.client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+        except TimeoutError:
+            raise RuntimeError(
+                f"the Dask cluster has had no worker for {WORKER_TIMEOUT} s: start one, or leave it with "
+                "use_cluster(None)"
+            ) from None
+        self.cluster.drop_lost()
+
     def _submit(self, missing: list[int]) -> list[Any]:
-        hold, submit = self.cluster.hold, self.cluster.client.submit
+        hold, job = self.cluster.hold, f"gpukoop-{self.request.op}-{uuid.uuid4().hex}"
+
+        def submit(label: str, function: Any, *arguments: Any) -> Any:
+            key = f"{job}-{label}"
+            return self.cluster.client.submit(function, *arguments, key=key, pure=False)
+
+        how = self.request, self.name, self.source, os.getpid()
         sources = [(hold(self.Y[c]), hold(self.V[c])) for c in self.columns]
-        job = f"gpukoop-{self.request.op}-{uuid.uuid4().hex}"
         futures = []
         for i in missing:
-            X = hold(self.X[self.rows[i]])
-            level = [
-                submit(
-                    block_sum,
-                    self.request,
-                    self.name,
-                    self.source,
-                    X,
-                    Y,
-                    V,
-                    os.getpid(),
-                    key=f"{job}-{i}-{j}",
-                    pure=False,
-                )
-                for j, (Y, V) in enumerate(sources)
-            ]
-            depth = 0
+            X, depth = hold(self.X[self.rows[i]]), 0
+            level = [submit(f"{i}-{j}", block_sum, *how, X, *s) for j, s in enumerate(sources)]
             while len(level) > 1:
                 depth += 1
+                pairs = [level[p : p + 2] for p in range(0, len(level), 2)]
                 level = [
-                    submit(
-                        combine,
-                        self.request.op,
-                        *level[p : p + 2],
-                        key=f"{job}-{i}-{depth}-{p}",
-                        pure=False,
-                    )
-                    if p + 1 < len(level)
-                    else level[p]
-                    for p in range(0, len(level), 2)
+                    submit(f"{i}-{depth}-{p}", combine, self.request.op, *pair)
+                    if len(pair) == 2
+                    else pair[0]
+                    for p, pair in enumerate(pairs)
                 ]
             futures.append(level[0])
         return futures
@@ -303,17 +288,15 @@ class _Job:
 # The loops use every thread the worker has: two of them at once would only get in each other's way.
 _one_at_a_time = threading.Lock()
 
-Partial = tuple[tuple[Array, ...], float | None, tuple[str, ...]]
-
 
 def block_sum(
     request: Request,
     name: str,
     source: str,
+    client_process: int,
     X: np.ndarray,
     Y: np.ndarray,
     V: np.ndarray,
-    client_process: int,
 ) -> Partial:
     """Return one block of a reduction in float64, its error estimate and its warnings; runs on a worker."""
     _share_threads(client_process)
@@ -339,22 +322,3 @@ def _share_threads(client_process: int) -> None:
     # Set, not defaulted: Dask's nanny starts every worker with OMP_NUM_THREADS=1, whatever nthreads is.
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(get_worker().state.nthreads)
-
-
-def combine(op: str, a: Partial, b: Partial) -> Partial:
-    """Return the reduction over two blocks of sources from those over each.
-
-    Sums add. Log-sum-exps are combined by logaddexp, their gradients by the softmax weights exp(L_a - L), exp(L_b - L).
-    """
-    left, right = a[0], b[0]
-    if "logsumexp" in op:
-        L = np.logaddexp(left[0], right[0])
-        parts = (L,)
-        if len(left) > 1:
-            safe = np.where(L == -np.inf, 0.0, L)
-            wa, wb = np.exp(left[0] - safe), np.exp(right[0] - safe)
-            parts = L, wa[:, None] * left[1] + wb[:, None] * right[1]
-    else:
-        parts = tuple(p + q for p, q in zip(left, right, strict=True))
-    estimates = [e for e in (a[1], b[1]) if e is not None]
-    return parts, max(estimates) if estimates else None, a[2] + b[2]

@@ -13,6 +13,7 @@ import pytest
 import gpukoop as gk
 from gpukoop import distributed as gd
 from gpukoop.backends import BACKENDS
+from gpukoop.kernels import partial_sums
 from gpukoop.testing import tolerance
 
 dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -34,8 +35,8 @@ def client():
 @pytest.fixture
 def many_blocks(monkeypatch):
     """Cut small problems as finely as large ones."""
-    monkeypatch.setattr(gd, "PAIRS_PER_TASK", 2**16)
-    monkeypatch.setattr(gd, "SOURCE_BLOCK", 300)
+    monkeypatch.setattr(partial_sums, "PAIRS_PER_TASK", 2**16)
+    monkeypatch.setattr(partial_sums, "SOURCE_BLOCK", 300)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_equals_one_machine(client, many_blocks, points, op, dtype):
     v = V[:, 0] if "logsumexp" in op else V
     kernel = gk.Matern32(0.7)
     K = kernel(X, Y, backend="numpy")
-    assert all(len(cuts) > 2 for cuts in gd.blocks(N, M))
+    assert all(len(cuts) > 2 for cuts in partial_sums.blocks(N, M))
     want = run(K, op, v)
     with gk.distributed.use_cluster(client):
         got, again = run(K, op, v), run(K, op, v)
@@ -189,8 +190,8 @@ def test_without_dask_says_what_to_install():
 
 def test_a_killed_worker_costs_time_only(client, monkeypatch):
     """Kill -9 one of two workers while blocks are finished, running and waiting."""
-    monkeypatch.setattr(gd, "PAIRS_PER_TASK", 2**17)
-    monkeypatch.setattr(gd, "SOURCE_BLOCK", 1500)
+    monkeypatch.setattr(partial_sums, "PAIRS_PER_TASK", 2**17)
+    monkeypatch.setattr(partial_sums, "SOURCE_BLOCK", 1500)
     rng = np.random.default_rng(1)
     X, Y, v = rng.normal(size=(6000, 3)), rng.normal(size=(6000, 3)), rng.normal(size=6000)
     K = gk.Gaussian(1.0)(X, Y, backend="numpy")
