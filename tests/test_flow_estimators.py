@@ -168,10 +168,18 @@ def test_a_run_that_was_cut_continues_to_the_same_bits(name, clouds, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         flow.transport(Z, callback=interrupt, checkpoint=path, checkpoint_every=1)
+    pickle.dumps(flow)
     end = FLOWS[name](random_state=0).fit(X).transport(Z, checkpoint=path)
     assert np.array_equal(end, whole)
     flow.transport(Z, checkpoint=path)
     assert np.abs(flow.history_["energy"] - history).max() < 1e-6 * history[0]
+
+
+def test_no_step_leaves_the_particles_and_tells_their_energy(clouds):
+    Z, X = clouds
+    flow = FLOWS["mmd"]().fit(X)
+    assert np.array_equal(flow.transport(Z, n_iter=0), Z)
+    assert flow.history_["energy"] == pytest.approx([metrics.energy_distance(Z, X) / 2], abs=1e-12)
 
 
 def test_callbacks_stop(clouds):

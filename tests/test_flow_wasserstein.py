@@ -1,5 +1,6 @@
 """Wasserstein-2 flows: P1, P2, P12, weights, unequal sizes, minibatches, memory and digits."""
 
+import itertools
 import tracemalloc
 import warnings
 
@@ -117,7 +118,7 @@ def test_the_gap_of_the_means_contracts_by_one_minus_h(blur, backend, require):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         flow.transport(Z, callback=lambda i, Y: gaps.append(Y.mean(axis=0) - X.mean(axis=0)))
-    for before, after in zip(gaps[:-1], gaps[1:], strict=True):
+    for before, after in itertools.pairwise(gaps):
         assert np.abs(after - (1 - h) * before).max() < 1e-12
     assert flow.backend_ == backend
 

@@ -122,20 +122,23 @@ class AbstractParticleFlow(AbstractFlowEstimator):
                 batch_size=self._batch,
             )
         self._recorder = Recorder(trainer.step)
-        outcome = run_flow(
-            self._recorder,
-            trainer.begin(begin(pool, self.X_)),
-            n_iter,
-            seed=seed,
-            step_size=self._length(),
-            callback=callback,
-            verbose=self.verbose,
-            description=type(self).__name__,
-        )
-        self.generator_ = trainer.generator
-        self.n_iter_, self.converged_ = outcome.n_iter, outcome.converged
-        self.history_ = outcome.history
-        self._close_history(outcome.particles, seed)
+        try:
+            outcome = run_flow(
+                self._recorder,
+                trainer.begin(begin(pool, self.X_)),
+                n_iter,
+                seed=seed,
+                step_size=self._length(),
+                callback=callback,
+                verbose=self.verbose,
+                description=type(self).__name__,
+            )
+            self.generator_ = trainer.generator
+            self.n_iter_, self.converged_ = outcome.n_iter, outcome.converged
+            self.history_ = outcome.history
+            self._close_history(outcome.particles, seed)
+        finally:
+            self._forget()
         return outcome.particles
 
     def _regressed_field(self, batch_size: int | None) -> Field:
@@ -155,7 +158,11 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             }
             last = self._watched(particles, memory, rng, self.n_iter_)
             self.history_["energy"] = np.append(energies, last.energy)
-        del self._watched, self._recorder
+
+    def _forget(self) -> None:
+        """Drop what only a run needs, also after an interruption: an estimator must stay picklable."""
+        for name in ("_watched", "_recorder"):
+            self.__dict__.pop(name, None)
 
     def transport(
         self,
@@ -184,10 +191,13 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Library, device and dtype of ``Z``.
         """
         if self.generator is None:
-            moved = super().transport(
-                Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
-            )
-            self._close_history(like(points(moved, "Z")[0], self.X_), self._seed_again())
+            try:
+                moved = super().transport(
+                    Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+                )
+                self._close_history(like(points(moved, "Z")[0], self.X_), self._seed_again())
+            finally:
+                self._forget()
             return moved
         native, home = self._check_points(Z)
         if checkpoint is not None or checkpoint_every is not None:

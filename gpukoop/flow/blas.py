@@ -16,9 +16,9 @@ SMALL = 2**20
 
 @lru_cache(maxsize=1)
 def _controller() -> Any:
-    # Looking for the loaded libraries takes milliseconds; once is enough, NumPy's and SciPy's are there by now.
+    # Looking for the loaded libraries takes milliseconds; once is enough when NumPy's and SciPy's are loaded.
     import scipy.linalg  # noqa: F401
-    from threadpoolctl import ThreadpoolController
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     return ThreadpoolController()
 

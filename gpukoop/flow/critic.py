@@ -143,7 +143,7 @@ class JoinedDictionary(AbstractDictionary):
     parts: tuple[AbstractDictionary, ...]
 
     @property
-    def penalty(self) -> Array:  # type: ignore[override]
+    def penalty(self) -> Array:
         """Penalties of all parts."""
         first = self.parts[0].penalty
         return namespace(first).concatenate([p.penalty for p in self.parts])

@@ -144,7 +144,9 @@ def _numba(z: np.ndarray, x: np.ndarray, mode: int) -> Results:
 
     merge = sorting_loops.energy if mode else sorting_loops.transport
     out, energy = np.empty_like(z), np.empty(len(z))
-    ending = np.full(mode, np.inf, z.dtype)  # the merge of the energy needs a last number that is never taken
+    ending = np.full(
+        mode, np.inf, z.dtype
+    )  # the merge of the energy needs a last number that is never taken
 
     def row(p: int, _: int) -> None:
         values, order = _ordered(z[p])

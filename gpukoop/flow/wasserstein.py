@@ -103,7 +103,7 @@ class SinkhornField:
     ) -> None:
         self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
         self.shrink = min(1.0, max(0.0, 1.0 - step_size))
-        self.limits = {"n_iter": n_iter, "tol": tol}
+        self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol}
         self.options = options or {}
         self.own = 0.0
         if debias:
