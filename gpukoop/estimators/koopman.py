@@ -39,7 +39,7 @@ class KoopmanSampler(BaseEstimator):
         Kernel features at landmarks; random cosines; monomials times Chebyshev polynomials in time (d <= 3); or
         an object with ``features(x, t)`` and ``features_and_jvp(x, t, u)``.
     n_features : int
-        Landmarks or cosines, at most the number of data points. Directions below rounding are dropped, so fewer may remain.
+        Landmarks or cosines, at most the number of data points of a class. Directions below rounding are dropped, so fewer may remain.
     solver : "sat" or "exponential"
         Summation by parts with a boundary penalty: no exponential, an energy identity instead of blow-up. Or the
         exponential of the least-squares generator, which needs its ridge in a narrow window.
@@ -70,7 +70,7 @@ class KoopmanSampler(BaseEstimator):
         solver itself. Sharper where modes are separated. "auto" is 8 for the SAT solver in at most 4 coordinates and from
         1,000 unlabelled points without a teacher, else 0. The chain also serves ``t < 1`` and ``invert``.
     n_triples : int or None
-        Triples of a slab; None is 100 per feature and at least one per data point.
+        Triples (noise, point, time) of a slab; None is one per data point, but at least 100 and at most 200 per feature.
     n_bins : int
         Times between 0 and 1 at which the SAT solver keeps operators for ``trajectory``; 1 is none.
     symmetrize : bool

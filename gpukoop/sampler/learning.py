@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, namespace
+from gpukoop.arrays import like, namespace, to_host
 from gpukoop.kernels.radial import Energy
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.clock import Frame
@@ -27,8 +27,9 @@ from gpukoop.spectrum.threads import one_thread
 Array = Any
 _log = logging.getLogger("gpukoop")
 
-# Triples per feature. With velocities conditioned on the batch 60 do in two dimensions; 100 leave a margin.
-TRIPLES_PER_FEATURE = 100
+# Triples per feature, at least and, however many points there are, at most. With velocities conditioned on the batch 60 do in
+# two dimensions; beyond 200 the error of the dictionary is all that is left.
+TRIPLES_PER_FEATURE = (100, 200)
 # Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
 REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
 REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
@@ -73,6 +74,7 @@ class Learner:
         self.lifts: list[Lift] = []
         self.moments: dict[Any, list[Moments]] = {}
         self.sizes: dict[Any, int] = {}
+        self.ratios: dict[Any, float] = {}
         self.evolutions: dict[Any, Evolution] = {}
         self.reg_path: list[tuple[float, float]] = []
         self.reg = math.nan
@@ -91,8 +93,9 @@ class Learner:
         self.frame = frames[None]
         parts = [data for label, data in groups.items() if label is not None] or [groups[None]]
         data = parts[0] if len(parts) == 1 else namespace(parts[0]).concatenate(parts)
+        self.empty = data[:0]  # library and device of what is learned
         self.lifts = [
-            build_lift(self.recipe, data, slab, np.random.default_rng([self.seed, j]))
+            build_lift(self.recipe, data, slab, np.random.default_rng([self.seed, j]), len(parts))
             for j, slab in enumerate(self.recipe.slabs)
         ]
         _log.debug("lift: %s features", [lift.n_features for lift in self.lifts])
@@ -109,12 +112,9 @@ class Learner:
             slabs = self.moments.setdefault(label, [])
             self.sizes[label] = self.sizes.get(label, 0) + len(data)
             for j, (slab, lift) in enumerate(zip(self.recipe.slabs, self.lifts, strict=True)):
-                wanted = self.recipe.n_triples
-                if wanted is None:
-                    wanted = max(len(data), TRIPLES_PER_FEATURE * lift.n_features)
-                else:
-                    # A given number is shared by the classes in proportion to their size.
-                    wanted = max(1, round(wanted * len(data) / total))
+                # Later points of a stream weigh as much as the first ones.
+                ratio = self.ratios.setdefault((label, j), self._triples(lift, len(data), total))
+                wanted = max(1, round(ratio * len(data)))
                 if len(slabs) <= j:
                     slabs.append(
                         Moments(
@@ -125,6 +125,13 @@ class Learner:
                 triples = Triples(data, self.teacher, _seed(self.seed, key, j))
                 already = slabs[j].count
                 assemble(lift, triples, already + wanted, moments=slabs[j])
+
+    def _triples(self, lift: Lift, n: int, total: int) -> float:
+        """Return triples per data point of a class of n among ``total`` points."""
+        if self.recipe.n_triples is not None:
+            return self.recipe.n_triples / total
+        low, high = (k * lift.n_features for k in TRIPLES_PER_FEATURE)
+        return min(max(low, n), high) / n
 
     def _bins(self, n_groups: int) -> int:
         K = max(1, self.recipe.n_bins // len(self.recipe.slabs))
@@ -170,9 +177,7 @@ class Learner:
         self.single = self.evolutions[None]
         if self.guide is not None:
             chain = self.guide.evolutions[None]
-            self.evolutions = {
-                None: distilled(self.one_step, chain, self.guide.lifts[0].n_coordinates, self.seed)
-            }
+            self.evolutions = {None: distilled(self.one_step, chain, self.empty, self.seed)}
         if len(self.moments) == 1:
             return
         shape = self._shape()
@@ -229,7 +234,7 @@ def distilled_recipes(recipe: Recipe) -> tuple[Recipe, Recipe]:
     return single, replace(single, n_slabs=recipe.distill)
 
 
-def distilled(recipe: Recipe, chain: Evolution, d: int, seed: int) -> Evolution:
+def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> Evolution:
     r"""Return the chain with a one-step map: ridge regression of where it carries fresh noise on features at t = 0.
 
     .. math:: P = (E[g_0^T g_0] + \lambda I)^{-1} E[g_0^T x_1], \qquad x_1 = \text{chain}(x_0), \; g_0 = g(x_0, 0)
@@ -240,7 +245,8 @@ def distilled(recipe: Recipe, chain: Evolution, d: int, seed: int) -> Evolution:
     """
     rng = np.random.default_rng([seed, 2**34])
     noise = replace(recipe, gaussian_part=False, n_slabs=1)
-    landmarks = rng.standard_normal((max(recipe.n_features, MEDIAN_SAMPLE), d))
+    d = like_data.shape[1]
+    landmarks = like(rng.standard_normal((max(recipe.n_features, MEDIAN_SAMPLE), d)), like_data)
     # At t = 0 the path is noise whatever the data, so any data of this size do.
     lift = build_lift(noise, landmarks, (0.0, 0.0), rng)
     n = DISTILL_PER_FEATURE * lift.n_features
@@ -248,11 +254,11 @@ def distilled(recipe: Recipe, chain: Evolution, d: int, seed: int) -> Evolution:
     R = np.zeros((lift.n_features, d))
     energy = 0.0
     for rows in row_blocks(n, 16):
-        x0 = rng.standard_normal((min(rows.stop, n) - rows.start, d))
-        x1 = np.asarray(chain.transport(x0))
+        x0 = like(rng.standard_normal((rows.stop - rows.start, d)), like_data)
+        x1 = chain.transport(x0)
         g = lift.lift(x0, 0.0)
-        Q += g.T @ g
-        R += g.T @ x1
+        Q += to_host(g.T @ g)
+        R += to_host(g.T @ x1)
         energy += float((x1**2).sum())
     lam = DISTILL_RIDGE * float(np.trace(Q)) / lift.n_features
     P = np.linalg.solve(Q + lam * np.eye(lift.n_features), R)

@@ -194,16 +194,15 @@ class Moments:
 
         Notes
         -----
-        Cost: 5 N D^2 flops and four evaluations of the features for N rows. Times are stratified: every bin gets the
-        same number of rows. The two ends use every row, the inner edges take turns.
+        Cost: 5 N D^2 flops and four evaluations of the features for N rows. Times are stratified, one in each of
+        N equal parts of the slab. The two ends use every row, the inner edges take turns.
         """
         rows, K = self.batch_rows(), self.n_bins
         x0, x1, uniform = triples.draw(self.batches, rows)
         xp = namespace(x0)
         if not self.sums:
             self._allocate(xp)
-        bins = np.repeat(np.arange(K), rows // K)
-        s = self.slab[0] + self.length * (bins + uniform) / K
+        s = self.slab[0] + self.length * (np.arange(rows) + uniform) / rows
         t = xp.asarray(lift.clock.time(s))
         x = (1 - t)[:, None] * x0 + t[:, None] * x1
         g, rate = lift.lift_and_generate(x, t, triples.velocity(x0, x1, x, t))
@@ -267,13 +266,13 @@ class Moments:
     def save(self, path: str | FilePath) -> None:
         """Write the sums to an .npz file; :meth:`load` continues from it with the same bits."""
         arrays = {f"sum_{name}": to_host(value) for name, value in self.sums.items()}
-        np.savez(  # type: ignore[arg-type]
+        np.savez(
             path,
             slab=self.slab,
             shape=(self.n_features, self.n_coordinates, self.n_bins, self.count, self.batches),
             ends=self.ends,
             edge_counts=self.edge_counts,
-            **arrays,
+            **arrays,  # type: ignore[arg-type]
         )
 
     @classmethod

@@ -24,6 +24,7 @@ Array = Any
 # Beyond this many coordinates the products of x with Chebyshev polynomials in t outnumber the kernel features.
 MAX_AFFINE = 32
 MEDIAN_SAMPLE = 1_000
+MIN_FEATURES = 20
 # was best of 0.13, 0.2, 0.35, 0.5 on eight Gaussians and on a checkerboard); in ten, neighbours are as far as anyone.
 SCALE_FACTORS = (0.2, 1.0)
 # When "auto" distills: where the gain was measured, in the plane, and where a chain costs seconds.
@@ -146,7 +147,11 @@ class Recipe:
 
 
 def build_lift(
-    recipe: Recipe, data: Array, slab: tuple[float, float], rng: np.random.Generator
+    recipe: Recipe,
+    data: Array,
+    slab: tuple[float, float],
+    rng: np.random.Generator,
+    n_classes: int = 1,
 ) -> Lift:
     """Return the dictionary of one slab, from points of the path in it.
 
@@ -159,11 +164,13 @@ def build_lift(
         In clock time.
     rng : numpy Generator
         Draws landmarks or frequencies, on the host.
+    n_classes : int
+        Classes that share the dictionary.
     """
     n, d = data.shape
     xp = namespace(data)
-    # No more features than data points: more would only memorise.
-    M = min(recipe.n_features, n)
+    # No more features than points of a class: more would only memorise.
+    M = min(recipe.n_features, n, max(MIN_FEATURES, n // n_classes))
     rows = max(M, min(MEDIAN_SAMPLE, n))
     chosen = rng.permutation(n)[:rows] if rows <= n else rng.integers(n, size=rows)
     noise = like(rng.standard_normal((rows, d)), data)
