@@ -54,4 +54,41 @@ def _kswgd(options: Any, common: dict[str, Any]) -> Any:
     )
 
 
-_RECIPES = {"kswgd": _kswgd}
+def _mmd(options: Any, common: dict[str, Any]) -> Any:
+    # A smooth kernel when a scale is given; otherwise the energy distance, sliced: it has no scale to choose.
+    kernel = _kernel(options)
+    return estimators.MMDFlow(
+        kernel=kernel,
+        n_projections=64 if kernel is None else None,
+        step_size=1.0,
+        momentum=0.7,
+        n_iter=options.steps or 100,
+        **_given(tol=options.tol),
+        **common,
+    )
+
+
+def _wasserstein(options: Any, common: dict[str, Any]) -> Any:
+    return estimators.WassersteinFlow(
+        coupling="sliced", n_projections=64, step_size=1.0, n_iter=options.steps or 80, **common
+    )
+
+
+def _jko(options: Any, common: dict[str, Any]) -> Any:
+    return estimators.JKOFlow(n_steps=options.steps or 20, **_given(tol=options.tol), **common)
+
+
+def _koopman(options: Any, common: dict[str, Any]) -> Any:
+    del common[
+        "verbose"
+    ]  # fitting is one pass over the data and one solve: there is no loop to report
+    return estimators.KoopmanSampler(n_slabs=4, **common)
+
+
+_RECIPES = {
+    "kswgd": _kswgd,
+    "mmd": _mmd,
+    "wasserstein": _wasserstein,
+    "jko": _jko,
+    "koopman": _koopman,
+}
