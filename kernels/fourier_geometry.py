@@ -15,7 +15,7 @@ from gpukoop.kernels.profile import AbstractKernel
 Array = Any
 
 # A grid of more modes that costs twenty times all pairs: few points in a vast box. They are all summed exactly.
-SMALL_GRID, WASTE = 2**22, 20
+SMALL_GRID, WASTE = 2**19, 20
 # Columns of one pass, and the memory of their spectra.
 PASS_COLUMNS, SPECTRA_BYTES = 8, 2**28
 

@@ -88,15 +88,20 @@ def _relative(kernel: AbstractKernel, r: float) -> float:
 
 
 @lru_cache(maxsize=512)
-def radius(kernel: AbstractKernel, delta: float) -> float:
-    """Return R such that k(r) <= delta k(0) for r >= R; inf if that takes more than 60 scales."""
+def radius(kernel: AbstractKernel, d: int, delta: float) -> float:
+    """Return R such that k(r) <= delta k(0) for r >= R.
+
+    It is inf if that takes more than 60 scales, or if k does not fall like r^-(d + 1) there: its images in d dimensions
+    would then add up to more than their nearest ones.
+    """
     low, high = 0.0, MAX_RADIUS * max(float(k.scale) for _, k in kernel.terms)
     if _relative(kernel, high) > delta:
         return math.inf
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if _relative(kernel, middle) > delta else (low, middle)
-    return high
+    steep = _relative(kernel, 2 * high) <= 2.0 ** -(d + 1) * _relative(kernel, high)
+    return high if steep else math.inf
 
 
 @lru_cache(maxsize=256)
@@ -152,7 +157,7 @@ def find_grid(
     d = len(widths)
     grids = []
     # 3^d - 1 neighbours in the periodic picture; the nearest 2 d of them carry it.
-    R = radius(kernel, delta / (4 * d))
+    R = radius(kernel, d, delta / (4 * d))
     Xi = bandwidth(kernel, d, delta / 2, slope)
     if math.isfinite(R):
         periods = tuple(_ladder(w + R) for w in widths)
@@ -178,7 +183,7 @@ def _grid(periods: tuple[float, ...], widths: tuple[float, ...], Xi: float, wind
 def needs(kernel: AbstractKernel, widths: tuple[float, ...], delta: float, slope: bool) -> float:
     """Return how many modes a box would need, for a refusal; inf if no number does."""
     Xi = bandwidth(kernel, len(widths), delta / 2, slope)
-    R = min(radius(kernel, delta), max(widths))
+    R = min(radius(kernel, len(widths), delta), max(widths))
     return math.prod(2 * Xi * (w + R) / (2 * math.pi) + 1 for w in widths)
 
 
