@@ -77,7 +77,7 @@ class MMDFlow(AbstractParticleFlow):
     >>> import numpy as np, gpukoop as gk
     >>> rng = np.random.default_rng(0)
     >>> X, Z = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 3.0
-    >>> flow = gk.MMDFlow(scheme="implicit", step_size=1.0, n_iter=20).fit(X)
+    >>> flow = gk.MMDFlow(scheme="implicit", step_size=10.0, n_iter=20).fit(X)
     >>> bool(np.linalg.norm(flow.transport(Z).mean(axis=0) - X.mean(axis=0)) < 0.1)
     True
     """

@@ -50,27 +50,49 @@ def transport(z: Any, x: Any, order: Any, out: Any) -> float:
 
 
 @njit(cache=True, nogil=True)
-def energy(z: Any, x: Any, order: Any, out: Any) -> float:
+def energy(z: Any, x: Any, order: Any, out: Any, less: Any) -> float:
     """Write n times the gradient of MMD^2 / 2; return MMD^2 / 2. z and x are sorted and end in infinity.
 
-    The merge has no branch on the data, which no processor could predict; ties are put right afterwards.
+    The merge has no branch on the data, which no processor could predict, and runs from the start and from the middle at
+    once: two chains that do not wait for each other. Ties are put right afterwards. ``less`` (n + 1,) is scratch.
     """
     n, m = len(z) - 1, len(x) - 1
     up, down = 1.0 / n, 1.0 / m
-    less = np.empty(n + 1, np.int32)
+    # The second half starts at particle k; samples below it belong to the first, whose ends are seen naturally.
+    k = n // 2
+    q = np.searchsorted(x[:m], z[k])
     i, j, gap, total = 0, 0, 0.0, 0.0
     at = np.float64(min(z[0], x[0]))
-    for _ in range(n + m):
-        a, b = z[i], x[j]
-        take = b < a
-        value = np.float64(b if take else a)
-        total += gap * gap * (value - at)
-        at = value
-        less[i] = j
-        j += take
-        i += 1 - take
-        gap = i * up - j * down
-    # Once the samples end, b is infinite and only particles are taken; the other way round ``less[n]`` is scratch.
+    i2, j2, gap2, total2 = k, q, k * up - q * down, 0.0
+    at2 = at
+    if k > 0:
+        at2 = np.float64(z[k - 1])
+    if q > 0:
+        at2 = max(at2, np.float64(x[q - 1]))
+    first, second = k + q, n - k + m - q
+    for step in range(max(first, second)):
+        if step < first:
+            a, b = z[i], x[j]
+            take = b < a
+            value = np.float64(b if take else a)
+            total += gap * gap * (value - at)
+            at = value
+            less[i] = j
+            j += take
+            i += 1 - take
+            gap = i * up - j * down
+        if step < second:
+            a, b = z[i2], x[j2]
+            take = b < a
+            value = np.float64(b if take else a)
+            total2 += gap2 * gap2 * (value - at2)
+            at2 = value
+            less[i2] = j2
+            j2 += take
+            i2 += 1 - take
+            gap2 = i2 * up - j2 * down
+    # The first half may have written its scratch over the first place of the second.
+    less[k] = q
     i = 0
     while i < n:
         last, up_to = i + 1, less[i]
@@ -78,17 +100,17 @@ def energy(z: Any, x: Any, order: Any, out: Any) -> float:
             last += 1
         while x[up_to] == z[i]:
             up_to += 1
-        slope = (less[i] + up_to) / m - (i + last) / n
-        for k in range(i, last):
-            out[order[k]] = slope
+        slope = (less[i] + up_to) * down - (i + last) * up
+        for place in range(i, last):
+            out[order[place]] = slope
         i = last
-    return total
+    return total + total2
 
 
 @njit(cache=True, nogil=True)
 def pack(z: Any, keys: Any) -> None:
     """Write float32 bits, flipped so that they sort as unsigned numbers, above the place in the lower half."""
-    for i in range(len(z)):
+    for i in range(len(keys)):
         k = np.uint64(z[i])
         k = (k ^ np.uint64(0xFFFFFFFF)) if k & np.uint64(0x80000000) else k | np.uint64(0x80000000)
         keys[i] = (k << np.uint64(32)) | np.uint64(i)

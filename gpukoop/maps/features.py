@@ -47,7 +47,7 @@ class RandomFeatureMap(AbstractLinearMap):
     --------
     >>> import numpy as np
     >>> Y = np.random.default_rng(0).normal(size=(50, 2))
-    >>> G = RandomFeatureMap(n_features=20, random_state=0).start(Y)
+    >>> G = RandomFeatureMap(n_features=20, reg=1e-8, random_state=0).start(Y)
     >>> bool((G(Y) == Y).all())
     True
     >>> G = G.regress(Y, Y + 1.0, persistence=float("inf"))
