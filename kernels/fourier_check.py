@@ -15,8 +15,8 @@ Array = Any
 
 # Rows compared with exact sums at every call.
 CHECKED_ROWS = 32
-# From so many pairs on the compiled loops pay for the loading of their code: NumPy needs 0.2 s for them.
-COMPILED_PAIRS = 2**23
+# From so many pairs on the compiled loops are faster even where their code must be loaded first.
+COMPILED_PAIRS = 2**20
 
 
 def exact(
