@@ -135,6 +135,8 @@ class Learner:
 
     def _bins(self, n_groups: int) -> int:
         K = max(1, self.recipe.n_bins // len(self.recipe.slabs))
+        # In the log clock the path moves most in the first seventh of the window.
+        K = 2 * K if self.recipe.clock.log and K > 1 else K
         largest = max(lift.n_features for lift in self.lifts)
         while K > 1 and n_groups * len(self.lifts) * 2 * K * largest**2 > MOMENT_ENTRIES:
             K //= 2

@@ -35,6 +35,8 @@ Array = Any
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES
 MIN_BATCH, MAX_BATCH = 256, 2048
+# Inner edges that a batch is used for; they take turns. One leaves the kept times of a trajectory visibly noisy.
+INNER_EDGES = 3
 # Data points that the velocity of a batch is conditioned on.
 CONDITIONED = 1024
 # Times at which x / t and 1 / (1 - t) keep half of their digits.
@@ -194,7 +196,7 @@ class Moments:
 
         Notes
         -----
-        Cost: 5 N D^2 flops and four evaluations of the features for N rows. Times are stratified, one in each of
+        Cost: 5 N D^2 flops and four evaluations of the features for N rows; with bins, 8 and seven. Times are stratified, one in each of
         N equal parts of the slab. The two ends use every row, the inner edges take turns.
         """
         rows, K = self.batch_rows(), self.n_bins
@@ -211,8 +213,9 @@ class Moments:
         self.sums["S"] += g.T @ g
         for k in range(K):
             self.sums["M"][k] += G[k].T @ H[k]
-        inner = [1 + self.batches % (K - 1)] if K > 1 else []
-        for k in (0, K, *inner):
+        first = INNER_EDGES * self.batches
+        inner = {1 + (first + i) % (K - 1) for i in range(INNER_EDGES)} if K > 1 else set()
+        for k in (0, K, *sorted(inner)):
             self._update_edge(k, lift, triples, x0, x1)
         self.count += rows
         self.batches += 1
@@ -329,8 +332,8 @@ def assemble(
     if moments is None:
         whole = (0.0, lift.clock.horizon) if slab is None else slab
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)
-    # Every inner edge needs a batch of its own.
-    while moments.count < n_triples or moments.batches < moments.n_bins - 1:
+    # Every inner edge needs a batch.
+    while moments.count < n_triples or INNER_EDGES * moments.batches < moments.n_bins - 1:
         with one_thread(16 * moments.n_features**2):
             moments.update(lift, triples)
         if callback is not None and callback(moments) is True:

@@ -134,6 +134,9 @@ def images(
     grid = sheet.reshape(n_rows, n_columns, *shape).transpose(0, 2, 1, 3)
     figure = _figure(0.6 * n_columns, 0.6 * n_rows * shape[0] / shape[1])
     ax = figure.subplots()
-    ax.imshow(grid.reshape(n_rows * shape[0], n_columns * shape[1]), cmap="gray_r")
+    low, high = np.quantile(rows, [0.02, 0.995])  # single bright pixels would grey the rest
+    ax.imshow(
+        grid.reshape(n_rows * shape[0], n_columns * shape[1]), cmap="gray_r", vmin=low, vmax=high
+    )
     ax.set_axis_off()
     return _written(figure, path)
