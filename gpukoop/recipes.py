@@ -57,14 +57,19 @@ def _kswgd(options: Any, common: dict[str, Any]) -> Any:
 def _mmd(options: Any, common: dict[str, Any]) -> Any:
     # A smooth kernel when a scale is given; otherwise the energy distance, sliced: it has no scale to choose.
     kernel = _kernel(options)
+    n_iter = options.steps or 100
+    if kernel is None:
+        return estimators.MMDFlow(
+            n_projections=64, step_size=1.0, momentum=0.7, n_iter=n_iter, **common
+        )
+    if not isinstance(options.scale, float):
+        raise ValueError(
+            f"--scale {options.scale}: mmd needs a number, because the stable step is half of its square; "
+            "leave --scale out for the energy distance, which has none"
+        )
+    # Descent is certain up to step_size = 2 scale^2 / 3.
     return estimators.MMDFlow(
-        kernel=kernel,
-        n_projections=64 if kernel is None else None,
-        step_size=1.0,
-        momentum=0.7,
-        n_iter=options.steps or 100,
-        **_given(tol=options.tol),
-        **common,
+        kernel, step_size=0.5 * options.scale**2, n_iter=n_iter, **_given(tol=options.tol), **common
     )
 
 
@@ -82,7 +87,7 @@ def _koopman(options: Any, common: dict[str, Any]) -> Any:
     del common[
         "verbose"
     ]  # fitting is one pass over the data and one solve: there is no loop to report
-    return estimators.KoopmanSampler(n_slabs=4, **common)
+    return estimators.KoopmanSampler(n_features=500, n_slabs=4, **common)
 
 
 _RECIPES = {

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace
-from gpukoop.flow.blas import one_thread
+from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Motion, uniform
 from gpukoop.kernels.profile import AbstractKernel
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
-from gpukoop.flow.blas import one_thread
+from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Field, Motion, mean, uniform
 from gpukoop.flow.gram import CG_TOL, LARGEST_DENSE, Gram, RidgeSolver, conjugate_gradient
 from gpukoop.kernels.profile import AbstractKernel

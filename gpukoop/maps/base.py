@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points
-from gpukoop.flow.blas import one_thread
+from gpukoop.blas import one_thread
 from gpukoop.maps.regression import check_persistence, landweber, ridge
 
 # Feature values held at once when a map is evaluated: 32 MB in float64.

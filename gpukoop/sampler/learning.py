@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
+from gpukoop.blas import one_thread
 from gpukoop.kernels.radial import Energy
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.clock import Frame
@@ -22,7 +23,6 @@ from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, Triples, assemble
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
 from gpukoop.sampler.teacher import AbstractTeacher
-from gpukoop.spectrum.threads import one_thread
 
 Array = Any
 _log = logging.getLogger("gpukoop")

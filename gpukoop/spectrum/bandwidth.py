@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.blas import one_thread
 from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, trace
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.kernels.reduce_numpy import evaluate
 from gpukoop.operator import KernelOperator, median_scale
-from gpukoop.spectrum.threads import one_thread
 
 # A sample that gives itself more than this share of its own row is a Markov state of its own: a spurious slow
 # mode. Thresholds of .1 and less cut real tails.

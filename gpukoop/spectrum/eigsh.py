@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
+from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
 from gpukoop.spectrum.krylov import block_krylov
 from gpukoop.spectrum.lanczos import lanczos
-from gpukoop.spectrum.threads import one_thread
 
 Method = Literal["auto", "block", "lanczos", "dense"]
 METHODS = ("auto", "block", "lanczos", "dense")

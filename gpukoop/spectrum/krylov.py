@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, namespace, to_host
-from gpukoop.spectrum.threads import one_thread
+from gpukoop.blas import one_thread
 
 # Columns of a block: a pass with 16 costs about four with one, a pass with 32 about six.
 BLOCK = 16
