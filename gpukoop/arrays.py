@@ -138,6 +138,8 @@ def points(
         If it is not a finite floating-point array of shape (n >= 1, d >= 1).
     """
     native, home = native_array(x, name)
+    if not native.dtype.isnative:  # files of another machine: same numbers, other order of bytes
+        native = native.astype(native.dtype.newbyteorder("="))
     _require_float(native, name)
     if native.ndim != 2:
         raise ValueError(
@@ -158,6 +160,21 @@ def points(
         )
     require_finite(native, name)
     return namespace(native).ascontiguousarray(native), home
+
+
+def vector(v: Any, name: str, size: int, reference: Array, each: str) -> Array:
+    """Return ``size`` finite real numbers, one ``each``, in the library, device and dtype of ``reference``."""
+    native, _ = native_array(v, name)
+    _require_real(native, name, f"one {each}")
+    if native.shape != (size,):
+        raise ValueError(f"{name} has shape {native.shape}, expected ({size},): one {each}")
+    require_finite(native, name)
+    return like(native, reference)
+
+
+def _require_real(native: Array, name: str, what: str) -> None:
+    if native.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {native.dtype}, expected real numbers: {what}")
 
 
 def _require_float(native: Array, name: str) -> None:
@@ -190,10 +207,7 @@ def weights(v: Any, name: str, m: int, reference: Array, *, infinite: bool = Fal
     ``infinite=True`` allows -inf, the logarithm of an absent weight.
     """
     native, _ = native_array(v, name)
-    if native.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{name} has dtype {native.dtype}, expected real numbers: one weight per source point"
-        )
+    _require_real(native, name, "one weight per source point")
     if native.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {native.shape}, expected ({m},) or ({m}, t)")
     if native.shape[0] != m:
@@ -207,5 +221,15 @@ def weights(v: Any, name: str, m: int, reference: Array, *, infinite: bool = Fal
         require_finite(xp.where(native == -xp.inf, 0.0, native), name)
     else:
         require_finite(native, name)
-    moved = like(native, reference)
+    with np.errstate(over="ignore"):
+        moved = like(native, reference)
+    if moved.dtype.itemsize < native.dtype.itemsize and _infinities(moved) > _infinities(native):
+        raise ValueError(
+            f"{name} has values beyond the range of {moved.dtype}, the dtype of the points: scale {name} down, "
+            "or pass the points as float64"
+        )
     return moved if moved.ndim == 2 else moved[:, None]
+
+
+def _infinities(x: Array) -> int:
+    return int(namespace(x).isinf(x).sum())

@@ -14,50 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, namespace, points, to_host, weights
+from gpukoop.arrays import Array, Home, namespace, points, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
+from gpukoop.draws import check_count
 from gpukoop.kernels.fourier_boxes import candidates
 from gpukoop.kernels.profile import AbstractKernel, set_operator_factory, trace
 from gpukoop.kernels.reduce_numpy import dense, evaluate
-
-# Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
-MEDIAN_SAMPLE = 2_000
-
-
-def median_scale(X: Array, n_samples: int | None = None) -> float:
-    r"""Return the median rule's scale, :math:`\ell^2 = \mathrm{med}\,|x - x'|^2 / (2 \ln(m + 1))`.
-
-    Parameters
-    ----------
-    X : array of shape (m, d)
-        Points; at most 2,000 of them, evenly spread over the rows, enter the median of distinct pairs.
-    n_samples : int, optional
-        m of the formula; the number of rows by default.
-
-    Raises
-    ------
-    ValueError
-        If half of the pairs coincide, so that the rule gives 0.
-
-    References
-    ----------
-    .. [1] Q. Liu, D. Wang, Stein Variational Gradient Descent, arXiv 1608.04471, section 5.
-    """
-    from scipy.spatial.distance import pdist
-
-    m = len(X) if n_samples is None else n_samples
-    step = max(1.0, len(X) / MEDIAN_SAMPLE)
-    rows = np.unique((np.arange(min(len(X), MEDIAN_SAMPLE)) * step).astype(int))
-    sample = to_host(X[rows])
-    squared = pdist(sample.astype(float), "sqeuclidean") if len(sample) > 1 else np.zeros(1)
-    median = float(np.median(squared))
-    if median == 0.0:
-        raise ValueError(
-            "scale='median' needs points that differ, but half of the pairs or more coincide (constant "
-            "data, a single point?): pass the scale as a number"
-        )
-    return float(np.sqrt(median / (2 * np.log(m + 1))))
+from gpukoop.scales import check_scales, median_scale
 
 
 class KernelOperator:
@@ -122,6 +86,7 @@ class KernelOperator:
         self.backend = None if backend is None else check_name(backend, "backend=")
         self.tol = check_tol(tol)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
+        check_scales(self.kernel, self.dtype)
         self.workspace: dict[str, Any] = {}
 
     @property
@@ -180,7 +145,7 @@ class KernelOperator:
         BackendError
             If the backend chosen by name cannot do it.
         """
-        return explain(self._request(op, t), self.backend)
+        return explain(self._request(op, check_count(t, "t")), self.backend)
 
     def _request(self, op: Operation, t: int) -> Request:
         if op not in OPERATIONS:

@@ -9,6 +9,7 @@ in them. The text of a trace does not depend on scales and weights, so code comp
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -116,11 +117,11 @@ class AbstractKernel(ABC):
         return self + (-1.0) * other
 
     def __mul__(self, factor: object) -> AbstractKernel:
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
+        if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
             return NotImplemented
         if not math.isfinite(factor):
             raise ValueError(f"a kernel cannot be multiplied by {factor}: use a finite number")
-        return KernelSum(tuple((c * factor, k) for c, k in self.terms))
+        return KernelSum(tuple((c * float(factor), k) for c, k in self.terms))
 
     __rmul__ = __mul__
 
@@ -167,12 +168,13 @@ class AbstractRadial(AbstractKernel):
             value = getattr(self, name)
             if (
                 isinstance(value, bool)
-                or not isinstance(value, int | float)
+                or not isinstance(value, numbers.Real)
                 or not 0 < value < math.inf
             ):
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be a finite number > 0, got {value!r}"
                 )
+            object.__setattr__(self, name, float(value))
 
     @property
     def terms(self) -> tuple[tuple[float, AbstractRadial], ...]:

@@ -6,6 +6,7 @@ s = 0. Everything else (every backend, gradients, documentation) follows from th
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -184,11 +185,12 @@ class Riesz(AbstractRadial):
 
     def __post_init__(self) -> None:
         value = self.exponent
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 2:
             raise ValueError(
                 f"Riesz: exponent must be a number in (0, 2), got {value!r}: "
                 "1 is the energy distance; at 2 the kernel sees only the mean"
             )
+        object.__setattr__(self, "exponent", float(value))
 
     @property
     def profile(self) -> Profile:  # type: ignore[override]

@@ -245,6 +245,37 @@ def test_bad_logarithms():
         gk.Energy()(X, Y).logsumexp(V)
 
 
+def test_weights_beyond_the_range_of_the_points():
+    K = KERNEL(X.astype(np.float32), Y.astype(np.float32))
+    with pytest.raises(ValueError, match=r"^v has values beyond the range of float32"):
+        K @ np.full(len(Y), 1e300)
+    with pytest.raises(ValueError, match=r"^b has values beyond the range of float32"):
+        K.logsumexp(np.full(len(Y), -1e300))
+    assert np.isneginf(K.logsumexp(np.full(len(Y), -np.inf))).all()
+
+
+def test_the_order_of_bytes_does_not_matter():
+    for swapped in (X.astype(">f8"), X.astype("<f8")):
+        K = KERNEL(swapped)
+        assert K.dtype == np.float64
+        assert (K @ np.ones(len(X)) == KERNEL(X) @ np.ones(len(X))).all()
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-160, 1e160, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scales_that_arithmetic_cannot_hold(scale, dtype):
+    for kernel in (gk.Gaussian(scale), gk.Gaussian(1.0) + gk.Laplace(scale)):
+        with pytest.raises(ValueError, match=f"in {np.dtype(dtype)} scales must lie between"):
+            kernel(X.astype(dtype))
+
+
+def test_scales_of_a_sum_too_far_apart():
+    kernel = gk.Gaussian(1.0) + gk.Gaussian(1e-20)
+    assert np.isfinite(kernel(X) @ np.ones(len(X))).all()
+    with pytest.raises(ValueError, match="within a factor 2e\\+19"):
+        kernel(X.astype(np.float32))
+
+
 @pytest.mark.parametrize("tol", [0, 1, -1e-3, np.nan, "1e-3", True, np.inf])
 def test_bad_tol(tol):
     with pytest.raises(

@@ -141,6 +141,23 @@ def test_median_scale_is_resolved_from_the_sources():
     )  # 2,000 of 5,000 points: five standard errors of a median are 4 percent
 
 
+@pytest.mark.parametrize("size", [1e-140, 1e-8, 1e8, 1e140])
+def test_median_scale_follows_the_units(size):
+    # 140: squares leave the range of float64, the scale does not
+    expected = gk.Gaussian("median")(Y).kernel.scale
+    assert gk.Gaussian("median")(size * Y).kernel.scale == pytest.approx(size * expected, rel=1e-12)
+
+
+def test_median_scale_of_repeated_points():
+    repeated = np.concatenate([Y, np.zeros((10 * len(Y), Y.shape[1]))])
+    assert np.isfinite(gk.Gaussian("median")(repeated).kernel.scale)
+
+
+def test_explain_counts_columns(K):
+    with pytest.raises(ValueError, match="t is 0"):
+        K.explain("product", t=0)
+
+
 def test_points_are_stored_once():
     K = KERNEL(X)
     assert K.Y is K.X

@@ -272,3 +272,11 @@ def test_algebra():
     for wrong in (lambda: k + 1, lambda: k * "a", lambda: k * True, lambda: k * k):
         with pytest.raises(TypeError):
             wrong()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_parameters_may_be_numpy_numbers(kind):
+    assert gk.RationalQuadratic(kind(2), alpha=kind(3)) == gk.RationalQuadratic(2.0, alpha=3.0)
+    assert gk.Riesz(kind(1)) == gk.Energy()
+    assert repr(gk.Riesz(kind(1))) == "Riesz(exponent=1.0)"
+    assert kind(2) * gk.Gaussian(1.0) == gk.Gaussian(1.0) * 2
