@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -131,6 +132,14 @@ class AbstractBackend(ABC):
         return reduce(request.kernel, X, Y, weights, tol=request.tol)
 
 
+def _missing(module: Callable[[], ModuleType], package: str) -> str | None:
+    """Return what a reduce module says about this machine, or that its package does not import."""
+    try:
+        return module().missing()
+    except ImportError as error:
+        return f"{package} cannot be imported: {error}"
+
+
 def _transfer(request: Request) -> float:
     size = 4 if request.dtype == "float32" else 8
     columns = request.t * (request.d + 1 if "gradient" in request.op else 1)
@@ -185,7 +194,7 @@ class NumbaCUDABackend(AbstractBackend):
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
     def missing(self) -> str | None:
         """Return why CUDA cannot be used, or None; creates no context."""
-        return self.module().missing()
+        return _missing(self.module, "numba-cuda")
 
     def refuses(self, request: Request) -> str | None:
         """Return None: host arrays are copied to the device."""
@@ -208,7 +217,7 @@ class KeOpsBackend(AbstractBackend):
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
     def missing(self) -> str | None:
         """Return why KeOps cannot be used, or None."""
-        return self.module().missing()
+        return _missing(self.module, "pykeops")
 
     def refuses(self, request: Request) -> str | None:
         """Refuse device arrays and requests whose first call would not end."""
@@ -238,7 +247,7 @@ class FourierBackend(AbstractBackend):
 
     def missing(self) -> str | None:
         """Return why FINUFFT is absent, or None."""
-        return fourier_plans.missing()
+        return _missing(lambda: fourier_plans, "finufft")
 
     def refuses(self, request: Request) -> str | None:
         """Refuse exact sums, log-sum-exps, kernels without a transform and scales too small for the box."""

@@ -12,6 +12,7 @@ import importlib.util
 import linecache
 import logging
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,16 @@ from typing import Any
 
 _logger = logging.getLogger("gpukoop")
 _lock = threading.Lock()
+# What Python and Numba raise on a damaged file of compiled code (a full disk, a process killed while copying).
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
 
 
 def folder() -> Path:
@@ -89,7 +100,15 @@ def _execute(text: str, name: str, path: Path | None) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except _DAMAGED as error:
+                _logger.warning(
+                    "compiled code of %s is damaged, compiling it anew: %r", path, error
+                )
+                for compiled in (path.parent / "__pycache__").glob(f"{name}.*"):
+                    compiled.unlink(missing_ok=True)
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise

@@ -1,6 +1,8 @@
 """Who computes: argument > context > environment > cost, refusals in words, and how to add a backend."""
 
 import contextvars
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -316,3 +318,30 @@ def test_check_backend_refuses_unknown_names():
 
 def test_expected_failed_checks():
     assert expected_failed_checks(object()) == {}
+
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba_cuda", "cupy", "pykeops", "finufft", "cufinufft", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np, gpukoop as gk
+
+assert {name for name, reason in gk.backends().items() if reason is None} == {"numpy", "numba-cpu"}
+X = np.random.default_rng(0).normal(size=(60, 2))
+K = gk.Gaussian(1.0)(X, tol=1e-3)
+assert K.explain().backend in ("numpy", "numba-cpu")
+assert abs(K @ np.ones(60) - K.to_dense().sum(axis=1)).max() < 0.1
+assert gk.KSWGD(n_components=3, total_time=0.2).fit(X).sample(4).shape == (4, 2)
+"""
+
+
+def test_everything_runs_without_the_optional_packages():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -329,6 +329,17 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert _fresh(tmp_path, scale=2.0) == "1 0"  # nor does another scale
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_damaged_compiled_code_is_made_anew(tmp_path, content):
+    assert _fresh(tmp_path) == "0 1"
+    compiled = [path for path in tmp_path.rglob("*.nb*") if path.is_file()]
+    assert len(compiled) == 2
+    for path in compiled:
+        path.write_bytes(content)
+    assert _fresh(tmp_path) == "0 1"
+    assert _fresh(tmp_path) == "1 0"
+
+
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUKOOP_CACHE_DIR", str(tmp_path / "file"))
