@@ -233,6 +233,22 @@ def test_torus_from_a_small_patch():
     assert 0.5 < metrics.nearest_neighbour_distance(Z) / floor < 2.0
 
 
+@pytest.mark.parametrize("tol", [1e-4, 1e-6])
+def test_fourier_sums_give_the_same_trajectory(tol):
+    pytest.importorskip("finufft")
+    X, _ = datasets.quadruple_well(6_000, random_state=0, independent=True)
+    start = np.random.default_rng(0).uniform(-2, 2, (4_000, 2))
+    spectrum = DiffusionMap(gk.Gaussian(0.4), n_components=24, random_state=0).fit(X)
+    common = {"spectrum": spectrum, "step_size": 0.1, "coarse": False}
+    exact = gk.KSWGD(backend="numba-cpu", **common).fit(X).transport(start, n_iter=20)
+    flow = gk.KSWGD(backend="fourier", tol=tol, **common).fit(X)
+    assert flow.backend_ == "fourier"
+    assert np.abs(flow.transport(start, n_iter=20) - exact).max() < tol * np.abs(exact).max()
+    # A particle so far out that its sums underflow needs logarithmic sums, which stay exact.
+    with pytest.warns(RuntimeWarning, match="so far from the data"):
+        flow.transport(np.concatenate([start, np.full((1, 2), 40.0)]), n_iter=1)
+
+
 # ------------------------------------------------------------------ conventions
 def test_stopping_rule(small):
     flow = small

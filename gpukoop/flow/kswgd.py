@@ -75,7 +75,7 @@ def moments(spectrum: Any, Z: Array, options: dict[str, Any]) -> Moments:
         inverse[far.rows] = 0.0
     p = K.T @ inverse
     if far is not None:
-        Kf = spectrum.kernel_(Z[far.rows], spectrum.sources_, backend=options.get("backend"))
+        Kf = spectrum.kernel_(Z[far.rows], spectrum.sources_, backend=_logarithmic(K.backend))
         p = p + xp.exp(Kf.T.logsumexp(-far.log_denominator))
     c = to_host(spectrum.Psi_.T @ (p / len(Z)) - spectrum.offset_).astype(float)
     return Moments(K, B, c, far)
@@ -87,10 +87,15 @@ def _far(K: KernelOperator, B: Array, w: Array) -> Far | None:
     far = xp.flatnonzero(limit >= B)
     if len(far) == 0:
         return None
-    own = K.kernel(K.X[far], K.Y, backend=K.backend)
+    own = K.kernel(K.X[far], K.Y, backend=_logarithmic(K.backend))
     log_B, slope = own.logsumexp_and_gradient(xp.log(w))
     size = xp.sqrt((slope**2).sum(axis=1, keepdims=True))
     return Far(far, log_B, slope / xp.where(size > 0, size, 1.0))
+
+
+def _logarithmic(backend: str | None) -> str | None:
+    """Return who computes the logarithmic sums of a few far rows: Fourier sums have no such form."""
+    return None if backend == "fourier" else backend
 
 
 def velocity(spectrum: Any, found: Moments) -> Array:
