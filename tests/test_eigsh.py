@@ -115,8 +115,12 @@ def test_errors_in_words():
         eigsh(A, 2, tol=-1)
     with pytest.raises(ValueError, match="NaN"):
         eigsh(np.full((5, 5), np.nan), 2, method="block")
-    with pytest.raises(ValueError, match="not symmetric"):
-        eigsh(np.triu(points(50, 50)), 2, method="block")
+    for method in ("block", "dense", "auto"):
+        with pytest.raises(ValueError, match="not symmetric"):
+            eigsh(np.triu(points(50, 50)), 2, method=method)
+    for tol in (None, "small", np.nan, True):
+        with pytest.raises(ValueError, match=r"tol is .*expected a number in"):
+            eigsh(A, 2, tol=tol)
 
 
 def test_noisy_products_warn_and_stay_finite():

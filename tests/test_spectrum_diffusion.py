@@ -1,6 +1,7 @@
 """DiffusionMap against exact laws: at finite eps on quadratures, and in the limit from samples."""
 
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -225,3 +226,54 @@ def test_parameters_and_errors():
     fitted = clone(DiffusionMap(gk.Gaussian(0.3), 3, random_state=0)).fit(np.concatenate([X, X]))
     assert np.isfinite(fitted.eigenvalues_).all()
     assert DiffusionMap(n_components=3, random_state=0).fit(X).backend_ in gk.backends()
+
+
+def test_auto_scale_of_repeated_samples():
+    # Halving eps until copies are each other's only neighbours would tear the map into points.
+    once = np.random.default_rng(0).normal(size=(60, 2))
+    repeated = np.repeat(once, 5, axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*modes are resolved", ConvergenceWarning)
+        fitted = DiffusionMap(n_components=100, random_state=0).fit(repeated)
+    assert 0.2 < fitted.scale_ < 1.0
+    assert fitted.eigenvalues_[0] > 0.3  # 1 for the normal law, 0 in pieces
+    atom = np.concatenate([once, np.zeros((200, 2))])
+    assert np.isfinite(DiffusionMap(n_components=3, random_state=0).fit(atom).eigenvalues_).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_handful_of_samples(n):
+    X = np.random.default_rng(1).normal(size=(n, 2))
+    fitted = DiffusionMap(n_components=1, random_state=0).fit(X)
+    assert np.isfinite(fitted.transform(X)).all()
+
+
+@pytest.mark.parametrize(
+    ("c", "error", "words"),
+    [
+        (np.ones(2), ValueError, "^c has shape"),
+        (np.ones((3, 1)), ValueError, "^c has shape"),
+        (np.full(3, np.nan), ValueError, "^c contains NaN"),
+        (np.ones(3) + 0j, TypeError, "^c has dtype complex128"),
+        (["a", "b", "c"], TypeError, "^c has dtype"),
+    ],
+)
+def test_bad_coefficients(c, error, words):
+    fitted = DiffusionMap(n_components=3, random_state=0).fit(wells(100))
+    with pytest.raises(error, match=words):
+        fitted.gradient(wells(5), c)
+
+
+@pytest.mark.parametrize(
+    ("mass", "error", "words"),
+    [
+        (np.ones(99), ValueError, "has shape"),
+        (-np.ones(100), ValueError, "must not be negative"),
+        (np.zeros(100), ValueError, "may be zero"),
+        (np.full(100, np.inf), ValueError, "contains NaN or inf"),
+        ("equal", TypeError, "has dtype"),
+    ],
+)
+def test_bad_masses(mass, error, words):
+    with pytest.raises(error, match=f"^sample_weight .*{words}|{words}"):
+        DiffusionMap(n_components=3).fit(wells(100), sample_weight=mass)

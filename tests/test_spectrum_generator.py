@@ -125,3 +125,14 @@ def test_errors_in_words():
         GeneratorEDMD(Monomials(2)).fit(X, drift=-X, diffusion=lambda x: np.ones((len(x), 5)))
     with pytest.raises(ValueError, match="expected a finite number > 0"):
         GeneratorEDMD(Monomials(2)).fit(X, drift=-X, diffusion=-1.0 * 0)
+
+
+def test_bad_dictionaries_and_coefficients_name_themselves():
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    for bad in (3, None):
+        with pytest.raises(TypeError, match=r"dictionary is .*features, gradient"):
+            GeneratorEDMD(bad).fit(X)
+    with pytest.raises(TypeError, match="diffusion is 'a'"):
+        GeneratorEDMD(Monomials(2), 2).fit(X, diffusion="a")
+    with pytest.raises(ValueError, match="takes values <= 0, expected a positive kernel"):
+        GeneratorEDMD(kernel=gk.Energy()).fit(X)

@@ -126,3 +126,11 @@ def test_errors_in_words():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="n_components is 300"):
         KernelEDMD(n_components=300).fit(X, successors=rng.permutation(Y))
+
+
+def test_kernels_that_make_no_markov_matrix():
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    with pytest.raises(ValueError, match="takes values <= 0, expected a positive kernel"):
+        KernelEDMD(gk.Riesz(1.5), 2).fit(X, successors=X)
+    with pytest.raises(TypeError, match="kernel is 'gaussian', expected a kernel"):
+        KernelEDMD("gaussian", 2).fit(X, successors=X)

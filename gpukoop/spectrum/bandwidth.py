@@ -87,10 +87,27 @@ def _moments(radial: AbstractRadial, d: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the samples say about one scale: the share of isolated ones, and the last eigenvalue sigma_r."""
+    """What the samples say about one scale.
+
+    Attributes
+    ----------
+    isolated : float
+        Share of samples without neighbours.
+    alone : float
+        The same if copies of a sample are no neighbours of it.
+    sigma : float
+        The last eigenvalue sigma_r.
+    """
 
     isolated: float
+    alone: float
     sigma: float
+
+
+def isolation_limit(n_samples: int) -> float:
+    """Return the share of its own row above which a sample is a Markov state of its own."""
+    # With two or three samples in all, a large share is no sign of isolation.
+    return max(ISOLATED, min(1.0, 2.0 / n_samples))
 
 
 def resolve_scale(
@@ -104,8 +121,8 @@ def resolve_scale(
     r"""Return the kernel with numeric scales.
 
     ``"median"`` is the median rule. ``"auto"`` starts there, with the number of sources as m, and halves eps until sigma_r >= .01, so that
-    the last mode is resolved, but never to where more than one in a hundred samples is isolated; where that
-    is so at the start, it doubles eps instead.
+    the last mode is resolved, but never to where more than one in a hundred samples is isolated, or has only its
+    own copies as neighbours; where samples are isolated at the start, it doubles eps instead.
 
     Parameters
     ----------
@@ -135,11 +152,13 @@ def resolve_scale(
 
     size = min(len(X), len(X) if n_sources is None else n_sources)
     sources = rng.permutation(len(X))[:size]
-    judges = sources[: max(JUDGES, 4 * n_modes)]
-    S, J = (X[namespace(X).asarray(np.sort(rows))] for rows in (sources, judges))
+    judges = np.sort(sources[: max(JUDGES, 4 * n_modes)])
+    sources = np.sort(sources)
+    S, J = (X[namespace(X).asarray(rows)] for rows in (sources, judges))
+    copies = _copies(to_host(S))[np.searchsorted(sources, judges)]
 
     def judge(scale: float) -> Judgement:
-        return _judge(at(scale), S, J, n_modes, **options)
+        return _judge(at(scale), S, J, copies, n_modes, **options)
 
     scale = median_scale(X, len(sources))
     now = judge(scale)
@@ -151,7 +170,7 @@ def resolve_scale(
                 break
         elif now.sigma < RESOLVED:
             finer = judge(scale / np.sqrt(2))
-            if finer.isolated > TOO_MANY:
+            if finer.alone > TOO_MANY:
                 break
             scale, now = scale / np.sqrt(2), finer
         else:
@@ -159,20 +178,30 @@ def resolve_scale(
     return at(float(scale))
 
 
-def _judge(kernel: AbstractKernel, X: Array, L: Array, n_modes: int, **options: Any) -> Judgement:
+def _copies(X: np.ndarray) -> np.ndarray:
+    """Return how many rows equal each row, itself included."""
+    _, inverse, counts = np.unique(X, axis=0, return_inverse=True, return_counts=True)
+    return counts[inverse.reshape(-1)]
+
+
+def _judge(
+    kernel: AbstractKernel, X: Array, L: Array, copies: np.ndarray, n_modes: int, **options: Any
+) -> Judgement:
     xp = namespace(X)
     q = (KernelOperator(kernel, L, X, **options) @ xp.ones(len(X), X.dtype)).astype(float)
-    alone = float(kernel_at_zero(kernel, L)) / q > ISOLATED
-    share = float(alone.mean())
-    if share > TOO_MANY or int((~alone).sum()) <= n_modes:
-        return Judgement(max(share, 0.0), 0.0)
-    L, w = L[~alone], q[~alone] ** -0.5
+    own = kernel_at_zero(kernel, L) / q
+    limit = isolation_limit(len(X))
+    isolated = own > limit
+    share, alone = float(isolated.mean()), float((own * xp.asarray(copies) > limit).mean())
+    if share > TOO_MANY or int((~isolated).sum()) <= n_modes:
+        return Judgement(share, alone, 0.0)
+    L, w = L[~isolated], q[~isolated] ** -0.5
     K = to_host(KernelOperator(kernel, L).to_dense()).astype(float)
     w = to_host(w)
     half = np.sqrt(w / (K @ w))
     with one_thread(K.size):
         sigma = np.linalg.eigvalsh(half[:, None] * K * half)
-    return Judgement(share, float(sigma[-1 - min(n_modes, len(sigma) - 1)]))
+    return Judgement(share, alone, float(sigma[-1 - min(n_modes, len(sigma) - 1)]))
 
 
 def kernel_at_zero(kernel: AbstractKernel, X: Array) -> float:

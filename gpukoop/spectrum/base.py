@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
+from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.spectrum.ratio import RatioFunctions
 
@@ -99,6 +100,17 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         self.n_features_in_ = functions.sources.shape[1]
         operator = functions.operator(functions.sources)
         self.backend_ = operator.explain("product", t=len(eigenvalues) + 1).backend
+
+
+def check_kernel(kernel: Any) -> None:
+    """Raise unless the kernel can make a Markov matrix."""
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(f"kernel is {kernel!r}, expected a kernel such as Gaussian('auto')")
+    if not kernel.positive:
+        raise ValueError(
+            f"{kernel!r} takes values <= 0, expected a positive kernel such as Gaussian('auto'): its row sums "
+            "are the probabilities of a Markov matrix"
+        )
 
 
 def check_samples(X: Array, n_components: int) -> None:

@@ -58,6 +58,10 @@ class Diffusivity:
     def __init__(self, diffusion: Coefficient, X: Array) -> None:
         xp, d = namespace(X), X.shape[1]
         self.number = 0.0
+        if isinstance(diffusion, str):
+            raise TypeError(
+                f"diffusion is {diffusion!r}, expected a number, an array or a function"
+            )
         if diffusion is None or (not callable(diffusion) and np.ndim(diffusion) == 0):
             self.number = 1.0 if diffusion is None else float(diffusion) ** 2 / 2
             if not 0 < self.number < np.inf:

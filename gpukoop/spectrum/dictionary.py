@@ -19,6 +19,7 @@ from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.operator import check_tol
 from gpukoop.spectrum.bandwidth import resolve_scale
+from gpukoop.spectrum.base import check_kernel
 from gpukoop.spectrum.nystroem import Coordinates, choose_landmarks, coordinates
 
 # Sources where the user does not say: more change no eigenvalue by more than the noise of the pairs.
@@ -153,6 +154,7 @@ def diffusion_dictionary(
 ) -> Coordinates:
     """Return diffusion coordinates with sigma >= ``smallest`` on landmarks of X, as a spectrum's parameters say."""
     check_tol(spectrum.tol)
+    check_kernel(spectrum.kernel)
     options: dict[str, Any] = {"backend": spectrum.backend, "tol": spectrum.tol}
     size = spectrum.n_landmarks
     size = min(len(X), DEFAULT_LANDMARKS if size is None else check_count(size, "n_landmarks", 2))
@@ -172,7 +174,8 @@ def coordinates_above(sigma: np.ndarray, smallest: float) -> int:
     """Return how many coordinates have sigma >= ``smallest``, at least one."""
     if not len(sigma):
         raise ValueError(
-            "no diffusion coordinate is left: the scale of the kernel is far larger than the samples' spread"
+            "no diffusion coordinate is left: the scale of the kernel is far larger than the samples' spread "
+            "(lower it, or use 'auto'), or there are too few samples or landmarks"
         )
     return max(1, int((sigma >= smallest).sum()))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, like, namespace, points, to_host
+from gpukoop.arrays import Array, namespace, points, to_host, vector
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.operator import KernelOperator, check_tol
@@ -16,6 +16,7 @@ from gpukoop.spectrum.bandwidth import kernel_bandwidth, resolve_scale
 from gpukoop.spectrum.base import (
     AUTO,
     AbstractSpectrum,
+    check_kernel,
     check_samples,
     mean_and_variance,
 )
@@ -189,15 +190,7 @@ class DiffusionMap(AbstractSpectrum):
     def _check_parameters(self) -> None:
         check_tol(self.tol)
         check_positive(self.alpha, "alpha", zero=True)
-        if not isinstance(self.kernel, AbstractKernel):
-            raise TypeError(
-                f"kernel is {self.kernel!r}, expected a kernel such as Gaussian('auto')"
-            )
-        if not self.kernel.positive:
-            raise ValueError(
-                f"{self.kernel!r} takes values <= 0, expected a positive kernel such as Gaussian('auto'): its "
-                "row sums are the probabilities of a Markov matrix"
-            )
+        check_kernel(self.kernel)
         if self.rule not in ("log", "linear"):
             raise ValueError(f"rule is {self.rule!r}, expected 'log' or 'linear'")
 
@@ -236,8 +229,9 @@ class DiffusionMap(AbstractSpectrum):
         """Return sigma, below 1 by more than rounding; say where modes are missing or pieces fall apart."""
         if not len(sigma):
             raise ValueError(
-                f"no mode is left: every eigenvalue of the Markov matrix is below {SMALLEST_SIGMA}, so the "
-                f"scale of {self.kernel!r} is far larger than the samples' spread: lower it, or use 'auto'"
+                f"no mode is left: every eigenvalue of the Markov matrix of {len(X)} samples is below "
+                f"{SMALLEST_SIGMA}. The scale of {self.kernel!r} is far larger than their spread (lower it, or "
+                "use 'auto'), or there are too few samples or landmarks"
             )
         if len(sigma) < r:
             warnings.warn(
@@ -263,11 +257,7 @@ def _masses(sample_weight: Any, X: Array) -> Array:
     xp = namespace(X)
     if sample_weight is None:
         return xp.ones(len(X), X.dtype)
-    p = like(sample_weight, X)
-    if p.shape != (len(X),):
-        raise ValueError(f"sample_weight has shape {p.shape}, expected ({len(X)},)")
-    if not bool((xp.isfinite(p) & (p >= 0)).all()) or not bool(p.any()):
-        raise ValueError(
-            "sample_weight must be finite and not negative, and not all weights may be zero"
-        )
+    p = vector(sample_weight, "sample_weight", len(X), X, "mass per sample")
+    if not bool((p >= 0).all()) or not bool(p.any()):
+        raise ValueError("sample_weight must not be negative, and not all weights may be zero")
     return p * (len(X) / p.sum())

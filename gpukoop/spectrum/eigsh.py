@@ -7,6 +7,7 @@ multiple eigenvalues at once.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
-from gpukoop.spectrum.krylov import block_krylov
+from gpukoop.spectrum.krylov import block_krylov, check_symmetric
 from gpukoop.spectrum.lanczos import lanczos
 
 Method = Literal["auto", "block", "lanczos", "dense"]
@@ -125,7 +126,7 @@ def eigenpairs(
     n, dtype = _check(A, k)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    if isinstance(tol, bool) or not 0 <= tol < 1:
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 <= tol < 1:
         raise ValueError(f"tol is {tol!r}, expected a number in [0, 1): 0 is rounding accuracy")
     if method == "auto":
         method = "dense" if n <= DENSE_SIZE or 4 * k > n else "block"
@@ -207,6 +208,7 @@ def _dense(
         matrix = A.to_dense()
     else:
         matrix = product(xp.eye(n, dtype=dtype))
+        check_symmetric(matrix)
     if xp is np:
         from scipy.linalg import eigh
 

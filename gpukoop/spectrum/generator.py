@@ -152,6 +152,14 @@ class GeneratorEDMD(AbstractSpectrum):
                 )
             self._fit_coordinates(X, r, a)
         else:
+            needed = (
+                ("features", "gradient") if drift is None else ("features", "gradient", "hessian")
+            )
+            if not all(callable(getattr(self.dictionary, name, None)) for name in needed):
+                raise TypeError(
+                    f"dictionary is {self.dictionary!r}, expected 'diffusion' or an object with the methods "
+                    f"{', '.join(needed)}, such as Monomials(3)"
+                )
             self._fit_dictionary(X, r, a, drift)
         return self
 

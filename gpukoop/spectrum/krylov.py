@@ -44,6 +44,8 @@ STALL, STALL_FROM = 6, 1e-3
 MAX_STEPS = 400
 # With tol=0 a stalled residual of so many eps is the rounding of long sums, no failure.
 LOOSE = 1_000.0
+# Sums to a tolerance are asymmetric by that tolerance; more than this is another operator.
+ASYMMETRY = 0.05
 
 
 def block_krylov(
@@ -128,17 +130,23 @@ def _warn(residual: float, goal: float, steps: int) -> None:
     )
 
 
+def check_symmetric(A: Array) -> None:
+    """Raise if A, or its form F^T A F on a block, is far from symmetric."""
+    size = float(abs(A).max())
+    skew = float(abs(A - A.T).max())
+    if skew > ASYMMETRY * size:
+        raise ValueError(
+            f"A is not symmetric (it and its transpose differ by {skew / size:.0%}): pass a symmetric operator, such "
+            "as (A + A.T) / 2"
+        )
+
+
 def _project(V: Array, AV: Array, T: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
     """Border T with the new block and return its eigenpairs, descending."""
     new = to_host(V[:, : block.stop].T @ AV[:, block]).astype(float)  # (used, b)
     corner = new[block]
-    skew = np.abs(corner - corner.T).max()
-    # A random block sees any asymmetry at first sight; sums to a tolerance are asymmetric by that tolerance.
-    if block.start == 0 and skew > 0.05 * np.abs(corner).max():
-        raise ValueError(
-            "A is not symmetric (F^T A F and its transpose differ by "
-            f"{skew / np.abs(corner).max():.0%}): pass a symmetric operator, such as (A + A.T) / 2"
-        )
+    if block.start == 0:  # a random block sees any asymmetry at first sight
+        check_symmetric(corner)
     new[block] = (corner + corner.T) / 2
     T[: block.stop, block] = new
     T[block, : block.stop] = new.T

@@ -14,7 +14,7 @@ import numpy as np
 from gpukoop.arrays import Array, namespace
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
-from gpukoop.spectrum.bandwidth import ISOLATED, kernel_at_zero
+from gpukoop.spectrum.bandwidth import isolation_limit, kernel_at_zero
 
 # The extension multiplies by 1 / sigma: below this it is noise wherever there are no samples.
 SMALLEST_SIGMA = 1e-4
@@ -29,9 +29,7 @@ def sampling_weights(K: KernelOperator, p: Array, alpha: float) -> tuple[Array, 
 
 def isolated(kernel: AbstractKernel, X: Array, p: Array, q: Array) -> Array:
     """Return the mask of samples that are their own Markov state: k(x, x) p / q above .3."""
-    # With two or three samples in all, a large share is no sign of isolation.
-    limit = max(ISOLATED, min(1.0, 2.0 / len(X)))
-    return kernel_at_zero(kernel, X) * p.astype(float) / q > limit
+    return kernel_at_zero(kernel, X) * p.astype(float) / q > isolation_limit(len(X))
 
 
 class MarkovOperator:

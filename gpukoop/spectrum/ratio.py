@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, like, namespace, points, to_host
+from gpukoop.arrays import Array, Home, namespace, points, to_host, vector
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
 
@@ -117,10 +117,7 @@ class RatioFunctions:
         return home.restore(out)
 
     def _combined(self, Z: Array, c: Any) -> Array:
-        c = like(c, self.Psi)
-        r = self.Psi.shape[1]
-        if c.shape != (r,):
-            raise ValueError(f"c has shape {c.shape}, expected ({r},): one coefficient per mode")
+        c = vector(c, "c", self.Psi.shape[1], self.Psi, "coefficient per mode")
         return self._quotient(Z, (self.Psi @ c)[:, None])[:, 0]
 
     def _quotient(self, Z: Array, Q: Array) -> Array:
