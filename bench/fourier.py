@@ -35,7 +35,9 @@ def rows(quick: bool) -> list[dict[str, Any]]:
         peer = {op: exact_seconds(base, d, scale, op) for op in WHAT}
         for op in WHAT:
             table.append(fourier_row(n, d, scale, op, peer[op] * (n / base) ** 2, base))
+    fourier_plans.release()
     table += growth_rows(quick)
+    fourier_plans.release()
     table.append(sliced_row(4_000 if quick else 100_000, 3 if quick else 10))
     return table
 

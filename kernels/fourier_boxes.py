@@ -48,15 +48,17 @@ class Box:
         if self.reach == np.inf:
             return None
         xp = namespace(X)
-        inside = _deviation(X, self.middle, self.spread) <= self.reach
+        inside = deviation(X, self.middle, self.spread) <= self.reach
         return None if bool(inside.all()) else (xp.flatnonzero(inside), xp.flatnonzero(~inside))
 
 
-def _host(x: Array) -> np.ndarray:
+def host(x: Array) -> np.ndarray:
+    """Return an array as NumPy's."""
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
-def _deviation(X: Array, middle: tuple[float, ...], spread: tuple[float, ...]) -> Array:
+def deviation(X: Array, middle: tuple[float, ...], spread: tuple[float, ...]) -> Array:
+    """Return max_c |x_c - middle_c| / spread_c of every point."""
     xp = namespace(X)
     dev = xp.zeros(len(X), X.dtype)
     for c, (a, s) in enumerate(zip(middle, spread, strict=True)):
@@ -76,7 +78,7 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
     Cost: one pass for the bounds; a few more only if some points lie far out.
     """
     clouds = [X] if Y is X else [X, Y]
-    sample = np.concatenate([_host(A[:: max(1, len(A) // SAMPLE)]) for A in clouds]).astype(float)
+    sample = np.concatenate([host(A[:: max(1, len(A) // SAMPLE)]) for A in clouds]).astype(float)
     middle = np.median(sample, axis=0)
     spread = np.mean(np.abs(sample - middle), axis=0)
     ends = [_bounds(A) for A in clouds]
@@ -87,11 +89,11 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
     room = min(map(len, clouds)) // 4
     if np.max((high - low) / spread) <= FAR or room < OUTLIERS[0]:
         return tuple(found)
-    devs = [_deviation(A, *key) for A in clouds]
+    devs = [deviation(A, *key) for A in clouds]
     for k in OUTLIERS:
         if k > room:
             break
-        reach = max(_host(namespace(d).partition(d, len(d) - 1 - k)[-1 - k]) for d in devs)
+        reach = max(host(namespace(d).partition(d, len(d) - 1 - k)[-1 - k]) for d in devs)
         inside = [d <= reach for d in devs]
         ends = [_bounds(A[i]) for A, i in zip(clouds, inside, strict=True)]
         low, high = np.min([a for a, _ in ends], axis=0), np.max([b for _, b in ends], axis=0)

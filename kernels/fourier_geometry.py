@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from gpukoop.kernels import fourier_cost as cost
-from gpukoop.kernels.fourier_boxes import Box
+from gpukoop.kernels.fourier_boxes import Box, deviation, host
+from gpukoop.kernels.fourier_check import check_rows
 from gpukoop.kernels.fourier_cost import RATE
 from gpukoop.kernels.fourier_modes import MAX_MODES, Grid
 from gpukoop.kernels.fourier_plans import Cloud, Setup
 from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.reduce_numpy import _namespace as namespace
 
 Array = Any
 
@@ -18,6 +22,8 @@ Array = Any
 SMALL_GRID, WASTE = 2**19, 20
 # Columns of one pass, and the memory of their spectra.
 PASS_COLUMNS, SPECTRA_BYTES = 8, 2**28
+# So many targets at the rim of a cloud may well be summed exactly.
+RIM = 512
 
 
 class Geometry:
@@ -60,7 +66,23 @@ class Geometry:
         self.inner_y = self.inner_x if self.Y is self.X else self.Y
         if self.Y is not self.X and self.near_y is not None:
             self.inner_y = self.Y[self.near_y]
+        self._rows: np.ndarray | None = None
         self._clouds: dict[Any, tuple[Cloud, Cloud]] = {}
+
+    def rows(self) -> Array:
+        """Return the inner targets to compare with exact sums: random ones, and three at the rim of a large cloud.
+
+        At most RIM targets are farther out than the middle one of these three.
+        """
+        if self._rows is None:
+            n, box = len(self.inner_x), self.box
+            self._rows = check_rows(n)
+            if box is not None and n > 32 * RIM:
+                xp = namespace(self.inner_x)
+                far = deviation(self.inner_x, box.middle, box.spread)
+                ranks = [n - 2 * RIM, n - RIM, n - RIM // 2]
+                self._rows = np.concatenate([self._rows, host(xp.argpartition(far, ranks)[ranks])])
+        return self._rows
 
     def clouds(self, grid: Grid, plan: Setup) -> tuple[Cloud, Cloud]:
         """Return targets and sources as angles of a grid, kept for the next product."""

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels import fourier_cost as cost
-from gpukoop.kernels.fourier_check import check_rows, exact
+from gpukoop.kernels.fourier_boxes import host
+from gpukoop.kernels.fourier_check import CHECKED_ROWS, exact
 from gpukoop.kernels.fourier_cost import RATE
 from gpukoop.kernels.fourier_geometry import Geometry
 from gpukoop.kernels.fourier_modes import Grid, absolute, coefficients, height, smallest_scale
@@ -112,7 +113,7 @@ class FourierSum:
 
     def _sum_check_rows(self) -> None:
         g = self.geometry
-        self.rows = check_rows(len(g.inner_x))
+        self.rows = g.rows()
         X = g.inner_x[self.rows]
         xp, t = namespace(X), self.W.shape[1]
         W, one_kernel = self.W, absolute(self.kernel) is self.kernel
@@ -140,19 +141,33 @@ class FourierSum:
         return self._one_sign
 
     def _first_accuracy(self) -> float:
-        # The lower fifth of the checked rows: sparser ones are cheaper to sum exactly. In decades, so that
+        # The lower fifth of the random rows, and the rim: sparser rows are cheaper to sum exactly. In decades, so that
         # products of one operator share grid and plans.
-        density = _host(self.true_density) / height(self.kernel)
-        typical = float(np.quantile(density, 0.2, axis=0).min())
-        decade = 10.0 ** math.floor(math.log10(min(max(typical, 1e-9), 1.0)))
+        density = host(self.true_density) / height(self.kernel)
+        need = float(np.quantile(density[:CHECKED_ROWS], 0.2, axis=0).min())
+        if len(density) > CHECKED_ROWS:
+            # Random rows keep a factor 4 for those between them; that a few rows too many lie beyond the rim costs little.
+            need = min(need, 4 * float(np.median(density[CHECKED_ROWS:], axis=0).min()))
+        decade = 10.0 ** math.floor(math.log10(min(max(need, 1e-9), 1.0)))
         return cost.density_accuracy(self.tol, decade)
 
     def _finer(self, accuracy: float, got: _Pass, noise: Array, rows: int) -> float:
         """Return the accuracy at which only ``rows`` targets would be below the noise."""
         share = min(1.0, rows / len(got.density))
-        level = _host(namespace(got.density).quantile(got.density, share, axis=0))
-        need = _host(noise) / np.maximum(self.room * level, 1e-300)
-        return max(accuracy / min(max(4.0, 2 * float(need.max())), 1e4), 1e-13)
+        level = host(namespace(got.density).quantile(got.density, share, axis=0))
+        need = host(noise) / np.maximum(self.room * level, 1e-300)
+        # From what was asked of the transform; by a digit at least, since stencils come in whole cells.
+        used = min(accuracy, self.setup.eps / (4 * self.gain))
+        return max(used / min(max(10.0, 2 * float(need.max())), 1e4), 1e-13)
+
+    @property
+    def gain(self) -> float:
+        """How much better the sum is than its worst term.
+
+        Errors of the sources are unrelated and average out: a twentieth of sqrt(m) is what is left of it in the worst of the
+        clouds tried. The noise that is measured decides, this only starts well.
+        """
+        return min(max(math.sqrt(len(self.W)) / 20, 1.0), 50.0)
 
     # -- transform ------------------------------------------------------------------------------------
 
@@ -164,13 +179,13 @@ class FourierSum:
         if grid is None:
             raise ValueError(cost.refusal(self.kernel, (g.box,), self.tol, self.want_slope))
         m = len(g.inner_y)
-        # Errors of the sources are unrelated and average out: a twentieth of sqrt(m) is what is left of it in the
-        # worst of the clouds tried (tests/test_fourier.py). The noise that is measured decides, this only starts well.
-        eps = 4 * accuracy * min(max(math.sqrt(m) / 20, 1.0), 50.0)
+        # Not coarser than a tenth of tol: a narrower stencil saves little, and a second pass costs all of it.
+        eps = min(4 * accuracy * self.gain, self.tol / 10)
+        # Single precision at its floor is worth a try: what is asked for is mostly ten times what is needed.
         rounding = 6e-8 * max(P / smallest_scale(self.kernel) for P in grid.periods)
-        single = g.X.dtype == np.float32 and eps >= FLOOR["complex64"] and rounding <= 4 * eps
+        single = g.X.dtype == np.float32 and 10 * eps >= FLOOR["complex64"] and rounding <= 40 * eps
         dtype = "complex64" if single else "complex128"
-        self.setup = setup(grid.shape, min(eps, 1e-2), dtype, m + len(g.inner_x))
+        self.setup = setup(grid.shape, eps, dtype, m + len(g.inner_x))
         targets, sources = g.clouds(grid, self.setup)
         W = self.W if self._value_is_density else namespace(self.W).hstack([self.W, self.groups])
         F = spectra(self.setup, sources, W)
@@ -238,12 +253,12 @@ class FourierSum:
         return noise if self.groups.shape[1] == len(noise) else noise.max()
 
     def _budget(self, got: _Pass) -> int:
-        """Return the exact pairs that cost as much as the transform."""
+        """Return the exact pairs that cost as much as two such transforms: the next one would be a finer one."""
         g, op = self.geometry, "gradient" if self.want_slope else "product"
         grid = Grid((), tuple((s - 1) // 2 for s in self.setup.shape), (), 0.0)
         size = len(g.inner_x), len(g.inner_y), g.X.shape[1], self.W.shape[1]
         spent = cost.seconds(grid, g.box, *size, op, self.tol, str(g.X.dtype), RATE)
-        return max(FREE_PAIRS, int(spent / RATE.pair / (3 if self.want_slope else 1)))
+        return max(FREE_PAIRS, int(2 * spent / RATE.pair / (3 if self.want_slope else 1)))
 
     def _estimate(self, got: _Pass, noise: Array, kept: Array | None) -> float:
         density = got.density if kept is None else got.density[kept]
@@ -302,7 +317,3 @@ def _max_of(arrays: list[Array]) -> Array:
     for a in arrays[1:]:
         top = namespace(a).maximum(top, a)
     return top
-
-
-def _host(x: Array) -> np.ndarray:
-    return x.get() if hasattr(x, "get") else np.asarray(x)
