@@ -325,3 +325,10 @@ def test_a_million_sources_cost_no_digits(backend, op):
     bounds = tolerance(kernel, X, Y, v, op)
     pair = lambda x: x if isinstance(x, tuple) else (x,)
     assert_within(results, pair(exact), pair(bounds), f"{backend} {op}")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba-cpu"])
+def test_results_beyond_the_dtype_are_infinite_without_a_warning(backend):
+    X = np.array([[0.0], [1e-20]], np.float32)
+    gradient = gk.Gaussian(1e-20)(X, backend=backend).gradient(np.full(2, 1e30))
+    assert np.isinf(gradient).all()

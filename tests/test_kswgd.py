@@ -1,9 +1,13 @@
 """KSWGD: the algorithm's own laws, and end states judged against exact values and iid floors."""
 
+import pickle
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 import gpukoop as gk
 from gpukoop import datasets, metrics
@@ -276,7 +280,7 @@ def test_repeatable_and_inputs_untouched(small, cloud):
 def test_no_step_moves_a_particle_further_than_one_scale(small, cloud):
     clouds = [cloud]
     small.transport(cloud, n_iter=5, callback=lambda i, Z: clouds.append(Z.copy()))
-    steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(clouds, clouds[1:], strict=False)]
+    steps = [np.linalg.norm(b - a, axis=1).max() for a, b in pairwise(clouds)]
     assert max(steps) <= small.spectrum_.scale_ * (1 + 1e-12)
 
 
@@ -391,3 +395,83 @@ def test_bad_particles_and_successors():
     broken = gk.KSWGD(n_components=4, project=lambda Z: Z[:3]).fit(X_GOOD)
     with pytest.raises(ValueError, match="project returned"):
         broken.transport(X_GOOD, n_iter=1)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        X_GOOD,
+        X_GOOD[:, :1],
+        X_GOOD * [1.0, 0.0],
+        X_GOOD @ [[1.0, 2.0], [0.0, 0.0]],
+        1e-8 * X_GOOD,
+        1e8 * X_GOOD,
+        X_GOOD + 1e8,
+        np.repeat(X_GOOD[:30], 5, axis=0),
+        np.concatenate([X_GOOD, np.zeros((150, 2))]),
+        X_GOOD[:2],
+        X_GOOD[:3],
+        X_GOOD[:5],
+    ],
+    ids="good line constant collinear small large far copies atom two three five".split(),
+)
+def test_defaults_give_no_warning(X):
+    flow = gk.KSWGD(total_time=0.2, random_state=0).fit(X)
+    Z = flow.sample(10)
+    assert np.isfinite(Z).all()
+    assert np.isfinite(flow.eigenvalues_).all()
+
+
+def test_number_of_modes_that_was_asked_for_is_not_cut_in_silence():
+    with pytest.warns(ConvergenceWarning, match="of 50 modes are resolved"):
+        gk.KSWGD(n_components=50, random_state=0).fit(X_GOOD)
+
+
+def test_particles_at_any_distance():
+    flow = gk.KSWGD(n_components=4, total_time=0.2, random_state=0).fit(X_GOOD)
+    for distance in (1e5, 1e9, 1e30):
+        start = np.concatenate([X_GOOD, X_GOOD[:5] + distance])
+        with pytest.warns(RuntimeWarning, match="5 particle"):
+            Z = flow.transport(start)
+        assert np.isfinite(Z).all()
+        # far particles count as their nearest samples: bounded moments, whatever the rounding of large logarithms
+        largest = np.abs(flow.transform(X_GOOD)).max()
+        assert np.abs(flow.history_["moments"]).max() <= largest
+    with pytest.raises(ValueError, match=r"1 particle.*overflows float32"):
+        gk.KSWGD(n_components=4, random_state=0).fit(X_GOOD.astype(np.float32)).transport(
+            np.full((1, 2), 1e30, np.float32)
+        )
+
+
+def test_a_second_fit_forgets_the_flow():
+    flow = gk.KSWGD(n_components=3, total_time=0.2, random_state=0).fit(X_GOOD)
+    flow.sample(5)
+    flow.fit(X_GOOD[:, :1])
+    assert not {"n_iter_", "converged_", "history_"} & set(vars(flow))
+
+
+def test_parameters_changed_after_fit_are_checked():
+    flow = gk.KSWGD(n_components=3, random_state=0).fit(X_GOOD)
+    for name, bad in (("step_size", 0), ("step_size", "a"), ("total_time", -1), ("project", 3)):
+        with pytest.raises((ValueError, TypeError), match=f"^{name} is"):
+            clone(flow).set_params(**{name: bad}).fit(X_GOOD)
+        broken = pickle.loads(pickle.dumps(flow)).set_params(**{name: bad})
+        with pytest.raises((ValueError, TypeError), match=f"^{name} is"):
+            broken.transport(X_GOOD)
+
+
+def test_columns_of_transform_have_names():
+    flow = gk.KSWGD(n_components=3, random_state=0).fit(X_GOOD)
+    assert list(flow.get_feature_names_out()) == ["kswgd0", "kswgd1", "kswgd2"]
+
+
+def test_a_spectrum_without_kernel_sums_is_refused():
+    spectrum = gk.spectrum.GeneratorEDMD(gk.spectrum.Monomials(2), 3).fit(X_GOOD)
+    with pytest.raises(ValueError, match="its modes are no kernel sums"):
+        gk.KSWGD(spectrum).fit(X_GOOD)
+
+
+def test_start_must_be_finite():
+    flow = gk.KSWGD(n_components=3, init=lambda n, rng: np.full((n, 2), np.nan)).fit(X_GOOD)
+    with pytest.raises(ValueError, match=r"^init\(n, rng\) contains NaN"):
+        flow.sample(3)

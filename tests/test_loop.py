@@ -217,3 +217,31 @@ def test_failed_write_keeps_the_file_and_leaves_no_litter(tmp_path, monkeypatch)
 def test_checkpoint_every_without_path():
     with pytest.raises(ValueError, match="checkpoint=PATH"):
         run_flow(shrink, State(np.ones((2, 2))), 3, seed=0, step_size=1.0, checkpoint_every=2)
+
+
+def test_only_true_stops():
+    start = State(np.ones((3, 2)))
+    for answer, steps in ((None, 4), (np.ones(3), 4), (1, 4), (True, 1), (np.True_, 1)):
+        out = run_flow(shrink, start, 4, seed=0, step_size=1.0, callback=lambda i, Z, a=answer: a)
+        assert out.n_iter == steps
+    with pytest.raises(TypeError, match="callback is 3, expected a function"):
+        run_flow(shrink, start, 4, seed=0, step_size=1.0, callback=3)
+
+
+def test_bad_paths_and_intervals(tmp_path):
+    start = State(np.ones((3, 2)))
+    for path in (3, b"run"):
+        with pytest.raises(TypeError, match=r"checkpoint is .*expected the path"):
+            run_flow(shrink, start, 4, seed=0, step_size=1.0, checkpoint=path)
+    for every in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="checkpoint_every must be an int >= 1"):
+            run_flow(
+                shrink,
+                start,
+                4,
+                seed=0,
+                step_size=1.0,
+                checkpoint=tmp_path / "run",
+                checkpoint_every=every,
+            )
+    assert not list(tmp_path.iterdir())

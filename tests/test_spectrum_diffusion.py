@@ -277,3 +277,11 @@ def test_bad_coefficients(c, error, words):
 def test_bad_masses(mass, error, words):
     with pytest.raises(error, match=f"^sample_weight .*{words}|{words}"):
         DiffusionMap(n_components=3).fit(wells(100), sample_weight=mass)
+
+
+@pytest.mark.parametrize("n_landmarks", [2, 3, 5])
+def test_a_handful_of_landmarks(n_landmarks):
+    fitted = DiffusionMap(n_components=1, n_landmarks=n_landmarks, random_state=0).fit(wells(300))
+    assert np.isfinite(fitted.transform(wells(50))).all()
+    with pytest.warns(ConvergenceWarning, match="of 30 modes are resolved"):
+        DiffusionMap(n_components=30, n_landmarks=n_landmarks, random_state=0).fit(wells(300))

@@ -33,6 +33,8 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
     def _remember(self, X: Any, name: str = "X") -> Array:
         """Validate the samples and keep them; the first line of every ``fit``."""
         native, home = points(X, name)
+        for flown in ("n_iter_", "converged_", "history_"):  # of a flow towards other samples
+            self.__dict__.pop(flown, None)
         self.X_ = native
         self.n_features_in_ = int(native.shape[1])
         self._home: Home = home

@@ -5,33 +5,26 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from gpukoop.arrays import Array, like, native_array, points
+from gpukoop.arrays import Array, like, native_array, points, require_finite
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.spectra import coarse_spectrum_of, spectrum_of
 from gpukoop.flow.kswgd import make_step
-from gpukoop.flow.loop import State, Step
+from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Gaussian
-from gpukoop.operator import check_tol, median_scale
-from gpukoop.spectrum import DiffusionMap, KernelEDMD
+from gpukoop.operator import check_tol
 
-# Coarse-to-fine: half of the time, 40 modes of the median rule's kernel. Left out for a diffusion map whose own kernel is
-# at most this factor narrower than the median rule: it reaches particles far from the data by itself. EDMD keeps the
-# modes that its pairs can tell from noise (26 on the quadruple well), too few to bring particles in.
+# Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
-COARSE_COMPONENTS = 40
-COARSE_RATIO = 1.5
-COARSE_LANDMARKS = 1_000
-# Enough that the end state on the quadruple well and the torus is at the iid floor.
-DEFAULT_COMPONENTS = 64
 
 
-class KSWGD(TransformerMixin, AbstractFlowEstimator):
+class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstimator):
     r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
 
     Learns eigenfunctions phi_k and eigenvalues lambda_k of the positive Langevin generator from data and moves
@@ -46,8 +39,8 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
     kernel : kernel, optional
         Positive radial kernel; ``Gaussian("auto")`` by default.
     n_components : int, optional
-        Modes r. What the first r modes do not see is not moved. None means 64, or half the number of samples
-        where that is less.
+        Modes r. What the first r modes do not see is not moved. None means 64, or half the number of samples, or as
+        many as the kernel resolves, whichever is least.
     lag_time : float
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
@@ -161,7 +154,8 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         ValueError, TypeError
             If the data or a parameter cannot be used; the message says which and what to do.
         """
-        if y is not None and getattr(y, "ndim", 1) > 1:
+        ndim = y.ndim if hasattr(y, "ndim") else np.asarray(y, dtype=object).ndim
+        if ndim > 1:
             raise ValueError(
                 f"y has shape {np.shape(y)}: y is ignored; if these are the states one lag later, pass them "
                 "as successors="
@@ -176,21 +170,15 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
                     f"successors has {len(Y)} rows, X has {len(native)}: row i must be X[i] one lag later"
                 )
             Y = like(Y, native)
-        self.spectrum_ = self._spectrum(native, Y)
+        self.spectrum_ = spectrum_of(self, native, Y)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
-        self.coarse_ = self._coarse(native)
+        self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
         self.backend_ = (
             self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
             .explain("value_and_gradient", t=2)
             .backend
         )
         return self
-
-    def _modes(self, X: Array) -> int:
-        if self.n_components is not None:
-            return int(self.n_components)
-        sources = len(X) if self.n_landmarks is None else min(len(X), self.n_landmarks)
-        return max(1, min(DEFAULT_COMPONENTS, sources // 2))
 
     def _options(self) -> dict[str, Any]:
         return {"backend": self.backend, "tol": self.tol}
@@ -220,56 +208,8 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
                 f"kernel is {self.kernel!r}, expected a kernel such as Gaussian('auto')"
             )
 
-    def _spectrum(self, X: Array, Y: Array | None) -> Any:
-        chosen = self.spectrum
-        if chosen is not None and not isinstance(chosen, str):
-            if not hasattr(chosen, "Psi_"):
-                raise ValueError(
-                    "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, "
-                    f"got {chosen!r}: call its fit first"
-                )
-            if chosen.sources_.shape[1] != X.shape[1]:
-                raise ValueError(
-                    f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
-                )
-            return chosen
-        if chosen is None:
-            chosen = "diffusion" if Y is None else "edmd"
-        kernel = Gaussian("auto") if self.kernel is None else self.kernel
-        common: dict[str, Any] = {
-            "n_components": self._modes(X),
-            "n_landmarks": self.n_landmarks,
-            "random_state": self.random_state,
-            **self._options(),
-        }
-        if chosen == "diffusion":
-            return DiffusionMap(kernel, **common).fit(X)
-        if chosen == "edmd":
-            if Y is None:
-                raise ValueError(
-                    "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
-                )
-            return KernelEDMD(kernel, lag_time=self.lag_time, **common).fit(X, successors=Y)
-        raise ValueError(
-            f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
-        )
-
-    def _coarse(self, X: Array) -> Any:
-        wide = median_scale(X)
-        reaches = isinstance(self.spectrum_, DiffusionMap)
-        reaches = reaches and float(self.spectrum_.scale_) * COARSE_RATIO >= wide
-        if self.coarse is False or (self.coarse == "auto" and reaches):
-            return None
-        landmarks = min(len(X) - 1, self.n_landmarks or COARSE_LANDMARKS)
-        return DiffusionMap(
-            Gaussian(wide),
-            n_components=min(COARSE_COMPONENTS, self._modes(X), landmarks // 2),
-            n_landmarks=None if len(X) <= 2 * COARSE_LANDMARKS else landmarks,
-            random_state=self.random_state,
-            **self._options(),
-        ).fit(X)
-
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
+        self._check_parameters()  # set_params may have changed them since fit
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
@@ -283,9 +223,19 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
         )
         return step, State(Z), steps, float(self.step_size)
 
-    def transport(self, Z: Any, n_iter: int | None = None, *args: Any, **kwargs: Any) -> Array:
+    def transport(
+        self,
+        Z: Any,
+        n_iter: int | None = None,
+        callback: Callback | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Array:
         """Move particles along the spectrum; see :meth:`AbstractFlowEstimator.transport`."""
-        moved = super().transport(Z, n_iter, *args, **kwargs)
+        moved = super().transport(
+            Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+        )
         far = self.history_.get("far", np.zeros(0))
         if far.size and far.max() > 0:
             warnings.warn(
@@ -304,6 +254,7 @@ class KSWGD(TransformerMixin, AbstractFlowEstimator):
             raise ValueError(
                 f"init(n, rng) returned shape {Z.shape}, expected {(n, self.n_features_in_)}"
             )
+        require_finite(Z, "init(n, rng)")
         return like(Z, self.X_)
 
     def transform(self, X: Any) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -39,6 +40,8 @@ class Checkpoint:
     def __init__(self, path: str | Path, fingerprint: str, every: int) -> None:
         if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
             raise ValueError(f"checkpoint_every must be an int >= 1, got {every!r}")
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint is {path!r}, expected the path of a file")
         self.path = Path(path)
         self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.every = int(every)

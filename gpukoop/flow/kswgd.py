@@ -76,7 +76,12 @@ def moments(spectrum: Any, Z: Array, options: dict[str, Any]) -> Moments:
     p = K.T @ inverse
     if far is not None:
         Kf = spectrum.kernel_(Z[far.rows], spectrum.sources_, backend=_logarithmic(K.backend))
-        p = p + xp.exp(Kf.T.logsumexp(-far.log_denominator))
+        mass = Kf.T.logsumexp(-far.log_denominator)
+        # Every far particle has mass one, which the rounding of large logarithms does not know.
+        shares = mass + xp.log(w)
+        top = shares.max()
+        mass = mass - top - xp.log(xp.exp(shares - top).sum() / len(far.rows))
+        p = p + xp.exp(mass)
     c = to_host(spectrum.Psi_.T @ (p / len(Z)) - spectrum.offset_).astype(float)
     return Moments(K, B, c, far)
 
@@ -89,6 +94,12 @@ def _far(K: KernelOperator, B: Array, w: Array) -> Far | None:
         return None
     own = K.kernel(K.X[far], K.Y, backend=_logarithmic(K.backend))
     log_B, slope = own.logsumexp_and_gradient(xp.log(w))
+    lost = int(xp.isinf(log_B).sum())
+    if lost:
+        raise ValueError(
+            f"{lost} particle(s) are so far from the samples that the square of the distance overflows {B.dtype}: "
+            "start closer to the samples"
+        )
     size = xp.sqrt((slope**2).sum(axis=1, keepdims=True))
     return Far(far, log_B, slope / xp.where(size > 0, size, 1.0))
 

@@ -100,7 +100,7 @@ def run_flow(
     step_size : float
         Named in the message when the flow diverges.
     callback : callable, optional
-        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops.
+        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not.
     checkpoint, checkpoint_every : path and int, optional
         Write the state atomically every so many steps (and at the end); a file that is there already is
         continued. See :class:`gpukoop.flow.checkpoint.Checkpoint`.
@@ -117,10 +117,13 @@ def run_flow(
     """
     from tqdm import tqdm
 
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {callback!r}, expected a function callback(i, particles)")
     history: dict[str, list[Any]] = {}
     keeper = None
     if checkpoint is not None:
-        keeper = Checkpoint(checkpoint, fingerprint, checkpoint_every or max(1, n_iter // 20))
+        every = max(1, n_iter // 20) if checkpoint_every is None else checkpoint_every
+        keeper = Checkpoint(checkpoint, fingerprint, every)
         state, history, seed = keeper.begin(state, seed)
     elif checkpoint_every is not None:
         raise ValueError(
@@ -151,7 +154,8 @@ def run_flow(
             bar.update()
             if keeper is not None:
                 keeper.keep(state, history, seed)
-            if callback is not None and callback(i, state.particles):
+            answer = None if callback is None else callback(i, state.particles)
+            if isinstance(answer, bool | np.bool_) and answer:
                 message = f"stopped by the callback after step {i}"
                 break
     if keeper is not None:

@@ -151,6 +151,7 @@ def resolve_scale(
         return kernel.resolve(lambda rule: scale if rule == "auto" else median)
 
     size = min(len(X), len(X) if n_sources is None else n_sources)
+    n_modes = min(n_modes, size - 1)  # no scale resolves more
     sources = rng.permutation(len(X))[:size]
     judges = np.sort(sources[: max(JUDGES, 4 * n_modes)])
     sources = np.sort(sources)

@@ -1,0 +1,108 @@
+"""The spectra that KSWGD follows: the one asked for, and a wide one for particles outside the data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sklearn.exceptions import ConvergenceWarning
+
+from gpukoop.arrays import Array
+from gpukoop.kernels.radial import Gaussian
+from gpukoop.operator import median_scale
+from gpukoop.spectrum import DiffusionMap, KernelEDMD
+
+# Coarse-to-fine: half of the time, 40 modes of the median rule's kernel. Left out for a diffusion map whose own kernel is
+# at most this factor narrower than the median rule: it reaches particles far from the data by itself. EDMD keeps the
+# modes that its pairs can tell from noise (26 on the quadruple well), too few to bring particles in.
+COARSE_COMPONENTS = 40
+COARSE_RATIO = 1.5
+COARSE_LANDMARKS = 1_000
+# Enough that the end state on the quadruple well and the torus is at the iid floor.
+DEFAULT_COMPONENTS = 64
+
+
+@contextmanager
+def _as_many_modes_as_resolved() -> Iterator[None]:
+    """Leave out the warning that modes are missing: the user did not ask for their number."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ modes are resolved", ConvergenceWarning)
+        yield
+
+
+def _options(flow: Any) -> dict[str, Any]:
+    return {"backend": flow.backend, "tol": flow.tol}
+
+
+def _modes(flow: Any, X: Array) -> int:
+    """Return how many modes are looked for."""
+    if flow.n_components is not None:
+        return int(flow.n_components)
+    sources = len(X) if flow.n_landmarks is None else min(len(X), flow.n_landmarks)
+    return max(1, min(DEFAULT_COMPONENTS, sources // 2))
+
+
+def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
+    """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
+    chosen = flow.spectrum
+    if chosen is not None and not isinstance(chosen, str):
+        if not hasattr(chosen, "Psi_"):
+            hint = (
+                "its modes are no kernel sums" if hasattr(chosen, "functions_") else "fit it first"
+            )
+            raise ValueError(
+                "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD "
+                f"with dictionary='diffusion', got {chosen!r}: {hint}"
+            )
+        if chosen.sources_.shape[1] != X.shape[1]:
+            raise ValueError(
+                f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
+            )
+        return chosen
+    if chosen is None:
+        chosen = "diffusion" if Y is None else "edmd"
+    kernel = Gaussian("auto") if flow.kernel is None else flow.kernel
+    common: dict[str, Any] = {
+        "n_components": _modes(flow, X),
+        "n_landmarks": flow.n_landmarks,
+        "random_state": flow.random_state,
+        **_options(flow),
+    }
+    if chosen == "diffusion":
+        spectrum = DiffusionMap(kernel, **common)
+        if flow.n_components is not None:
+            return spectrum.fit(X)
+        with _as_many_modes_as_resolved():
+            return spectrum.fit(X)
+    if chosen == "edmd":
+        if Y is None:
+            raise ValueError(
+                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
+            )
+        return KernelEDMD(kernel, lag_time=flow.lag_time, **common).fit(X, successors=Y)
+    raise ValueError(
+        f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
+    )
+
+
+def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
+    """Return the wide spectrum for particles outside the data, or None where the fine one reaches them."""
+    if flow.coarse is False:
+        return None
+    wide = median_scale(X)
+    reaches = isinstance(fine, DiffusionMap)
+    reaches = reaches and float(fine.scale_) * COARSE_RATIO >= wide
+    if flow.coarse == "auto" and reaches:
+        return None
+    landmarks = min(len(X) - 1, flow.n_landmarks or COARSE_LANDMARKS)
+    spectrum = DiffusionMap(
+        Gaussian(wide),
+        n_components=max(1, min(COARSE_COMPONENTS, _modes(flow, X), landmarks // 2)),
+        n_landmarks=None if len(X) <= 2 * COARSE_LANDMARKS else landmarks,
+        random_state=flow.random_state,
+        **_options(flow),
+    )
+    with _as_many_modes_as_resolved():
+        return spectrum.fit(X)
