@@ -30,9 +30,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = _parser().parse_args(argv)
-    warnings.showwarning = _show_warning
     try:
-        return int(arguments.run(arguments) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(arguments.run(arguments) or 0)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
         text = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
         print(f"gpukoop: {text or type(error).__name__}", file=sys.stderr)
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--method", choices=[m for m in METHODS if m != "jko"], default="kswgd")
     demo.add_argument("--particles", type=_count, metavar="N", default=20_000)
     demo.add_argument("--out", type=Path, metavar="DIR", default=Path("gpukoop-demo"))
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_seed, default=0)
     demo.add_argument("--animate", action="store_true", help="also write the flow as a GIF")
 
     sample = command("sample", _sample, "learn from a .npy file and write particles to a .npz file")
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=_count, help="number of steps of the flow")
     sample.add_argument("--backend", help="who computes; see gpukoop info")
     sample.add_argument("--tol", type=float, help="relative accuracy of kernel sums")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=_seed, default=0)
 
     command("info", _info, "backends, devices, versions, and why each unusable one is")
 
@@ -93,8 +94,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, got {text!r}")
     return int(text)
 
 
@@ -209,26 +218,11 @@ def _writable(path: Path, ending: str) -> None:
         raise ValueError(f"the folder of {path} does not exist: make it first")
 
 
-def _load(path: Path) -> Any:
-    import numpy as np
-
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a .npy file with one row a sample")
-    try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, UnicodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is not a readable .npy file of numbers ({reason}): write it with numpy.save"
-        ) from None
-    return array
-
-
 def _pairs(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from gpukoop.arrays import points
+    from gpukoop.files import read_npy
 
-    X, _ = points(_load(arguments.data), str(arguments.data))
+    X, _ = points(read_npy(arguments.data), str(arguments.data))
     if arguments.successors is not None and arguments.lag is not None:
         raise ValueError(
             "--successors and --lag exclude each other: pairs come from one or the other"
@@ -236,7 +230,7 @@ def _pairs(arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.successors is not None:
         name = str(arguments.successors)
         Y, _ = points(
-            _load(arguments.successors), name, n_features=X.shape[1], other=str(arguments.data)
+            read_npy(arguments.successors), name, n_features=X.shape[1], other=str(arguments.data)
         )
         return X, Y
     if arguments.lag is not None:

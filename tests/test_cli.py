@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 
+from gpukoop import cli
 from gpukoop.cli import main
 
 SAMPLE = ["--particles", "40", "--components", "4", "--steps", "5", "--seed", "1", "--quiet"]
@@ -72,6 +74,17 @@ def spoil(name):
             path.write_bytes(path.read_bytes()[:200])
         elif name == "header":
             path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff{}")
+        elif name == "folder":
+            path.unlink()
+            path.mkdir()
+        elif name in ("huge", "vast"):
+            shape = {"huge": 10**12, "vast": 10**22}[name]
+            header = (
+                f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}, 2), }}\n".encode()
+            )
+            path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        elif name == "nested":
+            path.write_bytes(b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"[" * 9000)
         elif name == "zip":
             np.savez(path.with_suffix(".npz"), X=good)
             path.write_bytes(path.with_suffix(".npz").read_bytes())
@@ -100,6 +113,10 @@ def spoil(name):
         "text",
         "truncated",
         "header",
+        "folder",
+        "huge",
+        "vast",
+        "nested",
         "zip",
         "nan",
         "line",
@@ -151,6 +168,8 @@ def test_bad_options(data, tmp_path, capsys, more, words):
         ["sample", "kswgd"],
         ["demo", "--particles", "0"],
         ["demo", "--method", "none"],
+        ["demo", "--particles", "²"],
+        ["demo", "--seed", "-1"],
     ],
 )
 def test_bad_command_lines_end_with_status_two(arguments, capsys):
@@ -220,3 +239,15 @@ def test_installed_command_runs():
         check=True,
     )
     assert done.stdout.startswith("gpukoop ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_quiet_and_warnings_are_one_line(data, tmp_path, capfd):
+    assert sample(data, tmp_path, "--quiet") == 0
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert sample(data, tmp_path, "--components", "250", "--quiet") == 0
+    warned = capfd.readouterr().err.splitlines()
+    assert len(warned) == 1
+    assert warned[0].startswith("gpukoop: warning: ")
+    assert warnings.showwarning is not cli._show_warning
