@@ -61,7 +61,7 @@ def choose(
     rate: FourierRate,
 ) -> tuple[Box, Grid] | None:
     """Return the cheapest box and its grid, or None if no box has one."""
-    found = []
+    found: list[tuple[float, int, Box, Grid]] = []
     for box in boxes:
         grid = grid_for(kernel, box, accuracy, tol, slope)
         if grid is not None:

@@ -32,8 +32,11 @@ class Geometry:
     def __init__(self, X: Array, Y: Array, candidates: tuple[Box, ...]) -> None:
         self.X, self.Y, self.candidates = X, Y, candidates
         self.box: Box | None = None
-        self.far_x: Array | None = None
-        self.far_y: Array | None = None
+        # Indices of the inner and outer rows; None where all are inside.
+        self.near_x: Array = None
+        self.far_x: Array = None
+        self.near_y: Array = None
+        self.far_y: Array = None
 
     def plan(self, kernel: AbstractKernel, tol: float, slope: bool) -> tuple[Box, Grid] | None:
         """Return the cheapest box with a grid for typical rows; None if all pairs cost less than any grid."""

@@ -234,10 +234,11 @@ def values(setup: Setup, cloud: Cloud, rows: Iterator[Array], count: int) -> Arr
     ``rows`` yields the spectra one at a time, so that those of a gradient never lie in memory together.
     """
     step = 2 * columns_at_once(setup, cloud.n)
-    out, done = None, 0
+    out: Array = None
+    done = 0
     while done < count:
         size = min(step, count - done)
-        packed = None
+        packed: Array = None
         for r in range(size):
             row = next(rows)
             if packed is None:

@@ -240,7 +240,7 @@ class FourierSum:
         errors = []
         if got.value is not None:
             errors.append(abs(got.value[self.rows] - self.true_value).max(axis=0))
-        if got.slope is not None:
+        if got.slope is not None and self.true_slope is not None:
             true = self.true_slope * self.unit
             errors.append(abs(got.slope[self.rows] - true).max(axis=(0, 2)))
         rounding = float(np.finfo(self.setup.real).eps) * height(self.kernel) / len(self.W)

@@ -46,7 +46,7 @@ def combine(op: str, a: Partial, b: Partial) -> Partial:
     left, right = a[0], b[0]
     if "logsumexp" in op:
         L = np.logaddexp(left[0], right[0])
-        parts = (L,)
+        parts: tuple[Array, ...] = (L,)
         if len(left) > 1:
             safe = np.where(L == -np.inf, 0.0, L)
             wa, wb = np.exp(left[0] - safe), np.exp(right[0] - safe)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+
+Array = Any
 
 # Batches whose spread gives the error bar: with 8 the standard error itself is known to a quarter.
 BATCHES = 8
 
 
-def rotation(d: int, rng: np.random.Generator) -> np.ndarray:
+def rotation(d: int, rng: np.random.Generator) -> Array:
     """Return an orthogonal matrix, uniformly distributed (Haar)."""
     Q, R = np.linalg.qr(rng.normal(size=(d, d)))
     return Q * np.sign(np.diag(R))
 
 
-def batches(d: int, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def batches(d: int, size: int, count: int, seed: int) -> Iterator[Array]:
     r"""Yield ``count`` batches of unit vectors, (b, d), drawn on the host.
 
     ``d = 2``: ``size`` even angles on the half circle, turned at random: the error of a mean of \|theta . x\| falls like
@@ -42,8 +45,9 @@ def batches(d: int, size: int, count: int, seed: int) -> Iterator[np.ndarray]:
             yield np.stack([np.cos(angles), np.sin(angles)], axis=1)
         elif d == 3:
             z = (np.arange(size) + 0.5) / size
-            angles = math.pi * (3 - math.sqrt(5)) * np.arange(size)
+            turns: Array = math.pi * (3 - math.sqrt(5)) * np.arange(size)
             r = np.sqrt(1 - z**2)
-            yield np.stack([r * np.cos(angles), r * np.sin(angles), z], axis=1) @ rotation(3, rng).T
+            spiral = np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
+            yield spiral @ rotation(3, rng).T
         else:
             yield rotation(d, rng)

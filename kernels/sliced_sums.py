@@ -165,7 +165,7 @@ def _batch(
                 for f, df in parts:
                     if mean_value is not None:
                         mean_value += f
-                    if mean_slope is not None:
+                    if mean_slope is not None and df is not None:
                         mean_slope += df[:, :, None] * xp.asarray(direction)
     for total, mean in ((value, mean_value), (slope, mean_slope)):
         if total is not None and mean is not None:
