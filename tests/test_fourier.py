@@ -319,3 +319,18 @@ def test_all_points_equal():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.allclose(K @ np.ones(50), 50, rtol=1e-5)
+
+
+def test_a_flow_follows_the_exact_one():
+    """KSWGD, 20 steps: the same particles on exact and on Fourier sums, to the tolerance of the sums."""
+    X, _ = gk.datasets.quadruple_well(1500, random_state=0)
+    Z = np.random.default_rng(1).normal(size=(1000, 2))
+    flow = gk.KSWGD(n_components=12, kernel=gk.Gaussian(0.5), tol=1e-5, random_state=0).fit(X)
+    ends = []
+    for backend in ("numba-cpu", "fourier"):
+        with gk.use_backend(backend):
+            ends.append(flow.transport(Z, n_iter=20))
+    moved = np.abs(ends[0] - Z).max()
+    assert moved > 0.1
+    # Twenty steps, each with an error of tol relative to sums that are divided by one another.
+    assert np.abs(ends[1] - ends[0]).max() < 20 * 1e-5 * moved
