@@ -71,6 +71,12 @@ def check_positive(value: float, name: str, *, zero: bool = False) -> float:
     return float(value)
 
 
+def check_function(value: object, name: str, call: str) -> None:
+    """Raise with the name and the call expected unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a function {call}")
+
+
 def rejection(
     propose: Callable[[int], np.ndarray], accept: Callable[[np.ndarray], np.ndarray], n: int
 ) -> np.ndarray:

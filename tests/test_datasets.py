@@ -442,6 +442,8 @@ def test_a_seed_repeats_and_a_stream_is_spawned():
         (lambda: datasets.exact("triple_well"), ValueError, "choose one of quadruple_well"),
         (lambda: datasets.exact("torus", r=1), TypeError, "shaped by R, rho"),
         (lambda: datasets.exact("torus", 0), ValueError, "n_eigenvalues is 0"),
+        (lambda: datasets.exact(["torus"]), ValueError, "choose one of"),
+        (lambda: datasets.potential("double_well", ["a"]), TypeError, "Z has dtype <U1"),
         (lambda: datasets.density("torus", np.zeros((1, 3))), ValueError, "no density is known"),
         (lambda: datasets.density("three_rings", np.zeros((1, 2))), ValueError, "noise > 0"),
         (lambda: datasets.density("moons", np.zeros((1, 3))), ValueError, r"\(n, 2\)"),

@@ -224,7 +224,7 @@ def test_only_true_stops():
     for answer, steps in ((None, 4), (np.ones(3), 4), (1, 4), (True, 1), (np.True_, 1)):
         out = run_flow(shrink, start, 4, seed=0, step_size=1.0, callback=lambda i, Z, a=answer: a)
         assert out.n_iter == steps
-    with pytest.raises(TypeError, match="callback is 3, expected a function"):
+    with pytest.raises(TypeError, match="callback is of type int, expected a function"):
         run_flow(shrink, start, 4, seed=0, step_size=1.0, callback=3)
 
 

@@ -149,7 +149,7 @@ def _known(
     table: dict[str, Any], name: str, what: str, parameters: dict[str, Any]
 ) -> Callable[..., Any]:
     """Return the function of a law, or raise and list the laws, or the parameters, that it knows."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"no {what} is known for {name!r}: choose one of {', '.join(table)}")
     function: Callable[..., Any] = table[name]
     allowed = [
@@ -164,7 +164,10 @@ def _known(
 
 
 def _rows(Z: ArrayLike, name: str) -> np.ndarray:
-    Z = np.asarray(Z, dtype=float)
+    Z = np.asarray(Z)
+    if Z.dtype.kind not in "fiub":
+        raise TypeError(f"Z has dtype {Z.dtype}: {name!r} takes an array of real numbers")
+    Z = Z.astype(float)
     d = {"double_well": 1, "ornstein_uhlenbeck": None}.get(name, 2)
     if Z.ndim != 2 or d not in (None, Z.shape[1]):
         raise ValueError(f"Z has shape {Z.shape}: {name!r} takes an array of shape (n, {d or 'd'})")

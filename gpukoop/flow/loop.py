@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, namespace, to_host
-from gpukoop.draws import RandomState, random_generator
+from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
 
 
@@ -117,8 +117,8 @@ def run_flow(
     """
     from tqdm import tqdm
 
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback is {callback!r}, expected a function callback(i, particles)")
+    if callback is not None:
+        check_function(callback, "callback", "callback(i, particles)")
     history: dict[str, list[Any]] = {}
     keeper = None
     if checkpoint is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
-from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.draws import RandomState, check_count, check_function, random_generator
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Energy, Gaussian
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
@@ -231,6 +231,8 @@ def iid_floor(
     True
     """
     n, repeats = check_count(n_samples), check_count(n_repeats, "n_repeats", least=2)
+    check_function(metric, "metric", "metric(X, reference) -> float")
+    check_function(draw, "draw", "draw(n, random_state=generator) -> (n, d)")
     rng = random_generator(random_state)
 
     def cloud(size: int) -> Array:

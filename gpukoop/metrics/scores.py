@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, points, to_host
-from gpukoop.draws import check_count, check_positive
+from gpukoop.arrays import Array, native_array, points, to_host
+from gpukoop.draws import check_count, check_function, check_positive
 from gpukoop.kernels.radial import Gaussian
 from gpukoop.operator import KernelOperator
 
@@ -53,6 +53,7 @@ def kl_divergence(
     Z = to_host(points(X, "X")[0]).astype(float)
     n, d = Z.shape
     check_count(n_grid, "n_grid", least=2)
+    check_function(density, "density", "(n, d) -> (n,), the density of the law at points")
     if d > 3:
         raise ValueError(
             f"X has {d} features: a density estimate on a grid takes at most 3; use mmd or project"
@@ -103,7 +104,9 @@ def coverage(X: Array, centres: Array, radius: float) -> float:
     from scipy.spatial import cKDTree
 
     Z = to_host(points(X, "X")[0])
-    middle = np.asarray(to_host(centres), dtype=float)
+    middle = to_host(native_array(centres, "centres")[0])
+    if middle.dtype.kind in "iu":
+        middle = middle.astype(float)
     middle = points(middle, "centres", n_features=Z.shape[1])[0]
     distance, _ = cKDTree(middle).query(Z)
     return float(100 * np.mean(distance <= check_positive(radius, "radius")))

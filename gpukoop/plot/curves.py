@@ -78,6 +78,11 @@ def history(
     path : path, optional
         Where to write the figure.
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            f"history is of type {type(history).__name__}, expected a mapping: pass history_ of a flow after "
+            "transport or sample"
+        )
     series = {name: _host_series(values, name) for name, values in history.items()}
     series = {name: values for name, values in series.items() if len(values)}
     if not series:
