@@ -169,7 +169,7 @@ class AbstractRadial(AbstractKernel):
             if (
                 isinstance(value, bool)
                 or not isinstance(value, numbers.Real)
-                or not 0 < value < math.inf
+                or not 0 < float(value) < math.inf
             ):
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be a finite number > 0, got {value!r}"
