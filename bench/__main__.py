@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-CPU_TABLES = ("cpu_throughput", "spectrum", "fourier", "kswgd", "million", "flows", "koopman", "cuda_static")
+CPU_TABLES = (
+    "cpu_throughput",
+    "spectrum",
+    "fourier",
+    "distributed",
+    "kswgd",
+    "million",
+    "flows",
+    "koopman",
+    "cuda_static",
+)
 CUDA_TABLES = ("cuda_device",)
 
 

@@ -66,7 +66,7 @@ def _fingerprint() -> str:
             numba.__version__,
             llvmlite.__version__,
             sys.version,
-            str(numba.config.CPU_NAME or llvm.get_host_cpu_name()),
+            str(numba.config.CPU_NAME or llvm.get_host_cpu_name()),  # type: ignore[attr-defined]
             target_features(),
         ]
     )

@@ -227,7 +227,7 @@ def reciprocal_float64(x):  # type: ignore[no-untyped-def]  # noqa: D103
 
 def target_features() -> str:
     """Return the features code is compiled for, "+avx2,-sse4a,...": the host's, or NUMBA_CPU_FEATURES."""
-    chosen = config.CPU_FEATURES
+    chosen = config.CPU_FEATURES  # type: ignore[attr-defined]  # set while numba starts
     return str(chosen) if chosen is not None else str(llvm.get_host_cpu_features().flatten())
 
 
