@@ -41,7 +41,7 @@ class FourierRate:
     float64: float = 2.0
 
 
-# Rewritten by bench/fourier.py. Measured 2026-11-25 on two cores of an AMD EPYC (AVX-512), FINUFFT 2.5, shared machine.
+# Read off by hand, 2026-11-25, from timings of FINUFFT 2.5 on two shared cores of an AMD EPYC (AVX-512); good to a factor 2.
 RATE = FourierRate(start=2e-2, point=2e-8, cell=3e-10, mode=6e-8, pair=3e-10)
 
 

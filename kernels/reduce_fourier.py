@@ -117,7 +117,7 @@ def seconds(request: Any) -> float:
     kernel, n, m, d, t = request.kernel, request.n, request.m, request.d, request.t
     tol, op = request.tol or 1.0, request.op
     if sliced_sums.wanted(kernel, d):
-        return sliced_sums.seconds(kernel, n, m, d, t, tol)
+        return sliced_sums.seconds(n, m, d, t, tol, "gradient" in op)
     candidates = request.boxes
     if not candidates:
         side = (UNKNOWN_EXTENT * smallest_scale(kernel),) * d

@@ -110,7 +110,8 @@ class DistanceLine:
 
     References
     ----------
-    .. [1] J. Hertrich, C. Wald, F. Altekrueger, P. Hagemann, arXiv 2305.11463, algorithm 1.
+    .. [1] J. Hertrich, C. Wald, F. Altekrueger, P. Hagemann, Generative Sliced MMD Flows with Riesz Kernels,
+       arXiv 2305.11463.
     """
 
     def __init__(self, factor: float) -> None:
