@@ -62,23 +62,28 @@ def refuses(kernel: AbstractKernel, d: int, op: str) -> str | None:
     return None
 
 
+def needed(d: int, tol: float, slope: bool) -> float:
+    """Return how many directions a tolerance takes, d <= 3 from the measured errors of ``sliced_directions.batches``."""
+    if d == 1:
+        return 1
+    if d > 3:
+        return max(BATCHES * d, (1 / tol) ** 2)
+    power = {(2, False): 0.5, (2, True): 1.0, (3, False): 0.9, (3, True): 1.25}[d, slope]
+    return BATCHES * max(8.0, (2 / tol) ** power)
+
+
 def directions(d: int, tol: float, slope: bool) -> tuple[int, int]:
-    """Return (size of a batch, largest number of batches) for a tolerance."""
+    """Return (size of a batch, largest number of batches) for a tolerance, within the cap."""
     if d == 1:
         return 1, 1
-    if d <= 3:
-        # From the measured errors of a batch (sliced_directions.batches) with room for the worst row.
-        power = {(2, False): 0.5, (2, True): 1.0, (3, False): 0.9, (3, True): 1.25}[d, slope]
-        size = math.ceil((2 / tol) ** power)
-        return max(8, min(size, MAX_DIRECTIONS // BATCHES)), BATCHES
-    return d, max(BATCHES, MAX_DIRECTIONS // d)
+    if d > 3:
+        return d, max(BATCHES, MAX_DIRECTIONS // d)
+    return math.ceil(min(needed(d, tol, slope), MAX_DIRECTIONS) / BATCHES), BATCHES
 
 
 def seconds(n: int, m: int, d: int, t: int, tol: float, slope: bool) -> float:
-    """Return the cost of reaching ``tol``: directions fall like tol^-2, which sends small tol to exact sums."""
-    size, count = directions(d, tol, slope)
-    number = size * count if d <= 3 else max(size * BATCHES, (1.0 / tol) ** 2)
-    return 5e-3 + number * (n + m) * (4e-8 + 2e-8 * t)
+    """Return the cost of reaching ``tol``, cap or not: that sends small tolerances to exact sums."""
+    return 5e-3 + needed(d, tol, slope) * (n + m) * (4e-8 + 2e-8 * t)
 
 
 def reduce(

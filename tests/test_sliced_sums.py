@@ -128,6 +128,8 @@ def test_a_miss_warns_and_the_operator_stays_linear():
 def test_auto_leaves_small_tolerances_to_exact_sums():
     X = np.zeros((100_000, 10), "float32")
     assert gk.Gaussian(2.0)(X, tol=1e-4).explain().backend != "fourier"
+    assert gk.Energy()(X[:, :3], tol=1e-6).explain().backend != "fourier"
+    assert gk.Energy()(X[:, :1], tol=1e-6).explain().backend == "fourier", "sorting is exact"
     assert gk.Gaussian(2.0)(X, backend="fourier", tol=1e-4).explain().backend == "fourier"
 
 
