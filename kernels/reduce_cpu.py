@@ -29,9 +29,11 @@ import numpy as np
 
 from gpukoop.kernels.cache_cpu import load
 from gpukoop.kernels.cells import Plan, make_plan
+from gpukoop.kernels.loops_cpu import COLUMNS, LOG2_E
 from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, Trace, trace
-from gpukoop.kernels.source_cpu import COLUMNS, LANES, LOG2_E, Variant, choose, source
+from gpukoop.kernels.source_cpu import source
 from gpukoop.kernels.threads_cpu import n_threads, share
+from gpukoop.kernels.variant_cpu import LANES, Variant, choose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

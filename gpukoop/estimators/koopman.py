@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, namespace, points, to_host
+from gpukoop.arrays import Array, Home, like, points
 from gpukoop.draws import check_count
 from gpukoop.flow.loop import seed_from
-from gpukoop.kernels.radial import Gaussian
-from gpukoop.operator import KernelOperator
-from gpukoop.sampler.clock import Frame
-from gpukoop.sampler.diagnosis import diagnose
-from gpukoop.sampler.evolution import Evolution, generator, ridge
-from gpukoop.sampler.latent import Latent
-from gpukoop.sampler.learning import Learner, certificate, energy_distance, split_held_out
+from gpukoop.sampler.fitting import FittedFlow
+from gpukoop.sampler.learning import energy_distance
 from gpukoop.sampler.recipe import Recipe
-from gpukoop.sampler.report import SpectralReport, mode_projector
+from gpukoop.sampler.report import SpectralReport
 from gpukoop.sampler.teacher import as_teacher
 
 
@@ -122,12 +116,6 @@ class KoopmanSampler(BaseEstimator):
     (100, 2)
     """
 
-    classes_: Any
-    n_features_in_: int
-    _latent: Latent
-    _home: Home
-    _held: Array | None
-
     def __init__(
         self,
         dictionary: Any = "nystroem",
@@ -197,120 +185,40 @@ class KoopmanSampler(BaseEstimator):
             If the data or a parameter cannot be used; the message says which and what to do.
         """
         field = as_teacher(self.teacher if teacher is None else teacher)
-        recipe = Recipe.checked(self.get_params(deep=False))
-        native, labels = self._begin(X, y)
-        if field is not None and labels is not None:
-            raise ValueError(
-                "a teacher is one velocity field and y asks for one per label: pass one of the two"
-            )
-        seed = self._seed = seed_from(self.random_state)
-        inner = self._latent.fit(native, seed)
-        self.n_latent_ = int(inner.shape[1])
-        labelled = self._groups(inner, labels)
-        if field is not None:
-            frames = {None: Frame.identity(self.n_latent_)}
-        else:
-            whole = Frame.of(to_host(inner))
-            frames = {k: Frame.of(to_host(part), whole.size) for k, part in labelled.items()}
-        recipe = replace(
-            recipe,
-            distill=recipe.distillation(self.distill, inner, free=field is None and labels is None),
-        )
-        self._learner = Learner(recipe, field, seed)
-        groups = {k: frames[k].data_inside(part) for k, part in labelled.items()}
-        self._held = None
-        if self.reg == "auto" and labels is None:
-            rng = np.random.default_rng([seed, 2**31])
-            groups[None], self._held = split_held_out(groups[None], rng)
-        self._learner.prepare(frames, groups)
-        self._learner.accumulate(groups)
-        self._data = groups[None]  # in the frame: report and certificate draw from it
-        return self._finish()
+        params = self.get_params(deep=False)
+        recipe = Recipe.checked(params)
+        native, home = points(X, "X")
+        self._flow = FittedFlow(recipe, field, native, y, params)
+        self.n_features_in_, self._home = int(native.shape[1]), home
+        return self._publish()
 
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
         """Learn from more points of the same law: frame, dictionary and ridge stay those of the first call.
 
         Memory does not grow with the number of calls; the result is that of one pass over all points.
         """
-        if not hasattr(self, "_learner"):
+        if not hasattr(self, "_flow"):
             return self.fit(X, y)
-        native, labels = self._begin(X, y, more=True)
-        if (labels is None) != (self.classes_ is None):
-            raise ValueError(
-                "y was given in one call and not in another: pass labels always or never"
-            )
-        frames = self._learner.frames
-        groups = self._groups(self._latent.encode(native), labels)
-        self._learner.accumulate({k: frames[k].data_inside(part) for k, part in groups.items()})
-        return self._finish(self.reg_)
+        self._flow.learn_more(self._checked(X, "X", self.n_features_in_)[0], y)
+        return self._publish()
 
-    def _begin(self, X: Any, y: Any, more: bool = False) -> tuple[Array, np.ndarray | None]:
-        """Validate data and labels; returns float64 points."""
-        native, home = points(X, "X")
-        if more:
-            self._same_features(native, "X", self.n_features_in_)
-        else:
-            self.n_features_in_ = int(native.shape[1])
-            self._home = home
-            self._dtype = native.dtype
-            self._latent = Latent(self.latent)
-        labels = None
-        if y is not None:
-            labels = np.asarray(to_host(y))
-            if labels.shape != (len(native),):
-                raise ValueError(
-                    f"y has shape {labels.shape}, expected one label for each of {len(native)} rows of X"
-                )
-        if not more:
-            self.classes_ = None if labels is None else np.unique(labels)
-        elif labels is not None and not np.isin(labels, self.classes_).all():
-            raise ValueError("y holds labels that the first call had not: its classes are fixed")
-        return native.astype(np.float64), labels
-
-    def _groups(self, inner: Array, labels: np.ndarray | None) -> dict[Any, Array]:
-        """Return all points under None, then those of each label."""
-        groups = {None: inner}
-        if labels is not None:
-            xp = namespace(inner)
-            for label in self.classes_.tolist():
-                rows = np.flatnonzero(labels == label)
-                if len(rows):
-                    groups[label] = inner[xp.asarray(rows)]
-        return groups
-
-    def _finish(self, reg: float | None = None) -> KoopmanSampler:
-        learner = self._learner
-        learner.solve(self.reg if reg is None else reg, self._held)
-        pooled = learner.pooled()[0]
+    def _publish(self) -> KoopmanSampler:
+        flow, learner = self._flow, self._flow.learner
+        self._learner = learner
+        self.classes_, self.n_latent_ = flow.classes, flow.n_latent
         self.reg_, self.reg_path_ = learner.reg, learner.reg_path
-        lift = learner.lifts[0]
-        stage = learner.single.stages[0]
-        self.generator_ = (
-            generator(pooled, lift, ridge(pooled, self.reg_))
-            if stage.generator is None
-            else stage.generator
-        )
-        self.__dict__.pop("_eigenvalues", None)
-        self.lift_, self.n_features_lifted_ = lift, lift.n_features
+        self.generator_ = flow.generator
+        self.lift_, self.n_features_lifted_ = learner.lifts[0], learner.lifts[0].n_features
         self.energy_ratio_ = learner.evolutions[None].energy_ratio
-        self.certificate_ = certificate(learner, self._data) * learner.frame.size
-        centres = np.zeros((max(1, lift.n_features), self.n_latent_), dtype=self._dtype)
-        self.backend_ = (
-            KernelOperator(Gaussian(1.0), centres, backend=self.backend)
-            .explain("product", t=self.n_latent_)
-            .backend
-        )
+        self.certificate_ = flow.certificate
+        self.backend_ = flow.backend(self.backend)
         return self
 
     @property
     def eigenvalues_(self) -> np.ndarray:
         """Eigenvalues of the generator, the known 0 first, the others by descending real part."""
         check_is_fitted(self)
-        if "_eigenvalues" not in self.__dict__:
-            values = np.linalg.eigvals(self.generator_[2:, 2:])
-            values = values[np.argsort(-values.real, kind="stable")]
-            self._eigenvalues = np.concatenate([[0.0], values])
-        return self._eigenvalues
+        return self._flow.eigenvalues()
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, y: Any = None) -> Array:
         """Draw noise and return where the flow carries it.
@@ -332,12 +240,7 @@ class KoopmanSampler(BaseEstimator):
         check_is_fitted(self)
         n = check_count(n_samples, "n_samples")
         seed = seed_from(self.random_state if random_state is None else random_state)
-        rng = np.random.default_rng([seed, 2**30])
-        base = like(rng.standard_normal((n, self.n_latent_)), self._reference())
-        if y is None and self.classes_ is not None:
-            sizes = np.array([self._learner.sizes[k] for k in self.classes_.tolist()], dtype=float)
-            y = rng.choice(self.classes_, n, p=sizes / sizes.sum())
-        return self._home.restore(self._decode(self._transport(base, 1.0, y)))
+        return self._home.restore(self._flow.sample(n, seed, y))
 
     def transport(self, Z: Any, t: float = 1.0, *, y: Any = None, modes: Any = None) -> Array:
         """Return where the flow carries base points by time t.
@@ -359,21 +262,8 @@ class KoopmanSampler(BaseEstimator):
         array of shape (n, d)
             Library, device and dtype of Z.
         """
-        native, home = self._base(Z)
-        if isinstance(t, bool) or not isinstance(t, int | float | np.number) or not 0 <= t <= 1:
-            raise ValueError(f"t must be a number in [0, 1], got {t!r}")
-        projector = None
-        if modes is not None:
-            if len(self._learner.lifts) > 1:
-                raise ValueError("modes belong to one generator: fit with n_slabs=1 and no jump")
-            projector = mode_projector(self.generator_, modes)
-        if projector is not None:
-            frame = self._learner.frame
-            inner = self._learner.single.transport(native, frame.inner_time(float(t)), projector)
-            moved = frame.outside(inner, float(t)).astype(native.dtype)
-        else:
-            moved = native.copy() if t == 0 else self._transport(native, float(t), y)
-        return home.restore(self._decode(moved))
+        native, home = self._checked(Z, "Z", self.n_latent_)
+        return home.restore(self._flow.transport(native, t, y, modes))
 
     def trajectory(self, Z: Any, times: Any, *, y: Any = None) -> Array:
         """Return base points at each of these times, (times, n, d); all times of a slab in one product.
@@ -387,39 +277,16 @@ class KoopmanSampler(BaseEstimator):
             exponential is exact at every time.
         y : label or array of shape (n,), optional
         """
-        native, home = self._base(Z)
-        at = np.atleast_1d(np.asarray(times, dtype=float))
-        if (
-            at.ndim != 1
-            or at.size == 0
-            or not np.isfinite(at).all()
-            or at.min() < 0
-            or at.max() > 1
-        ):
-            raise ValueError(f"times must be numbers in [0, 1], got {times!r}")
-        xp = namespace(native)
-        out = xp.empty((len(at), *native.shape), dtype=native.dtype)
-        for rows, evolution, frame in self._split(len(native), y):
-            inner = np.array([frame.inner_time(float(t)) for t in at])
-            moved = evolution.trajectory(native[rows], inner)
-            for i, t in enumerate(at):
-                out[i, rows] = frame.outside(moved[i], float(t))
-        return home.restore(xp.stack([self._decode(state) for state in out]))
+        native, home = self._checked(Z, "Z", self.n_latent_)
+        return home.restore(self._flow.trajectory(native, times, y))
 
     def invert(self, X: Any, *, y: Any = None) -> Array:
         """Return the base points that the flow carries to X, (n, d); with ``latent``, in the latent space.
 
         A solve of its own with the other sign, not exp(-A), which amplifies every decaying mode.
         """
-        check_is_fitted(self)
-        native, home = points(X, "X")
-        self._same_features(native, "X", self.n_features_in_)
-        inner = self._latent.encode(native.astype(np.float64))
-        out = namespace(inner).empty(inner.shape, dtype=native.dtype)
-        for rows, evolution, frame in self._split(len(inner), y):
-            points_inside = frame.data_inside(inner[rows]).astype(native.dtype)
-            out[rows] = evolution.inverse(points_inside)
-        return home.restore(out)
+        native, home = self._checked(X, "X", self.n_features_in_)
+        return home.restore(self._flow.inverse(native, y))
 
     def spectral_report(self, *, n_seeds: int = 0, n_trajectories: int = 0) -> SpectralReport:
         """Return the spectrum of the generator with everything that says how far to trust it.
@@ -441,76 +308,22 @@ class KoopmanSampler(BaseEstimator):
         check_is_fitted(self)
         check_count(n_seeds, "n_seeds", least=0)
         check_count(n_trajectories, "n_trajectories", least=0)
-        others = []
-        for i in range(1, n_seeds + 1):
-            other = Learner(self._learner.recipe, self._learner.teacher, self._seed + i)
-            other.prepare({None: self._learner.frame}, {None: self._data})
-            other.accumulate({None: self._data})
-            m, lift = other.moments[None][0], other.lifts[0]
-            others.append(np.linalg.eigvals(generator(m, lift, ridge(m, self.reg_))[2:, 2:]))
-        return diagnose(
-            self._learner,
-            self.generator_,
-            self._data,
-            others=others,
-            n_trajectories=n_trajectories,
-            certificate=self.certificate_,
-        )
+        return self._flow.report(n_seeds, n_trajectories)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
-        check_is_fitted(self)
-        native, _ = points(X, "X")
-        self._same_features(native, "X", self.n_features_in_)
+        native, _ = self._checked(X, "X", self.n_features_in_)
         drawn = like(self.sample(len(native)), native)
         return -energy_distance(drawn, native, self.backend)
 
-    def _base(self, Z: Any) -> tuple[Array, Home]:
-        check_is_fitted(self)
-        native, home = points(Z, "Z")
-        self._same_features(native, "Z", self.n_latent_)
-        return native, home
-
-    def _same_features(self, native: Array, name: str, expected: int) -> None:
+    def _checked(self, Z: Any, name: str, expected: int) -> tuple[Array, Home]:
+        native, home = points(Z, name)
         if native.shape[1] != expected:
             raise ValueError(
                 f"{name} has {native.shape[1]} features, but {type(self).__name__} is expecting {expected} features "
                 "as input: the columns of the X it was fitted to, or of its latent space"
             )
-
-    def _reference(self) -> Array:
-        xp = namespace(self._data)
-        return xp.empty(0, dtype=self._dtype)
-
-    def _split(self, n: int, y: Any) -> list[tuple[Any, Evolution, Frame]]:
-        """Return (rows, evolution, frame) for the labels wanted."""
-        evolutions, frames = self._learner.evolutions, self._learner.frames
-        if y is None:
-            return [(slice(None), evolutions[None], frames[None])]
-        if self.classes_ is None:
-            raise ValueError("y asks for labels, but fit was given none: call fit(X, y)")
-        wanted = np.asarray(to_host(y) if hasattr(y, "get") else y)
-        if wanted.ndim == 0:
-            wanted = np.broadcast_to(wanted, (n,))
-        if wanted.shape != (n,):
-            raise ValueError(f"y has shape {wanted.shape}, expected one label or ({n},) labels")
-        pairs = []
-        for label in np.unique(wanted).tolist():
-            if label not in evolutions:
-                raise ValueError(
-                    f"y holds {label!r}, which is none of the labels of fit: {self.classes_.tolist()}"
-                )
-            pairs.append((np.flatnonzero(wanted == label), evolutions[label], frames[label]))
-        return pairs
-
-    def _transport(self, base: Array, t: float, y: Any) -> Array:
-        out = namespace(base).empty_like(base)
-        for rows, evolution, frame in self._split(len(base), y):
-            out[rows] = frame.outside(evolution.transport(base[rows], frame.inner_time(t)), t)
-        return out
-
-    def _decode(self, latent: Array) -> Array:
-        return self._latent.decode(latent)
+        return native, home
 
 
 __all__ = ["KoopmanSampler"]
