@@ -20,9 +20,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from gpukoop.files import write_atomically
+
 HERE = Path(__file__).resolve().parent
 CPU_TABLES = (
     "cpu_throughput",
+    "sweep",
     "spectrum",
     "fourier",
     "distributed",
@@ -96,13 +99,19 @@ def run(
         record["tables"][name] = {"title": title, "rows": rows, "seconds": round(took, 1)}
         if not quiet:
             print(f"\n{title}  ({took:.0f} s)\n{_markdown(rows)}", flush=True)
-    if out is not None:
-        out.write_text(json.dumps(record, indent=1, default=_plain) + "\n")
-    if not quick and not only:
-        text = _results(record)
-        (HERE / ("results.md" if device == "cpu" else "results-cuda.md")).write_text(text)
-        _throughput_plot(record)
+        # After every table: a full run takes half an hour, and what it has measured must not be lost.
+        _write(record, out, full=not quick and not only)
     return 0
+
+
+def _write(record: dict[str, Any], out: Path | None, *, full: bool) -> None:
+    if out is not None:
+        text = json.dumps(record, indent=1, default=_plain) + "\n"
+        write_atomically(out, text.encode())
+    if full:
+        name = "results.md" if record["device"] == "cpu" else "results-cuda.md"
+        write_atomically(HERE / name, _results(record).encode())
+        _throughput_plot(record)
 
 
 def _plain(value: Any) -> Any:
@@ -141,7 +150,7 @@ def _results(record: dict[str, Any]) -> str:
 
 
 def _throughput_plot(record: dict[str, Any]) -> None:
-    rows = record["tables"].get("cpu_throughput", {}).get("rows", [])
+    rows = record["tables"].get("sweep", {}).get("rows", [])
     sweep = [r for r in rows if r.get("sweep")]
     if not sweep:
         return
