@@ -54,10 +54,9 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
     init : "gaussian" or callable
         Where :meth:`sample` starts: the normal law with the mean and covariance of X, or ``init(n, rng) -> (n, d)``.
     coarse : "auto", True or False
-        Particles outside the data: let the first half of the time follow the diffusion map with the median
-        rule's wide kernel, which reaches them. "auto" does so unless the spectrum is itself a diffusion map with a
-        kernel at least 1/1.5 as wide.
-        False is the plain single-spectrum flow.
+        Particles outside the data: let the first half of the time follow the diffusion map of the samples whose scale
+        "auto" chooses, which reaches them. "auto" does so unless the spectrum is itself a diffusion map with a
+        kernel at least 1/1.5 as wide as the median rule. False is the plain single-spectrum flow.
     tol : float, optional
         Accuracy of kernel sums; None is rounding accuracy.
     backend : str, optional
