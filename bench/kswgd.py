@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
@@ -57,7 +56,6 @@ def rows(quick: bool) -> list[dict[str, Any]]:
                 "mean V (exact .8345)": float(datasets.potential("quadruple_well", Z).mean()),
                 "MMD": metrics.mmd(Z[:20_000], reference),
                 "MMD iid floor": floor[0],
-                "peak RSS MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
         )
     return table
