@@ -91,10 +91,13 @@ def main() -> int:
             continue
         row = fit(name)
         print(row.strip(), flush=True)
-        stamp = f"  # measured {where['date']}, {where['machine']}"
+        stamp = f"  # {where['date']}"
         text = re.sub(
             rf'^    "{name}": Rate\(.*$', lambda _, r=row + stamp: r, text, flags=re.MULTILINE
         )
+    text = re.sub(
+        r"(which dates what it measured: ).*?(, shared)", rf"\g<1>{where['machine']}\g<2>", text
+    )
     if not arguments.dry_run:
         TABLE.write_text(text)
     return 0

@@ -71,13 +71,13 @@ class Rate:
     float64: float = 2.0
 
 
-# Rewritten by bench/calibrate.py. Measured 2026-11-25 on two cores of an AMD EPYC (AVX-512), float32, shared machine;
-# the GPU row is no measurement but the issue-slot bound of the compiled code for one H100 at 85 percent.
+# Rewritten by bench/calibrate.py, which dates what it measured: AMD EPYC (AVX-512), 2 cores, shared with other work. The
+# GPU row is no measurement but the issue-slot bound of the compiled code for one H100 at 85 percent.
 RATES: dict[str, Rate] = {
-    "numpy": Rate(2e-4, 6e-9, 1.5e-9, 1e-9, 2.5, 1.5, 1.0),
-    "numba-cpu": Rate(5e-4, 1.2e-10, 2.5e-11, 3e-11),
+    "numpy": Rate(0.00014, 1.8e-08, 5.5e-10, 3.6e-10, 2.3, 1, 1),  # 2026-11-25
+    "numba-cpu": Rate(4.8e-05, 8.8e-11, 1.3e-11, 1.9e-11, 2.3, 2, 3.9),  # 2026-11-25
     "numba-cuda": Rate(3e-4, 3e-13, 7e-14, 1.4e-13, 1.7, 1.2, 8.0),
-    "keops": Rate(2e-2, 2e-9, 1.2e-9, 1e-9, 2.5, 1.5, 1.5),
+    "keops": Rate(0.00017, 4.7e-09, 2.7e-10, 1.1e-10, 2, 1.2, 1),  # 2026-11-25
 }
 # Fourier sums do not cost pairs: their row is kernels/fourier_cost.RATE.
 # Host to device and back, bytes a second: PCIe 4 x16 at the usual efficiency.
