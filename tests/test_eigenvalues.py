@@ -32,7 +32,8 @@ def test_ornstein_uhlenbeck_from_samples_and_the_known_diffusion():
 
 
 def test_ornstein_uhlenbeck_from_samples_alone():
-    # At eps = .02 the finite-bandwidth law is 1.4 percent high; 20,000 samples know the first two to about 2 more.
+    # At eps = .05 the finite-bandwidth law of lambda_1 is some 3 percent high. The third and fourth scatter by 5 to 10 percent
+    # over seeds at this size (heavy tails of He_3 and He_4), so 5 percent for all four holds for this seed, not for any.
     X, _ = datasets.ornstein_uhlenbeck(20_000, random_state=1, independent=True)
     spectrum = DiffusionMap(gk.Gaussian(np.sqrt(0.05)), n_components=4).fit(X.astype(np.float32))
     assert off(spectrum.eigenvalues_, HERMITE) < 0.05
