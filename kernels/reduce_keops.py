@@ -11,16 +11,11 @@ import importlib.util
 import math
 import os
 import shutil
-import tempfile
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.cache_keops import call, genred
 from gpukoop.kernels.expr import Expr, Symbol, substitute
 from gpukoop.kernels.printers import KeOpsPrinter
 from gpukoop.kernels.profile import AbstractKernel, KernelSum, Trace, trace
@@ -32,9 +27,6 @@ Array = Any
 KINK_SHIFT = {"float32": 1e-30, "float64": 1e-300}
 # KeOps' running maximum turns -inf weights into nan; a weight of e^-1e30 is as absent as that.
 ABSENT = -1e30
-# Formulas that this process has compiled or loaded.
-_compiled: set[str] = set()
-_thread = threading.Lock()
 
 
 def missing() -> str | None:
@@ -45,34 +37,6 @@ def missing() -> str | None:
     if shutil.which(compiler) is None:
         return f"KeOps compiles its formulas and found no C++ compiler ({compiler})"
     return None
-
-
-@lru_cache(maxsize=1)
-def _genred() -> Callable[..., Any]:
-    os.environ.setdefault("PYKEOPS_VERBOSE", "0")
-    os.environ.setdefault("KEOPS_VERBOSE", "0")
-    import pykeops.numpy
-
-    return pykeops.numpy.Genred
-
-
-@contextmanager
-def _one_compiler(formula: str) -> Iterator[None]:
-    """Let one process at a time compile a formula, and one thread of this process any.
-
-    KeOps writes its libraries in place: a process that loads a half-written one fails with "file too short".
-    """
-    if formula in _compiled:
-        yield
-        return
-    import fcntl  # KeOps itself runs on Linux and macOS only
-
-    # One file for all formulas: each locks the byte of its own checksum, so different ones compile side by side.
-    path = os.path.join(tempfile.gettempdir(), f"gpukoop-keops-{os.getuid()}.lock")
-    with _thread, open(path, "w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX, 1, zlib.crc32(formula.encode()))
-        yield
-    _compiled.add(formula)
 
 
 class _Formula:
@@ -105,12 +69,12 @@ class _Formula:
     ) -> Array:
         P = self.parameters()
         aliases = [f"X=Vi({X.shape[1]})", f"Y=Vj({X.shape[1]})", f"V=Vj({V.shape[1]})"]
-        reduce = _genred()(
+        reduce = genred()(
             formula, [*aliases, f"P=Pm({len(P)})"], reduction_op=reduction, axis=1, **options
         )
         Xs, Ys = (np.ascontiguousarray(A * self.dtype.type(self.power)) for A in (X, Y))
-        with _one_compiler(repr((reduce.formula, reduce.aliases, self.dtype.name))):
-            return reduce(Xs, Ys, np.ascontiguousarray(V), P)
+        text = repr((reduce.formula, reduce.aliases, self.dtype.name))
+        return call(text, reduce, Xs, Ys, np.ascontiguousarray(V), P)
 
 
 def product(

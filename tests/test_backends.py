@@ -154,8 +154,10 @@ def compiled():
     """Compile the KeOps formulas side by side, once a session; with a warm cache this takes a second a worker."""
     workers = min(4, os.cpu_count() or 1)
     shares = [FORMULAS[i::workers] for i in range(workers)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(compile_keops, shares, chunksize=1)
+    pool = multiprocessing.get_context("spawn").Pool(workers)
+    pool.map(compile_keops, shares, chunksize=1)
+    pool.close()
+    pool.join()  # KeOps writes its lists as a process ends: leaving by terminate() would cut them short
 
 
 @pytest.fixture(params=BACKENDS)

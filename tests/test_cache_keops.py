@@ -1,0 +1,60 @@
+"""KeOps' files on disk: a process killed while writing them must not break the next one."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from gpukoop.kernels.cache_keops import delete_cut_files
+
+ONE_PRODUCT = """
+import numpy as np
+import gpukoop as gk
+X = np.arange(6, dtype=np.float32).reshape(3, 2)
+K = gk.KernelOperator(gk.Gaussian(2.0), X, backend="keops")
+print(*(K @ np.ones(3, np.float32)))
+"""
+
+
+def run(cache):
+    env = os.environ | {"KEOPS_CACHE_FOLDER": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-c", ONE_PRODUCT], env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_only_cut_files_are_deleted(tmp_path):
+    build = tmp_path / "Linux"
+    build.mkdir()
+    whole = pickle.dumps({"formula": list(range(100))})
+    (build / "whole_cache.pkl").write_bytes(whole)
+    (build / "cut_cache.pkl").write_bytes(whole[:-20])
+    (build / "empty_cache.pkl").touch()
+    (build / "empty.so").touch()
+    (build / "header.so").write_bytes(b"\x7fELF\x02")
+    (build / "elsewhere.so").write_bytes(b"another format")
+    deleted = delete_cut_files(tmp_path)
+    assert {p.name for p in deleted} == {
+        "cut_cache.pkl",
+        "empty_cache.pkl",
+        "empty.so",
+        "header.so",
+    }
+    assert {p.name for p in build.iterdir()} == {"whole_cache.pkl", "elsewhere.so"}
+
+
+@pytest.mark.slow
+def test_a_killed_process_does_not_break_the_next_one(require, tmp_path):
+    require("keops")
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stderr
+    lists = sorted(tmp_path.glob("*/*_cache.pkl"))
+    libraries = sorted(tmp_path.glob("*/pykeops_cpp_*.so"))
+    assert lists and libraries
+    lists[0].write_bytes(b"")  # as left by a process killed between open() and write()
+    libraries[0].write_bytes(libraries[0].read_bytes()[:1000])  # and by a killed linker
+    second = run(tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout
