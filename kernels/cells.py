@@ -14,7 +14,9 @@ that are far from everything simply never stop early.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ FAR = 0.01  # of the tolerance: a kernel that does not decay to this within the 
 # Squared distances at which the bound is tabulated: the step in q is 1 percent.
 _GRID = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 3700)])
 _BETWEEN = 1.001  # a smooth maximum between two grid points exceeds both by less
+_BELOW_ONE = 1.0 - 2.0**-20  # so that a number plus a share of one does not reach the next number
 
 
 @dataclass(frozen=True)
@@ -43,37 +46,52 @@ class Cells:
     high: Array  # (n_cells, d)
 
 
-def arrange(X: Array, size: int) -> Cells:
+def in_cells(values: Array, size: int, xp: ModuleType = np) -> Array:
+    """Return ``values`` (..., n) as (..., n_cells, size), the last cell filled up with copies of the last one."""
+    *head, n = values.shape
+    filling = xp.broadcast_to(values[..., -1:], (*head, -n % size))
+    return xp.concatenate([values, filling], axis=-1).reshape(*head, -1, size)
+
+
+def arrange(X: Array, size: int, xp: ModuleType = np) -> Cells:
     """Return the cells of X: halved along the longest side, at a multiple of ``size``, until they fit.
 
-    Cost: n log2(n / size) operations.
+    All parts of a level are sorted at once, by their number plus the place of a point within its part, so that a
+    GPU runs some twenty array operations a level. How many points a part has depends on n alone: nothing is read
+    back. Cost: log2(n / size) sorts of n numbers.
     """
-    order = np.arange(len(X))
-    stack = [(0, len(X))]
-    while stack:
-        start, stop = stack.pop()
-        if stop - start <= size:
-            continue
-        part = order[start:stop]
-        points = X[part]
-        axis = int(np.argmax(points.max(0) - points.min(0)))
-        half = -(-(stop - start) // (2 * size)) * size
-        order[start:stop] = part[np.argpartition(points[:, axis], half)]
-        stack += [(start, start + half), (start + half, stop)]
-    starts = np.arange(0, len(X), size)
-    arranged = X[order]
-    return Cells(
-        order, np.minimum.reduceat(arranged, starts), np.maximum.reduceat(arranged, starts)
-    )
+    n = len(X)
+    order, points = xp.arange(n), xp.ascontiguousarray(X.T)
+    place = xp.arange(n)
+    firsts, counts = np.array([0]), np.array([-(-n // size)])  # parts, in cells
+    while True:
+        cells = in_cells(points, size, xp)
+        lowest, highest = cells.min(2), cells.max(2)  # (d, n_cells)
+        if counts.max() == 1:
+            return Cells(order, lowest.T, highest.T)
+        members = firsts[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+        members = xp.asarray(members)
+        low = lowest[:, members].min(2).astype(float)  # (d, n_parts)
+        side = highest[:, members].max(2) - low
+        axis, number = side.argmax(0), xp.arange(len(firsts))
+        low, side = low[axis, number], side[axis, number]
+        part = xp.asarray(np.repeat(np.arange(len(firsts)), counts))[place // size]
+        share = (points[axis[part], place] - low[part]) / xp.where(side > 0, side, 1.0)[part]
+        moved = xp.argsort(part + _BELOW_ONE * share)
+        order, points = order[moved], xp.take(points, moved, axis=1)
+        half = -(-counts // 2)
+        firsts = np.stack([firsts, firsts + half], 1).ravel()
+        counts = np.stack([half, counts - half], 1).ravel()
+        firsts, counts = firsts[counts > 0], counts[counts > 0]
 
 
-def squared_gaps(low: Array, high: Array, cells: Cells) -> Array:
+def squared_gaps(low: Array, high: Array, cells: Cells, xp: ModuleType = np) -> Array:
     """Return squared distances between boxes, (n_boxes, n_cells), never more than between their points."""
-    total = np.zeros((len(low), len(cells.low)))
+    total = xp.zeros((len(low), len(cells.low)))
     for k in range(low.shape[1]):
         below = cells.low[None, :, k].astype(float) - high[:, None, k]
         above = low[:, None, k].astype(float) - cells.high[None, :, k]
-        total += np.maximum(np.maximum(below, above), 0.0) ** 2
+        total += xp.maximum(xp.maximum(below, above), 0.0) ** 2
     return total
 
 
@@ -81,18 +99,22 @@ class Envelope:
     """e(q): bounds phi, and scale times the size of the gradient, at squared distance q and beyond.
 
     ``trace`` is that of the kernel, ``scale`` the length in which its gradient is measured, None for sums
-    without gradient.
+    without gradient. ``logarithm`` bounds log phi instead, which does not underflow.
     """
 
-    def __init__(self, trace: Trace, scale: float | None) -> None:
-        bound = np.abs(self._values(trace, trace.phi))
+    def __init__(self, trace: Trace, scale: float | None, logarithm: bool = False) -> None:
+        self.logarithm = logarithm
+        if logarithm:
+            bound = self._values(trace, trace.log_phi) + math.log(_BETWEEN)
+        else:
+            bound = _BETWEEN * np.abs(self._values(trace, trace.phi))
         if scale is not None:
             slope = np.abs(self._values(trace, trace.dphi))
             with np.errstate(invalid="ignore"):
                 size = 2 * trace.prescale * scale * slope * np.sqrt(_GRID)
-            bound = np.maximum(bound, size)
+            bound = np.maximum(bound, _BETWEEN * size)
         bound[~np.isfinite(bound)] = np.inf
-        self.table = _BETWEEN * np.maximum.accumulate(bound[::-1])[::-1]
+        self.table = np.maximum.accumulate(bound[::-1])[::-1]
         self.factor = trace.prescale**2
 
     @staticmethod
@@ -104,10 +126,16 @@ class Envelope:
             exec("\n".join([*printer.lines, f"result = {result}"]), scope)
         return np.broadcast_to(np.asarray(scope["result"], float), _GRID.shape).copy()
 
-    def __call__(self, squared: Array) -> Array:
+    def __call__(self, squared: Array, xp: ModuleType = np) -> Array:
         """Return the bound for squared distances in the units of the points."""
-        below = np.searchsorted(_GRID, squared * self.factor, side="right") - 1
-        return self.table[np.minimum(below, len(self.table) - 1)]
+        grid, table = xp.asarray(_GRID), xp.asarray(self.table)
+        below = xp.searchsorted(grid, squared * self.factor, side="right") - 1
+        return table[xp.minimum(below, len(table) - 1)]
+
+    def decays(self, half: float, tol: float) -> bool:
+        """Return whether the kernel all but vanishes within the squared distance ``half``."""
+        near, far = self.table[1], self(np.array(half))  # not at 0, where a slope may be infinite
+        return bool(far - near < math.log(FAR * tol) if self.logarithm else far < FAR * tol * near)
 
 
 def visits(
@@ -136,6 +164,11 @@ def visits(
     return order.astype(np.int32), np.ascontiguousarray(remaining)
 
 
+def half_squared(Y: Array) -> Array:
+    """Return the squared distance from the centre of the box of Y to its corners."""
+    return (((Y.max(0) - Y.min(0)).astype(float) / 2) ** 2).sum()
+
+
 @dataclass(frozen=True)
 class Plan:
     """Cells of targets and sources, and the bound that decides which pairs of them are left out."""
@@ -162,8 +195,7 @@ def make_plan(
     if len(X) < MIN_TARGETS or len(Y) < MIN_CELLS * size:
         return None
     bound = Envelope(trace, scale)
-    half = float(np.square((Y.max(0) - Y.min(0)) / 2, dtype=float).sum())
-    if not bound(np.array(half)) < FAR * tol:
+    if not bound.decays(float(half_squared(Y)), tol):
         return None
     sources = arrange(Y, size)
     absolute = np.abs(V[sources.order, 0]).astype(float)
