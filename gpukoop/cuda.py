@@ -165,6 +165,8 @@ def _compile(entry: Entry, dtype: str, cc: tuple[int, int]) -> str:
     kinds = {
         "array": real,
         "pick": types.Array(types.int32, 1, "C"),
+        "bounds": types.Array(types.uint64, 1, "C"),
+        "visits": types.Array(types.uint32, 1, "C"),
         "size": types.uint64,
         "real": getattr(types, dtype),
     }

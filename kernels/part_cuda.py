@@ -54,7 +54,10 @@ class Launch(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One device function: its module text and its argument kinds ("array", "pick", "size", "real")."""
+    """One device function: its module text and its argument kinds.
+
+    "array", "pick", "bounds", "visits", "size" or "real".
+    """
 
     name: str
     source: str
@@ -88,6 +91,7 @@ class Sizes:
     block: int = BLOCK
     simulator: bool = False
     complete: bool = False
+    listed: bool = False
 
 
 class Part:
@@ -104,7 +108,8 @@ class Part:
         self.chunk = columns(plan.op, plan.d, plan.t)
         self.chunks = -(-plan.t // self.chunk)
         self.specs = {
-            f: Spec(plan.op, plan.d, self.chunk, plan.dtype, f, plan.block) for f in self.forms
+            f: Spec(plan.op, plan.d, self.chunk, plan.dtype, f, plan.block, plan.listed)
+            for f in self.forms
         }
         self.spec = self.specs[self.forms[-1]]
         shaper = wide_shape if self.spec.wide else shape
@@ -112,7 +117,9 @@ class Part:
         rows = plan.block * self.shape.targets
         self.tiles = -(-plan.m // self.shape.tile)
         self.rows = -(-plan.n // rows)
-        self.per = -(-self.tiles // min(self.tiles, max(1, FULL // self.rows), 65535))
+        # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
+        wanted = FULL * (8 if plan.listed else 1)
+        self.per = -(-self.tiles // min(self.tiles, max(1, wanted // self.rows), 65535))
         self.splits = -(-self.tiles // self.per)
         self.bias = "dot" in offered
         self.merged = self.spec.exponent and merged(self.trace)
@@ -152,7 +159,7 @@ class Part:
             name = entry_name(self.label, spec)
             write = wide_source if spec.wide else tile_source
             kinds = (
-                *("array", "array", "pick"),
+                *("array", "array", "pick", *spec.lists),
                 *("array" for _ in spec.outputs),
                 *("array" for _ in spec.scratch),
                 *("size" for _ in spec.sizes),
@@ -185,6 +192,7 @@ class Part:
             for form, spec in self.specs.items():
                 partial = "part" if self.finishes else "out"
                 args = [self.name("x"), self.name("s", c), self.name("pick")]
+                args += [self.name(o) for o in spec.lists]
                 args += [self.name(f"{partial}_{o}", c) for o in spec.outputs]
                 args += [self.name(o, c) for o in spec.scratch]
                 args += [s if s == "n" else self.name(s) for s in spec.sizes]

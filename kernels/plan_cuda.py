@@ -46,8 +46,9 @@ class Plan:
         block: int = BLOCK,
         simulator: bool = False,
         complete: bool = False,
+        listed: bool = False,
     ) -> None:
-        sizes = Sizes(op, n, m, d, t, dtype, tol, block, simulator, complete)
+        sizes = Sizes(op, n, m, d, t, dtype, tol, block, simulator, complete, listed)
         self.sizes = sizes
         if "logsumexp" in op:
             terms = kernel.terms
@@ -87,14 +88,14 @@ class Plan:
     def unpack(self, buffers: dict[str, Array], xp: ModuleType = np) -> Any:
         """Return the result: (n, t) and (n, t, d), without t where V was a vector."""
         outs = [part.unpack(buffers, xp) for part in self.parts]
-        found = _join(outs, xp) if len(outs) > 1 else outs[0]
+        found = join(outs, xp) if len(outs) > 1 else outs[0]
         order = [found[o] for o in ("value", "slope") if o in found]
         if self.vector or "logsumexp" in self.sizes.op:
             order = [a[:, 0] for a in order]
         return order[0] if len(order) == 1 else tuple(order)
 
 
-def _join(outs: list[dict[str, Array]], xp: ModuleType) -> dict[str, Array]:
+def join(outs: list[dict[str, Array]], xp: ModuleType) -> dict[str, Array]:
     """Return the log-sum-exp of a sum of kernels from those of its terms."""
     values = xp.stack([o["value"] for o in outs])  # (parts, n, 1)
     top = values.max(axis=0)

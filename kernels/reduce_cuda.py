@@ -1,7 +1,8 @@
 """Kernel sums on an NVIDIA GPU: generated Numba-CUDA code for NumPy and CuPy arrays.
 
 NumPy arrays are copied to the device and back. CuPy arrays stay where they are: everything is queued on CuPy's
-current stream, results come from CuPy's pool, and nothing waits for the device.
+current stream, results come from CuPy's pool, and nothing waits for the device, except where a tolerance lets
+distant tiles be left out (:mod:`gpukoop.kernels.cells_cuda`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels import cells_cuda
 from gpukoop.kernels.cache_cpu import folder
 from gpukoop.kernels.form_cuda import FORMS
 from gpukoop.kernels.plan_cuda import Plan
@@ -175,6 +177,9 @@ def _reduce(
     kernel: AbstractKernel, op: str, X: Array, Y: Array, V: Array, tol: float | None
 ) -> Any:
     on_device = _is_cupy(X)
+    large = tol is not None and len(X) * len(Y) >= cells_cuda.MIN_PAIRS
+    if large and not on_device and not simulating() and importlib.util.find_spec("cupy"):
+        return _reduce_on_device(kernel, op, X, Y, V, tol)
     xp: ModuleType = np
     only: tuple[str, ...] = FORMS
     context: Any = contextlib.nullcontext()
@@ -187,15 +192,31 @@ def _reduce(
     n, d = X.shape
     t = 1 if V.ndim == 1 else V.shape[1]
     block = SIMULATOR_BLOCK if simulating() else BLOCK
-    plan = Plan(
-        kernel, op, n, len(Y), d, t, X.dtype.name,
-        tol=tol, only=only, block=block, simulator=simulating(),
-    )  # fmt: skip
-    with context, _lock:
-        buffers = plan.pack(X, Y, V, xp)
+    options: dict[str, Any] = {"only": only, "block": block, "simulator": simulating()}
+    run = _run_cupy if on_device else _run_host
+
+    def compute(plan: Plan, buffers: dict[str, Array]) -> dict[str, Array]:
         functions = {e.name: load(e.name, e.source) for e in plan.entries()}
-        run = _run_cupy if on_device else _run_host
-        return plan.unpack(run(plan, buffers, functions), xp)
+        return run(plan, buffers, functions)
+
+    with context, _lock:
+        # Lists made by the host would take as long as the pairs.
+        if tol is not None and (on_device or simulating()):
+            local = cells_cuda.make_local(kernel, op, X, Y, V, tol, xp, **options)
+            if local is not None:
+                return local.run(compute)
+        plan = Plan(kernel, op, n, len(Y), d, t, X.dtype.name, tol=tol, **options)
+        return plan.unpack(compute(plan, plan.pack(X, Y, V, xp)), xp)
+
+
+def _reduce_on_device(
+    kernel: AbstractKernel, op: str, X: Array, Y: Array, V: Array, tol: float | None
+) -> Any:
+    """Return the reduction of NumPy arrays by way of CuPy's, which can be put into cells on the device."""
+    import cupy
+
+    result = _reduce(kernel, op, *(cupy.asarray(a) for a in (X, Y, V)), tol)
+    return tuple(a.get() for a in result) if isinstance(result, tuple) else result.get()
 
 
 # -- the reductions -----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Spec:
     """One device function: everything its text depends on besides the trace.
 
     ``d`` features, ``t`` columns in this pass, ``form`` of q; ``block`` threads (smaller in the simulator,
-    where a thread costs 50 microseconds).
+    where a thread costs 50 microseconds); ``listed`` if a block visits a list of tiles instead of all.
     """
 
     op: str
@@ -49,6 +49,7 @@ class Spec:
     dtype: str
     form: str
     block: int = BLOCK
+    listed: bool = False
 
     @property
     def wide(self) -> bool:
@@ -83,13 +84,19 @@ class Spec:
         return ("correction",) if self.wide and self.slope else ()
 
     @property
+    def lists(self) -> tuple[str, ...]:
+        """Names of the lists of tiles: where that of a block and split starts in ``visits``, and the tiles."""
+        return ("bounds", "visits") if self.listed else ()
+
+    @property
     def sizes(self) -> tuple[str, ...]:
         """Names of the index arguments.
 
         ``step``, the length of a record, hides the length of rare loops from the compiler: unrolled, they would
         share subexpressions with the main path and take its multiply-adds apart.
         """
-        return ("n", "per", "tiles") + (("step",) if self.exponent and not self.wide else ())
+        share = () if self.listed else ("per", "tiles")
+        return ("n", *share) + (("step",) if self.exponent and not self.wide else ())
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -214,6 +221,19 @@ def module_text(body: str, dtype: str, simulator: bool) -> str:
     return f"{names}{constants}one, zero = real(1.0), real(0.0)\n\n\n{body}"
 
 
+def tile_range(spec: Spec) -> tuple[str, str]:
+    """Return the statements for the tiles ``block`` to ``stop`` of a block and split, or of its list.
+
+    They are the same for all threads of a block, so that all meet at its barriers.
+    """
+    if spec.listed:
+        return (
+            "place = uint(cuda.blockIdx.x) * uint(cuda.gridDim.y) + uint(cuda.blockIdx.y)",
+            "block, stop = uint(bounds[place]), uint(bounds[place + k_1])",
+        )
+    return "first = uint(cuda.blockIdx.y) * per", "block, stop = first, min(first + per, tiles)"
+
+
 def label(kernel: AbstractKernel) -> str:
     """Return a readable name of a kernel, a valid identifier."""
     return "_plus_".join(type(k).__name__.lower() for _, k in kernel.terms)
@@ -221,4 +241,5 @@ def label(kernel: AbstractKernel) -> str:
 
 def entry_name(kernel_label: str, spec: Spec) -> str:
     """Return the name of an entry, such as ``gaussian_product_difference_d3_t1_float32``."""
-    return f"{kernel_label}_{spec.op}_{spec.form}_d{spec.d}_t{spec.t}_{spec.dtype}"
+    tail = "_listed" if spec.listed else ""
+    return f"{kernel_label}_{spec.op}_{spec.form}_d{spec.d}_t{spec.t}_{spec.dtype}{tail}"

@@ -29,7 +29,7 @@ from gpukoop.kernels.form_cuda import (
 )
 from gpukoop.kernels.profile import Q, Trace
 from gpukoop.kernels.shape_cuda import accumulators, shape
-from gpukoop.kernels.source_cuda import CudaPrinter, Spec, Text, u
+from gpukoop.kernels.source_cuda import CudaPrinter, Spec, Text, tile_range, u
 
 # A log-sum-exp is rescaled when a group exceeds 2**40 times its reference; float32 holds 2**127.
 LAG = 2.0**40
@@ -69,7 +69,8 @@ class TileWriter:
         """Return the source of the entry."""
         spec, text, s = self.spec, self.text, self.shape
         outs = [f"out_{o}" for o in spec.outputs]
-        args = ["x", "s", "pick", *outs, *spec.sizes, *spec.scalars, *self.trace.symbols]
+        args = ["x", "s", "pick", *spec.lists, *outs]
+        args += [*spec.sizes, *spec.scalars, *self.trace.symbols]
         text.add("@cuda.jit(fastmath=True, cache=True)" if spec.block == 128 else "@cuda.jit")
         text.open(f"def {name}({', '.join(args)}):")
         text.add(f"tile = cuda.shared.array({s.tile * s.record}, real)")
@@ -82,12 +83,10 @@ class TileWriter:
             "last = n - k_1",
         )
         self.load_targets()
-        text.add(
-            "first = uint(cuda.blockIdx.y) * per",
-            "block, stop = first, min(first + per, tiles)",
-        )
+        text.add(*tile_range(spec))
         text.open("while block < stop:")
-        text.add("cuda.syncthreads()", f"base = block * {u(s.tile * s.record)}")
+        tile = "uint(visits[block])" if spec.listed else "block"
+        text.add("cuda.syncthreads()", f"base = {tile} * {u(s.tile * s.record)}")
         text.add("w = tid")
         text.open(f"while w < {u(s.tile * s.record)}:")
         text.add("tile[w] = s[base + w]", f"w = w + {u(spec.block)}")
