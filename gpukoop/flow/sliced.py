@@ -21,12 +21,21 @@ References
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, like, namespace
 from gpukoop.flow.descent import Field, Motion
 from gpukoop.flow.directions import frames, riesz_constant
-from gpukoop.flow.sorting import energy_line, energy_row, push_back, transport_line, transport_row
+from gpukoop.flow.sorting import (
+    WIDE,
+    energy_line,
+    energy_row,
+    push_back,
+    transport_line,
+    transport_row,
+)
 
 # Numbers sorted at once, 64 MB in float64: a handful of arrays of this size are alive.
 BLOCK = 2**23
@@ -57,15 +66,21 @@ def sliced(
     P, d = directions.shape
     factor = -riesz_constant(d) if flow == "energy" else 1.0
     theta = like(directions, Z)
-    block = max(1, BLOCK // (len(Z) + len(X)))
+    # Thin projections are as quick inside the loop over directions, and need no memory.
+    thin = weights is None and d < WIDE and not is_cupy(Z)
+    block = max(1, BLOCK // (len(Z) if thin else len(Z) + len(X)))
     if not is_cupy(Z):
         block = max(block, 2)  # one direction a thread
+    block = math.ceil(P / math.ceil(P / block))
+    columns = (xp.ascontiguousarray(Z.T), xp.ascontiguousarray(X.T)) if thin else (Z.T, X.T)
     velocity, energy = xp.zeros_like(Z), 0.0
     for start in range(0, P, block):
         part = theta[start : start + block]
-        z, x = part @ Z.T, part @ X.T  # (p, n), (p, m)
+        z, x = columns if thin else (part @ columns[0], part @ columns[1])  # else (p, n), (p, m)
         if weights is None:
-            pushed, level = (energy_line if flow == "energy" else transport_line)(z, x)
+            pushed, level = (energy_line if flow == "energy" else transport_line)(
+                z, x, part if thin else None
+            )
         else:
             row = energy_row if flow == "energy" else transport_row
             found = [row(z[p], x[p], weights) for p in range(len(part))]

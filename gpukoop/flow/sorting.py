@@ -1,9 +1,9 @@
 r"""One-dimensional transport and energy distance by sorting, many directions at once.
 
 ========= ============================================================
-P         directions; rows of the arrays, threads share them
-z (P, n)  projected particles
-x (P, m)  projected samples
+P         directions, which threads share
+z (P, n)  projected particles, or (d, n) with directions (P, d)
+x (P, m)  projected samples, or (d, m) with directions
 ========= ============================================================
 
 Two forms of the same sums: array operations, which run on CuPy and serve as the reference, and Numba loops for the
@@ -30,20 +30,20 @@ WIDE = 32
 Results = tuple[Array, Array]  # (P, n) displacement or gradient, (P,) energy
 
 
-def transport_line(z: Array, x: Array) -> Results:
-    r"""Return target minus particle and W2^2 / 2 for every row.
+def transport_line(z: Array, x: Array, directions: Array | None = None) -> Results:
+    r"""Return target minus particle and W2^2 / 2 for every row, or for every direction.
 
     The target of the i-th smallest particle is the mean of the quantile function over its share,
     :math:`n \int_{i/n}^{(i+1)/n} Q(u) du`, for n = m the i-th smallest sample. Coinciding particles get the mean of
     their targets. It is -n times the gradient of W2^2 / 2, and the mean target is the mean sample.
     """
     if not is_cupy(z):
-        return _numba(z, x, 0)
-    return _loop(transport_row, z, x)
+        return _compiled(z, x, directions, "transport")
+    return _loop(transport_row, z, x, directions)
 
 
-def energy_line(z: Array, x: Array) -> Results:
-    r"""Return n times the gradient of MMD^2 / 2 of -\|x - y\|, and MMD^2 / 2, for every row.
+def energy_line(z: Array, x: Array, directions: Array | None = None) -> Results:
+    r"""Return n times the gradient of MMD^2 / 2 of -\|x - y\|, and MMD^2 / 2, for every row or direction.
 
     .. math:: n g_i = \frac{\#\{x < z_i\} + \#\{x \le z_i\}}{m} - 1 - \frac{2\,\mathrm{rank}_i + 1 - n}{n}, \qquad
               \tfrac12 MMD^2 = \int (F_\mu - F_\nu)^2
@@ -51,12 +51,16 @@ def energy_line(z: Array, x: Array) -> Results:
     with ranks from 0, averaged over ties.
     """
     if not is_cupy(z):
-        return _numba(z, x, 1)
-    return _loop(energy_row, z, x)
+        return _compiled(z, x, directions, "energy")
+    return _loop(energy_row, z, x, directions)
 
 
-def _loop(row: Callable[..., tuple[Array, Array]], z: Array, x: Array) -> Results:
+def _loop(
+    row: Callable[..., tuple[Array, Array]], z: Array, x: Array, directions: Array | None
+) -> Results:
     xp = namespace(z)
+    if directions is not None:
+        z, x = directions @ z, directions @ x
     pairs = [row(z[p], x[p]) for p in range(len(z))]
     return xp.stack([a for a, _ in pairs]), xp.stack([b for _, b in pairs])
 
@@ -141,16 +145,27 @@ def energy_row(z: Array, x: Array, weights: Array | None = None) -> tuple[Array,
     return result, (gap**2 * xp.diff(both)).sum()
 
 
-def _numba(z: np.ndarray, x: np.ndarray, mode: int) -> Results:
+def _compiled(z: np.ndarray, x: np.ndarray, directions: np.ndarray | None, mode: str) -> Results:
+    """Return what ``mode`` of :class:`_Workspace` writes for every direction; threads take one direction after the other."""
+    z, x = np.ascontiguousarray(z), np.ascontiguousarray(x)
     (P, n), m = z.shape, x.shape[1]
-    out, energy = np.empty_like(z), np.empty(P)
+    if directions is not None:
+        P = len(directions)
+        directions = np.ascontiguousarray(directions, z.dtype)
+    out, energy = np.empty((P, n), z.dtype), np.empty(P)
+    one = np.ones(1, z.dtype)
+    waiting = iter(range(P))
 
-    def rows(start: int, stop: int) -> None:
+    def rows(_: int) -> None:
         room = _Workspace(n, m, z.dtype)
-        for p in range(start, stop):
-            energy[p] = room.merge(z[p], x[p], out[p], mode)
+        for p in waiting:
+            if directions is None:
+                line = z[p : p + 1], x[p : p + 1], one
+            else:
+                line = z, x, directions[p]
+            energy[p] = getattr(room, mode)(*line, out[p])
 
-    _share(rows, P, -(-P // (4 * n_threads())), z.size + x.size)
+    _share(rows, min(P, n_threads()), P * (n + m))
     return out, energy
 
 
@@ -158,26 +173,51 @@ class _Workspace:
     """Buffers of one thread, used for one direction after the other: fresh memory costs as much as a sort."""
 
     def __init__(self, n: int, m: int, dtype: Any) -> None:
-        self.particles, self.samples = np.full(n + 1, np.inf, dtype), np.full(m + 1, np.inf, dtype)
-        self.order, self.less = np.empty(n, np.int64), np.empty(n + 1, np.int32)
-        self.keys = np.empty(n if dtype == np.float32 else 0, np.uint64)
-
-    def merge(self, z: np.ndarray, x: np.ndarray, out: np.ndarray, mode: int) -> float:
         from gpukoop.flow import sorting_loops
 
-        self.samples[:-1] = x
-        self.samples[:-1].sort()
-        if len(self.keys):
-            # Places travel in the lower half of the keys of float32 numbers: twice as quick as an argsort.
-            sorting_loops.pack(z.view(np.uint32), self.keys)
-            self.keys.sort()
-            sorting_loops.unpack(self.keys, self.particles[:-1].view(np.uint32), self.order)
+        self.loops = sorting_loops
+        self.n, size = n, n + m
+        self.values, self.sorted, self.slopes = (np.empty(size, dtype) for _ in range(3))
+        self.rounded = self.values if dtype == np.float32 else np.empty(size, np.float32)
+        self.keys, self.spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
+        self.places, self.counts = (
+            np.empty(size, np.uint32),
+            np.empty(sorting_loops.COUNTS, np.uint32),
+        )
+        self.scratch = np.empty(size, np.int32), np.empty(size + 1), np.empty(size, dtype)
+
+    def sort(self, size: int) -> None:
+        """Sort the first values, and write where they were."""
+        values, rounded, ordered = (a[:size] for a in (self.values, self.rounded, self.sorted))
+        keys, spare, places = (a[:size] for a in (self.keys, self.spare, self.places))
+        if rounded.dtype != values.dtype:
+            self.loops.narrow(values, rounded)
+        self.loops.pack(rounded.view(np.uint32), keys)
+        self.loops.sort(keys, spare, self.counts)
+        if rounded.dtype != values.dtype:
+            self.loops.widen(spare, values, ordered, places)
         else:
-            self.order = np.argsort(z)
-            np.take(z, self.order, out=self.particles[:-1])
-        if mode:
-            return sorting_loops.energy(self.particles, self.samples, self.order, out, self.less)
-        return sorting_loops.transport(self.particles[:-1], self.samples[:-1], self.order, out)
+            self.loops.unpack(spare, ordered.view(np.uint32), places)
+
+    def transport(self, z: np.ndarray, x: np.ndarray, theta: np.ndarray, out: np.ndarray) -> float:
+        """Write target minus particle of the points sum_c theta[c] z[c]; return W2^2 / 2."""
+        n = self.n
+        particles, samples = self.values[:n], self.values[n:]
+        self.loops.project(z, theta, particles)
+        self.loops.project(x, theta, samples)
+        samples.sort()  # no places are wanted: NumPy sorts numbers alone in half the time
+        self.sort(n)
+        return self.loops.transport(self.sorted[:n], samples, self.places, self.scratch[1], out)
+
+    def energy(self, z: np.ndarray, x: np.ndarray, theta: np.ndarray, out: np.ndarray) -> float:
+        """Write n times the gradient of MMD^2 / 2 at the points sum_c theta[c] z[c]; return MMD^2 / 2."""
+        n = self.n
+        self.loops.project(z, theta, self.values[:n])
+        self.loops.project(x, theta, self.values[n:])
+        self.sort(len(self.values))
+        level = self.loops.energy(self.sorted, self.places, n, self.scratch, self.slopes)
+        out[:] = self.slopes[:n]
+        return level
 
 
 def push_back(pushed: Array, theta: Array) -> Array:
@@ -186,24 +226,24 @@ def push_back(pushed: Array, theta: Array) -> Array:
         return pushed.T @ theta
     from gpukoop.flow import sorting_loops
 
-    n = pushed.shape[1]
-    velocity = np.zeros((n, theta.shape[1]), pushed.dtype)
-    _share(
-        lambda start, stop: sorting_loops.back(pushed, theta, velocity, start, stop),
-        n,
-        max(1, -(-n // 8)),
-        pushed.size,
-    )
+    n, d = pushed.shape[1], theta.shape[1]
+    velocity = np.zeros((n, d), pushed.dtype)
+    parts = min(n, 8 * n_threads())
+    edges = [n * k // parts for k in range(parts + 1)]
+    waiting = iter(range(parts))
+
+    def rows(_: int) -> None:
+        for k in waiting:
+            sorting_loops.back(pushed, theta, velocity, edges[k], edges[k + 1])
+
+    _share(rows, min(parts, n_threads()), pushed.size)
     return velocity
 
 
-def _share(run: Callable[[int, int], None], n: int, size: int, numbers: int) -> None:
-    """Call run(start, stop) on all slices of n; compiled code and sorts release the GIL, so plain threads do."""
-    starts = range(0, n, size)
-    workers = min(len(starts), n_threads())
+def _share(run: Callable[[int], None], workers: int, numbers: int) -> None:
+    """Call run once on every thread; compiled code and sorts release the GIL, so plain threads do."""
     if workers == 1 or numbers < SERIAL:
-        for start in starts:
-            run(start, min(start + size, n))
+        run(0)
         return
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda start: run(start, min(start + size, n)), starts))
+        list(pool.map(run, range(workers)))

@@ -1,7 +1,9 @@
 """The compiled loops of :mod:`gpukoop.flow.sorting`; importing this file imports Numba.
 
-They run over sorted particles and samples, so each is one merge. NumPy sorts: its vectorised sorts are as quick as a
-radix sort compiled by Numba (measured: 5 ms against 20 ms for 10^6 float64 numbers with AVX-512).
+A direction is projected, sorted and summed by one thread, in a workspace that stays in its cache. Sorting is by digits of
+10, 10 and 12 bits, in which float32 numbers above their 32-bit places are exact. Measured with NumPy's AVX-512 sort of
+the same keys beside it: .43 ms against .66 ms for 2 10^5 keys, 6.7 against 9.4 for 2 10^6. Places in an array of their own
+make it slower than NumPy's, and so do digits of 11 bits once the keys leave the cache.
 """
 
 from __future__ import annotations
@@ -11,16 +13,133 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+CHUNK = 1024
+# Bits of the digits, lowest first, and the table of counts that holds any of them.
+LOW, MIDDLE, HIGH = 10, 10, 12
+COUNTS = (3, 1 << HIGH)
+# Within so many neighbours ties are looked for at once.
+STRIDE = 64
+# Longer runs of float64 numbers that agree in float32 are sorted, shorter ones inserted.
+SHORT = 16
+
 
 @njit(cache=True, nogil=True)
-def transport(z: Any, x: Any, order: Any, out: Any) -> float:
-    """Write target - particle; return W2^2 / 2. z and x are sorted, ``order`` places of z in ``out``."""
+def _add(total: Any, row: Any, t: Any) -> None:
+    for i in range(len(total)):
+        total[i] += row[i] * t
+
+
+@njit(cache=True, nogil=True)
+def project(rows: Any, theta: Any, values: Any) -> None:
+    """Write sum_c theta[c] rows[c]; negative zero never comes of it."""
+    for low in range(0, len(values), CHUNK):
+        line = values[low : low + CHUNK]
+        line[:] = 0
+        for c in range(len(rows)):
+            _add(line, rows[c, low : low + len(line)], theta[c])
+
+
+@njit(cache=True, nogil=True)
+def pack(bits: Any, keys: Any) -> None:
+    """Write float32 bits, flipped so that they sort as unsigned numbers, above the place in the lower half."""
+    top = np.uint32(1 << 31)
+    for i in range(len(keys)):
+        k = bits[i]
+        k = ~k if k & top else k | top
+        keys[i] = (np.uint64(k) << np.uint64(32)) | np.uint64(i)
+
+
+@njit(cache=True, nogil=True)
+def unpack(keys: Any, bits: Any, places: Any) -> None:
+    """Write the bits and the places back."""
+    top = np.uint32(1 << 31)
+    for i in range(len(keys)):
+        k = np.uint32(keys[i] >> np.uint64(32))
+        bits[i] = k ^ top if k & top else ~k
+        places[i] = np.uint32(keys[i])
+
+
+@njit(cache=True, nogil=True)
+def _spread(keys: Any, start: Any, shift: Any, mask: Any, out: Any) -> None:
+    """Write the keys in the order of one digit; equal digits stay in order."""
+    total = np.uint32(0)
+    for j in range(len(start)):
+        count = start[j]
+        start[j] = total
+        total += count
+    for i in range(len(keys)):
+        k = keys[i]
+        j = (k >> shift) & mask
+        at = start[j]
+        start[j] = at + np.uint32(1)
+        out[at] = k
+
+
+@njit(cache=True, nogil=True)
+def sort(keys: Any, spare: Any, counts: Any) -> None:
+    """Sort the keys, which hold their places in order below, into ``spare``; both are overwritten. O(n) for any data."""
+    first, second, third = np.uint64(32), np.uint64(32 + LOW), np.uint64(32 + LOW + MIDDLE)
+    low, middle, high = np.uint64(2**LOW - 1), np.uint64(2**MIDDLE - 1), np.uint64(2**HIGH - 1)
+    one = np.uint32(1)
+    counts[:] = 0
+    for i in range(len(keys)):
+        k = keys[i]
+        counts[0, (k >> first) & low] += one
+        counts[1, (k >> second) & middle] += one
+        counts[2, (k >> third) & high] += one
+    _spread(keys, counts[0], first, low, spare)
+    _spread(spare, counts[1], second, middle, keys)
+    _spread(keys, counts[2], third, high, spare)
+
+
+@njit(cache=True, nogil=True)
+def narrow(values: Any, rounded: Any) -> None:
+    """Round float64 to float32, which keeps the order but for ties, without NumPy's warning of numbers beyond its range."""
+    for i in range(len(values)):
+        rounded[i] = values[i]
+
+
+@njit(cache=True, nogil=True)
+def widen(keys: Any, values: Any, ordered: Any, places: Any) -> None:
+    """Write the float64 values and places of sorted keys of their float32 roundings, and sort where these agree."""
+    n = len(keys)
+    for i in range(n):
+        place = np.uint32(keys[i])
+        places[i] = place
+        ordered[i] = values[place]
+    lower = np.uint64(32)
+    i = 1
+    while i < n:
+        if not ordered[i] < ordered[i - 1]:
+            i += 1
+            continue
+        first, last = i - 1, i + 1
+        while first > 0 and keys[first - 1] >> lower == keys[i] >> lower:
+            first -= 1
+        while last < n and keys[last] >> lower == keys[i] >> lower:
+            last += 1
+        if last - first > SHORT:
+            order = np.argsort(ordered[first:last], kind="mergesort")
+            ordered[first:last] = ordered[first:last][order]
+            places[first:last] = places[first:last][order]
+        else:
+            for k in range(i, last):
+                value, place, at = ordered[k], places[k], k
+                while at > first and value < ordered[at - 1]:
+                    ordered[at], places[at] = ordered[at - 1], places[at - 1]
+                    at -= 1
+                ordered[at], places[at] = value, place
+        i = last
+
+
+@njit(cache=True, nogil=True)
+def transport(z: Any, x: Any, places: Any, target: Any, out: Any) -> float:
+    """Write target - particle; return W2^2 / 2. z and x are sorted, ``places`` those of z; ``target`` (n,) is scratch."""
     n, m = len(z), len(x)
     centre = 0.0
     for j in range(m):
         centre += x[j]
     centre /= m
-    target = np.empty(n, np.float64)
     total = 0.0
     # Shares of 1/n and 1/m merged as whole multiples of 1/(n m): equal levels coincide.
     j, level = 0, 0
@@ -38,95 +157,102 @@ def transport(z: Any, x: Any, order: Any, out: Any) -> float:
         total += second / m
     i = 0
     while i < n:
-        last, mean = i, 0.0
+        last, mean = i + 1, target[i]
         while last < n and z[last] == z[i]:
             mean += target[last]
             last += 1
         mean /= last - i
         for k in range(i, last):
-            out[order[k]] = mean - z[k]
+            out[places[k]] = mean - z[k]
         i = last
     return 0.5 * total / n
 
 
 @njit(cache=True, nogil=True)
-def energy(z: Any, x: Any, order: Any, out: Any, less: Any) -> float:
-    """Write n times the gradient of MMD^2 / 2; return MMD^2 / 2. z and x are sorted and end in infinity.
-
-    The merge has no branch on the data, which no processor could predict, and runs from the start and from the middle at
-    once: two chains that do not wait for each other. Ties are put right afterwards. ``less`` (n + 1,) is scratch.
-    """
-    n, m = len(z) - 1, len(x) - 1
+def _gaps(places: Any, n: int, counts: Any, above: float, below: float, m: int, gap: Any) -> int:
+    """Write F_nu - F_mu behind every place, from the numbers of particles and samples before the first; return new samples."""
+    samples = np.int32(0)
+    for i in range(len(counts)):
+        samples += np.int32(places[i] >= n)
+        counts[i] = samples
     up, down = 1.0 / n, 1.0 / m
-    # The second half starts at particle k; samples below it belong to the first, whose ends are seen naturally.
-    k = n // 2
-    q = np.searchsorted(x[:m], z[k])
-    i, j, gap, total = 0, 0, 0.0, 0.0
-    at = np.float64(min(z[0], x[0]))
-    i2, j2, gap2, total2 = k, q, k * up - q * down, 0.0
-    at2 = at
-    if k > 0:
-        at2 = np.float64(z[k - 1])
-    if q > 0:
-        at2 = max(at2, np.float64(x[q - 1]))
-    first, second = k + q, n - k + m - q
-    for step in range(max(first, second)):
-        if step < first:
-            a, b = z[i], x[j]
-            take = b < a
-            value = np.float64(b if take else a)
-            total += gap * gap * (value - at)
-            at = value
-            less[i] = j
-            j += take
-            i += 1 - take
-            gap = i * up - j * down
-        if step < second:
-            a, b = z[i2], x[j2]
-            take = b < a
-            value = np.float64(b if take else a)
-            total2 += gap2 * gap2 * (value - at2)
-            at2 = value
-            less[i2] = j2
-            j2 += take
-            i2 += 1 - take
-            gap2 = i2 * up - j2 * down
-    # The first half may have written its scratch over the first place of the second.
-    less[k] = q
-    i = 0
-    while i < n:
-        last, up_to = i + 1, less[i]
-        while z[last] == z[i]:
-            last += 1
-        while x[up_to] == z[i]:
-            up_to += 1
-        slope = (less[i] + up_to) * down - (i + last) * up
-        for place in range(i, last):
-            out[order[place]] = slope
-        i = last
-    return total + total2
+    for i in range(len(counts)):
+        count = np.float64(counts[i])
+        gap[i] = (below + count) * down - (above + np.float64(np.int32(i + 1)) - count) * up
+    return samples
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _area(value: Any, following: Any, gap: Any) -> float:
+    total = 0.0
+    for i in range(len(following)):
+        total += gap[i] * gap[i] * (np.float64(following[i]) - np.float64(value[i]))
+    return total
 
 
 @njit(cache=True, nogil=True)
-def pack(z: Any, keys: Any) -> None:
-    """Write float32 bits, flipped so that they sort as unsigned numbers, above the place in the lower half."""
-    for i in range(len(keys)):
-        k = np.uint64(z[i])
-        k = (k ^ np.uint64(0xFFFFFFFF)) if k & np.uint64(0x80000000) else k | np.uint64(0x80000000)
-        keys[i] = (k << np.uint64(32)) | np.uint64(i)
+def _agree(value: Any, following: Any) -> bool:
+    found = 0
+    for i in range(len(following)):
+        found += value[i] == following[i]
+    return found > 0
 
 
 @njit(cache=True, nogil=True)
-def unpack(keys: Any, z: Any, order: Any) -> None:
-    """Write the bits and the places back."""
-    for i in range(len(keys)):
-        k = keys[i] >> np.uint64(32)
-        k = (k ^ np.uint64(0x80000000)) if k & np.uint64(0x80000000) else k ^ np.uint64(0xFFFFFFFF)
-        z[i] = k
-        order[i] = keys[i] & np.uint64(0xFFFFFFFF)
+def _slopes(gap: Any, following: Any, slope: Any) -> None:
+    for i in range(len(slope)):
+        slope[i] = gap[i] + following[i]
 
 
-CHUNK = 1024
+@njit(cache=True, nogil=True)
+def _scatter(places: Any, slope: Any, out: Any) -> None:
+    for i in range(len(slope)):
+        out[places[i]] = slope[i]
+
+
+@njit(cache=True, nogil=True)
+def energy(values: Any, places: Any, n: int, scratch: Any, out: Any) -> float:
+    """Write n times the gradient of MMD^2 / 2, at samples too; return MMD^2 / 2.
+
+    ``values`` are particles and samples sorted together, ``places`` their places in ``out``, the n particles first. The
+    slope of a run of equal numbers is the sum of F_nu - F_mu before and behind it. Chunks are taken in passes that
+    vectorise, all but the counting and the writing; a run of equal numbers is never cut, so that a chunk, and the
+    ``scratch`` (counts, gaps, slopes), may be as long as the data.
+    """
+    counts, gap, slope = scratch
+    size = len(values)
+    m = size - n
+    total, below, start = 0.0, 0, 0
+    gap[0] = 0.0
+    while start < size:
+        stop = min(start + CHUNK, size)
+        while stop < size and values[stop] == values[stop - 1]:
+            stop += 1
+        length = stop - start
+        value, following = values[start:stop], values[start + 1 : stop + 1]
+        behind = gap[1 : length + 1]
+        samples = _gaps(
+            places[start:stop], n, counts[:length], float(start - below), float(below), m, behind
+        )
+        total += _area(value, following, behind)
+        _slopes(gap, behind, slope[:length])
+        i = 0
+        for low in range(0, length, STRIDE):
+            high = min(low + STRIDE, length)
+            if i >= high or not _agree(value[low:high], following[low:high]):
+                continue
+            i = max(i, low)
+            while i < high:
+                last = i + 1
+                while last < length and value[last] == value[i]:
+                    last += 1
+                slope[i:last] = gap[i] + gap[last]
+                i = last
+        _scatter(places[start:stop], slope[:length], out)
+        gap[0] = gap[length]
+        below += samples
+        start = stop
+    return total
 
 
 @njit(cache=True, nogil=True)
