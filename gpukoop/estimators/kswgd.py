@@ -57,6 +57,14 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         Particles outside the data: let the first half of the time follow the diffusion map of the samples whose scale
         "auto" chooses, which reaches them. "auto" does so unless the spectrum is itself a diffusion map with a
         kernel at least 1/1.5 as wide as the median rule. False is the plain single-spectrum flow.
+    langevin : float
+        Langevin time that passes in a unit of LAWGD time at the start of the flow, falling linearly to zero at its end; 0 is
+        the deterministic flow. What the modes do not see stays in the particles of a deterministic flow: holes of the
+        start shrink but never close. With ``langevin`` a mode with eigenvalue lambda beyond the last decays by
+        exp(-langevin * lambda * total_time / 2), and the particles end as evenly spread as independent draws or better
+        (measured: quadruple well, 10^5 samples, 100 modes, .02: sliced W2 to the law .0075, at 0 .0126, independent draws
+        .0079). From 1 / lambda_r, the inverse of the last eigenvalue, to five times that is a good choice. The flow
+        then uses all its time: it does not stop early.
     tol : float, optional
         Accuracy of kernel sums; None is rounding accuracy.
     backend : str, optional
@@ -111,6 +119,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         project: Callable[[Array], Array] | None = None,
         init: Any = "gaussian",
         coarse: Any = "auto",
+        langevin: float = 0.0,
         tol: float | None = None,
         backend: str | None = None,
         random_state: Any = None,
@@ -126,6 +135,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         self.project = project
         self.init = init
         self.coarse = coarse
+        self.langevin = langevin
         self.tol = tol
         self.backend = backend
         self.random_state = random_state
@@ -188,6 +198,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         check_positive(self.lag_time, "lag_time")
         check_positive(self.step_size, "step_size")
         check_positive(self.total_time, "total_time", zero=True)
+        check_positive(self.langevin, "langevin", zero=True)
         check_tol(self.tol)
         if self.n_landmarks is not None:
             check_count(self.n_landmarks, "n_landmarks", least=2)
@@ -212,15 +223,30 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        self._check_stable()
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
             coarse=self.coarse_,
             coarse_iter=0 if self.coarse_ is None else round(COARSE_FRACTION * steps),
+            langevin=float(self.langevin),
+            n_iter=steps,
             project=self.project,
             **self._options(),
         )
         return step, State(Z), steps, float(self.step_size)
+
+    def _check_stable(self) -> None:
+        """Raise if a step with Langevin motion would amplify the last mode."""
+        last = float(self.eigenvalues_[-1])
+        if self.coarse_ is not None:
+            last = max(last, float(self.coarse_.eigenvalues_[-1]))
+        if self.langevin and self.step_size * (1 + self.langevin * last) >= 2:
+            most = max(0.0, (2 / self.step_size - 1) / last)
+            raise ValueError(
+                f"langevin is {self.langevin:g}, with step_size = {self.step_size:g} and the last eigenvalue {last:.3g} it must "
+                f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
+            )
 
     def transport(
         self,
