@@ -16,7 +16,7 @@ from gpukoop.kernels.form_cuda import FORMS
 from gpukoop.kernels.part_cuda import Entry, Launch
 from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.source_cuda import DTYPES, OPS
+from gpukoop.kernels.source_cuda import DTYPES, OPS, WIDEST_TILE
 
 __all__ = ["Launch", "Plan", "compile_ptx", "launch_plan"]
 
@@ -97,6 +97,7 @@ def compile_ptx(
     dtype: Any = "float32",
     cc: tuple[int, int] = (9, 0),
     form: str = "auto",
+    listed: bool = False,
 ) -> str:
     """Return the PTX of one reduction: one module with every entry that a plan launches.
 
@@ -111,6 +112,8 @@ def compile_ptx(
         packed. "dot" exists for sums without a gradient of smooth kernels from d = 3 on and is the fastest
         for d > 3, where the cloud is small enough for its rounding. "difference" does not cancel. "exact" also takes
         coordinates that lose digits when they are scaled.
+    listed : bool
+        The variant whose blocks visit lists of tiles (:mod:`gpukoop.kernels.cells_cuda`), d <= 24.
 
     Returns
     -------
@@ -132,11 +135,15 @@ def compile_ptx(
     name = _check(kernel, op, dtype, {"d": d, "t": t})
     if form != "auto" and form not in FORMS:
         raise ValueError(f"form must be auto, {', '.join(FORMS)}, got {form!r}")
+    if listed and d > WIDEST_TILE:
+        raise ValueError(
+            f"listed needs d <= {WIDEST_TILE}, got d={d}: wider points visit every tile"
+        )
     if not (isinstance(cc, tuple) and len(cc) == 2 and all(isinstance(i, int) for i in cc)):
         raise TypeError(f"cc must be a pair of ints such as (9, 0), got {cc!r}")
     only = FORMS if form == "auto" else (form,)
     # Sizes that need the second pass; the text of the first does not depend on them.
-    plan = Plan(kernel, op, 1, 1, d, t, name, only=only, complete=True)
+    plan = Plan(kernel, op, 1, 1, d, t, name, only=only, complete=True, listed=listed)
     if form != "auto" and any(form not in part.forms for part in plan.parts):
         forms = ", ".join(plan.parts[0].offered)
         raise ValueError(f"{op} of {kernel!r} for d={d} has no form {form!r}: it has {forms}")
