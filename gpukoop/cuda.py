@@ -147,7 +147,7 @@ def compile_ptx(
     if form != "auto" and any(form not in part.forms for part in plan.parts):
         forms = ", ".join(plan.parts[0].offered)
         raise ValueError(f"{op} of {kernel!r} for d={d} has no form {form!r}: it has {forms}")
-    return merge([_compile(entry, name, cc) for entry in plan.entries()])
+    return merge([compile_entry(entry, name, cc) for entry in plan.entries()])
 
 
 def _numba() -> ModuleType:
@@ -161,7 +161,7 @@ def _numba() -> ModuleType:
     return cuda
 
 
-def _compile(entry: Entry, dtype: str, cc: tuple[int, int]) -> str:
+def compile_entry(entry: Entry, dtype: str, cc: tuple[int, int] = (9, 0)) -> str:
     """Return the PTX of one device function under its readable name."""
     cuda = _numba()
     from numba import types

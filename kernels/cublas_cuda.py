@@ -1,0 +1,164 @@
+"""The device as the matrix path sees it: two products of matrices, launches, and an array library.
+
+:class:`AbstractEngine` is all that :mod:`gpukoop.kernels.matrix_cuda` knows of a device, so the same tiles run in tests
+without one. :class:`CuPyEngine` calls cuBLAS for every product with an explicit compute type: what TF32 does
+is decided a call, never by a global mode, and ``CUPY_TF32`` has no say. Work goes to CuPy's current stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpukoop.kernels.part_cuda import Entry
+from gpukoop.kernels.source_cuda import BLOCK
+
+Array = Any
+
+# Compute capability of the first devices with TF32 units (A100).
+FIRST_WITH_TF32 = (8, 0)
+
+
+class AbstractEngine(ABC):
+    """Arrays of ``xp``, products of matrices, and launches of generated kernels of ``block`` threads."""
+
+    xp: ModuleType
+    block: int = BLOCK
+    simulator: bool = False
+
+    @abstractmethod
+    def inner(self, x: Array, y: Array, out: Array, tensor: bool) -> None:
+        """Write x_i . y_j into ``out``, (rows, count); ``tensor``: by TF32 units, operands are TF32 numbers already."""
+
+    @abstractmethod
+    def weigh(self, tile: Array, weights: Array, out: Array) -> None:
+        """Write the products of slices of a tile (rows, count) with weights (count, w) into ``out`` (slices, rows, w)."""
+
+    @abstractmethod
+    def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
+        """Launch a generated kernel."""
+
+    def scope(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which a reduction runs."""
+        return contextlib.nullcontext()
+
+
+@functools.cache
+def missing() -> str | None:
+    """Return why products of matrices cannot be called, or None; never raises."""
+    try:
+        import cupy  # noqa: F401
+        from cupy_backends.cuda.libs import cublas  # noqa: F401
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        words = " ".join(str(error).split())
+        return f"matrix units are called through CuPy and cuBLAS: {words} (pip install gpukoop[cuda13])"
+    return None
+
+
+@functools.cache
+def no_tensor_cores() -> str | None:
+    """Return why TF32 cannot be used on the current device, or None."""
+    absent = missing()
+    if absent is not None:
+        return absent
+    import cupy
+
+    try:
+        number = int(cupy.cuda.Device().compute_capability)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy finds no device: {' '.join(str(error).split())}"
+    if divmod(number, 10) < FIRST_WITH_TF32:
+        return f"this device (compute capability {number / 10:.1f}) has no TF32 units, 8.0 and later have"
+    return None
+
+
+class CuPyEngine(AbstractEngine):
+    """cuBLAS through CuPy, and Numba-CUDA kernels on CuPy's current stream."""
+
+    def __init__(self, load: Any, view: Any) -> None:
+        import cupy
+        from cupy_backends.cuda.libs import cublas
+
+        self.xp, self.cublas = cupy, cublas
+        self._load, self._view = load, view
+        self._views: dict[int, tuple[Array, Any]] = {}
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Run with the default mathematics of this thread's cuBLAS handle, and restore what the user had set."""
+        import cupy
+        from numba import cuda
+
+        self.handle = cupy.cuda.device.get_cublas_handle()
+        self.stream = numba_stream()
+        mode = self.cublas.getMathMode(self.handle)
+        self.cublas.setMathMode(self.handle, self.cublas.CUBLAS_DEFAULT_MATH)
+        try:
+            with cuda.gpus[cupy.cuda.get_device_id()]:
+                yield
+        finally:
+            self.cublas.setMathMode(self.handle, mode)
+            self._views.clear()
+
+    def inner(self, x: Array, y: Array, out: Array, tensor: bool) -> None:
+        """Call cublasGemmEx; cuBLAS counts columns first, so it is asked for the transposed product."""
+        c = self.cublas
+        compute = c.CUBLAS_COMPUTE_32F_FAST_TF32 if tensor else c.CUBLAS_COMPUTE_32F
+        kind, compute = (0, compute) if x.dtype == np.float32 else (1, c.CUBLAS_COMPUTE_64F)
+        one, zero = np.ones(1, x.dtype), np.zeros(1, x.dtype)
+        (rows, k), count = x.shape, len(y)
+        c.gemmEx(
+            self.handle, c.CUBLAS_OP_T, c.CUBLAS_OP_N, count, rows, k, one.ctypes.data,
+            y.data.ptr, kind, k, x.data.ptr, kind, k, zero.ctypes.data,
+            out.data.ptr, kind, count, compute, c.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+    def weigh(self, tile: Array, weights: Array, out: Array) -> None:
+        """Call cublasGemmStridedBatchedEx, one slice of sources a product: short sums lose few digits."""
+        c = self.cublas
+        kind, compute = (
+            (0, c.CUBLAS_COMPUTE_32F) if tile.dtype == np.float32 else (1, c.CUBLAS_COMPUTE_64F)
+        )
+        one, zero = np.ones(1, tile.dtype), np.zeros(1, tile.dtype)
+        (rows, count), (slices, _, w) = tile.shape, out.shape
+        pitch, step = weights.strides[0] // weights.itemsize, count // slices
+        c.gemmStridedBatchedEx(
+            self.handle, c.CUBLAS_OP_N, c.CUBLAS_OP_N, w, rows, step, one.ctypes.data,
+            weights.data.ptr, kind, pitch, step * pitch, tile.data.ptr, kind, count, step,
+            zero.ctypes.data, out.data.ptr, kind, w, rows * w, slices, compute, c.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+    def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
+        """Launch by Numba; arrays are described to it once a reduction."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Grid size")
+            call = self._load(entry.name, entry.source)[blocks, self.block, self.stream]
+            call(*(self._device(a) for a in arguments))
+
+    def _device(self, argument: Any) -> Any:
+        if not isinstance(argument, self.xp.ndarray):
+            return argument
+        if id(argument) not in self._views:
+            self._views[id(argument)] = argument, self._view(argument)
+        return self._views[id(argument)][1]
+
+
+def numba_stream() -> Any:
+    """Return CuPy's current stream as Numba knows it: 0, 1 and 2 are names of default streams, not pointers."""
+    import cupy
+    from numba import cuda
+
+    pointer = cupy.cuda.get_current_stream().ptr
+    named = {
+        0: cuda.legacy_default_stream,
+        1: cuda.legacy_default_stream,
+        2: cuda.per_thread_default_stream,
+    }
+    return named[pointer]() if pointer in named else cuda.external_stream(pointer)

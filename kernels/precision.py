@@ -1,0 +1,98 @@
+r"""Arithmetic of matrix units: what TF32 is, how float32 is split into it, and what inner products lose.
+
+========= ============================================================================================
+precision inner products of float32 points
+========= ============================================================================================
+fp32      float32 throughout, no matrix units; float64 points stay float64
+3xtf32    x = hi + lo, three TF32 products hi hi + hi lo + lo hi summed in float32: about float32 accuracy
+tf32      points rounded to TF32 first, norms taken from the rounded points: the sum over those points
+========= ============================================================================================
+
+TF32 has the exponent of float32 and 11 significant bits, 10 of them explicit. Products of two such numbers are exact
+in float32, so only the order of additions differs between matrix units and an ordinary product of rounded numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+PRECISIONS = ("fp32", "3xtf32", "tf32")
+# From this many features on matrix units pay; below, registers hold the points.
+FEWEST_FEATURES = 16
+# Half a unit in the last of 11 bits, relative.
+TF32_ROUNDING = 2.0**-11
+# The factor of gpukoop.rounding.tolerance: q may be wrong by C sqrt(d) eps q there.
+C = 4.0
+
+
+def check_precision(name: object) -> str:
+    """Return ``name`` if it is a precision; raise in words otherwise."""
+    if isinstance(name, str) and name in PRECISIONS:
+        return name
+    raise ValueError(
+        f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {name!r}: it says how numba-cuda multiplies "
+        f"float32 points of {FEWEST_FEATURES} or more features"
+    )
+
+
+def round_tf32(a: Array) -> Array:
+    """Return float32 numbers rounded to TF32: to nearest, ties away from zero.
+
+    The bits are those of the conversion instruction cvt.rna.tf32.f32: half a unit is added to the magnitude, the 13 low
+    bits are cut off. Numbers that are rounded already are not changed, by this or by the matrix units.
+    """
+    bits = a.view(np.int32)
+    return ((bits + np.int32(1 << 12)) & np.int32(-(1 << 13))).view(np.float32)
+
+
+def operands(x: Array, precision: str, side: int, xp: ModuleType) -> tuple[Array, Array]:
+    """Return (matrix, points): rows whose inner products are wanted, and the points that they stand for.
+
+    ``side`` is 0 for targets, 1 for sources. Three products are one product of rows three times as long, the small terms
+    first, so that they are added while the sum is small. Rows are padded to 16 bytes, which matrix units read at once.
+    """
+    if precision == "fp32":
+        parts, points = [x], x
+    elif precision == "tf32":
+        points = round_tf32(x)
+        parts = [points]
+    else:
+        high = round_tf32(x)
+        low = round_tf32(x - high)
+        parts, points = ([low, high, high], [high, low, high])[side], x
+    n, d = x.shape
+    width = d + -d % (16 // x.itemsize)
+    matrix = xp.zeros((n, width * len(parts)), x.dtype)
+    for i, part in enumerate(parts):
+        matrix[:, i * width : i * width + d] = part
+    return matrix, points
+
+
+def error_factor(d: int, precision: str) -> float:
+    """Return the error of q = n_x + n_y - 2 x.y in units of eps (n_x + n_y) / 2; derived, not measured.
+
+    Norms and the final sum are rounded once each: 2. A sum of d products with rounded partial sums errs like a random
+    walk, sqrt(d), of which the constant one is some four standard deviations for points that are not close (close
+    ones are computed from differences). Matrix units cut off instead of rounding, once for eight products: a drift of
+    d / 8 halves of the last place of a partial sum, which is half a quarter of the norms on average: d / 32. Splitting
+    drops lo lo, at most 2^-22 a product and of random sign: one more.
+    """
+    factor = 2.0 + math.sqrt(d)
+    if precision != "fp32":
+        factor += d / 32
+    return factor + (precision == "3xtf32")
+
+
+def nearness(d: int, precision: str) -> float:
+    """Return c: where q < c (n_x + n_y), inner products lose more than half of what the tolerance gives to q.
+
+    error eps (n_x + n_y) / 2 <= (C / 2) sqrt(d) eps q; about 0.3, an angle of some 45 degrees seen from the centre.
+    Points in many dimensions are mostly at right angles.
+    """
+    return error_factor(d, precision) / (C * math.sqrt(d))

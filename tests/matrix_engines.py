@@ -1,0 +1,114 @@
+"""The matrix path without a device: products by NumPy, epilogues by NumPy, by Numba's simulator, or by a caller.
+
+Matrix units multiply TF32 numbers exactly and add in float32, so NumPy's float32 product of numbers that are TF32
+already (asserted) is what they compute, but for the order of additions.
+"""
+
+import numpy as np
+
+from gpukoop.kernels.cublas_cuda import AbstractEngine
+from gpukoop.kernels.epilogue_cuda import ROWS, Epilogue
+from gpukoop.kernels.form_cuda import log2_phi
+from gpukoop.kernels.profile import KernelSum, trace
+from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.source_cuda import label
+
+
+class HostEngine(AbstractEngine):
+    """Products by NumPy; subclasses launch."""
+
+    xp = np
+
+    def __init__(self):
+        self.tensor_products = self.products = 0
+
+    def inner(self, x, y, out, tensor):
+        self.products += 1
+        self.tensor_products += tensor
+        if tensor:
+            for a in (x, y):
+                assert a.dtype == np.float32
+                assert not (a.view(np.int32) & 0x1FFF).any(), "operands are TF32 numbers"
+        np.matmul(x, y.T, out=out)
+
+    def weigh(self, tile, weights, out):
+        slices = len(out)
+        parts = tile.reshape(len(tile), slices, -1).transpose(1, 0, 2)
+        np.matmul(parts, weights.reshape(slices, parts.shape[2], -1), out=out)
+
+
+class NumPyEngine(HostEngine):
+    """The epilogue of one kernel, whole tiles at a time: what the generated code must compute."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        parts = [kernel, *(KernelSum((term,)) for term in kernel.terms)]
+        self.traces = {label(part): trace(part) for part in parts[::-1]}
+        self.close = 0
+
+    def launch(self, entry, blocks, arguments):
+        columns = "_columns_" in entry.name
+        op = next(o for o in OPS if f"_{o}_matrix" in entry.name)
+        dtype = entry.name.rpartition("_")[2]
+        spec = Epilogue(op, columns, dtype)
+        of = self.traces[entry.name.partition(f"_{op}_matrix")[0]]
+        g = dict(zip(spec.arguments(of), arguments, strict=True))
+        i0, j0, count, at, d, t, last_i, last_j = (
+            int(g[s]) for s in ("i0", "j0", "count", "at", "d", "t", "last_i", "last_j")
+        )
+        rows, real = blocks * ROWS, np.dtype(dtype).type
+        tile = g["tile"][: rows * count].reshape(rows, count)
+        norms = g["nx"][i0 : i0 + rows, None] + g["ny"][j0 : j0 + count]
+        q = norms - (tile + tile)
+        close = q < g["cut"] * norms
+        self.close += int(close.sum())
+        i, j = np.nonzero(close)
+        a, b = g["a"].reshape(-1, d), g["b"].reshape(-1, d)
+        difference = a[np.minimum(i0 + i, last_i)] - b[np.minimum(j0 + j, last_j)]
+        q[i, j] = g["stretch"] * (difference * difference).sum(axis=1)
+        symbols = tuple(g[s] for s in of.symbols)
+
+        def at_q(tree, guard):
+            with np.errstate(all="ignore"):
+                value = evaluate(tree, q, of.symbols, symbols).astype(real)
+            return np.where(q > 0, value, real(0)) if guard else value
+
+        w = g["w"].reshape(-1, t)[j0 : j0 + count]
+        factor = real(1)
+        if spec.exponent:
+            l = w[:, 0] + at_q(log2_phi(of), False)
+            top = np.maximum(l.max(axis=1), real(-1e30))
+            factor = np.exp2(l - top[:, None])
+            g["top"][at : at + rows] = top
+            g["sum"][at : at + rows] = factor.sum(axis=1)
+        if spec.value:
+            value = at_q(of.phi, of.singular)
+            if spec.sums:
+                g["part"][at : at + rows] = value @ w[:, 0]
+            else:
+                place = g["values"] if spec.slope else g["tile"]
+                place[: rows * count] = value.ravel()
+        if spec.slope:
+            slope = factor * at_q(
+                of.log_slope if spec.exponent else of.dphi, of.kink or of.singular
+            )
+            tile[:] = np.where(close, real(0), slope)
+            weights = np.ones_like(w) if spec.exponent else w
+            parts = (slope[i, j, None] * weights[j])[:, :, None] * difference[:, None, :]
+            np.add.at(g["close"][: rows * t * d].reshape(rows, t, d), i, parts)
+
+
+class SimulatorEngine(HostEngine):
+    """The generated epilogue, thread by thread."""
+
+    simulator = True
+
+    def __init__(self, load, block):
+        super().__init__()
+        self.load, self.block = load, block
+
+    def launch(self, entry, blocks, arguments):
+        self.load(entry.name, entry.source)[blocks, self.block](*arguments)
+
+
+OPS = ("value_and_gradient", "logsumexp_and_gradient", "product", "gradient", "logsumexp")
