@@ -17,8 +17,6 @@ see :mod:`gpukoop.kernels.precision` and :mod:`gpukoop.kernels.choice_cuda`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,9 @@ from gpukoop.kernels.choice_cuda import Choice, choose, measure
 from gpukoop.kernels.cublas_cuda import AbstractEngine
 from gpukoop.kernels.epilogue_cuda import ROWS, Epilogue, epilogue
 from gpukoop.kernels.plan_cuda import join
-from gpukoop.kernels.precision import operands
+from gpukoop.kernels.precision import FEWEST_FEATURES, Points, norms, operands, prepare, round_up
 from gpukoop.kernels.profile import AbstractKernel, KernelSum, trace
+from gpukoop.kernels.source_cuda import WIDEST_TILE
 
 Array = Any
 
@@ -38,38 +37,17 @@ TARGETS, SOURCES = 4096, 8192
 STEP = 1024
 # Columns of one second product, and numbers of a result kept for a tile of targets in float64.
 WIDTH, KEPT = 1024, 2**24
-# Points converted at once: float64 temporaries of 2 MB a feature.
-BLOCK_ROWS = 2**18
 
 
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step
+def applies(dtype: str, d: int, precision: str) -> bool:
+    """Return whether products of matrices are to be considered.
 
-
-@dataclass(frozen=True)
-class Points:
-    """Padded points: the operand of inner products, the points it stands for, their squared norms."""
-
-    matrix: Array
-    points: Array
-    norms: Array
-
-
-def _prepare(X: Array, centre: Array, scale: float, multiple: int, xp: ModuleType) -> Array:
-    """Return centred, pre-scaled points, padded with copies of the last one."""
-    n, d = X.shape
-    out = xp.empty((_up(n, multiple), d), X.dtype)
-    for start in range(0, n, BLOCK_ROWS):
-        stop = min(n, start + BLOCK_ROWS)
-        out[start:stop] = (X[start:stop].astype(float) - centre) * scale
-    out[n:] = out[n - 1]
-    return out
-
-
-def _norms(x: Array, xp: ModuleType) -> Array:
-    """Return squared norms in float64."""
-    blocks = range(0, len(x), BLOCK_ROWS)
-    return xp.concatenate([(x[i : i + BLOCK_ROWS].astype(float) ** 2).sum(axis=1) for i in blocks])
+    Without matrix units a tile costs what it costs to write and read it, 8 bytes a pair: with so few features that
+    registers hold the points, the fused loop needs less time than that.
+    """
+    if precision == "fp32":
+        return d > WIDEST_TILE
+    return d >= FEWEST_FEATURES and dtype == "float32"
 
 
 def reduce(
@@ -148,9 +126,9 @@ class _Run:
         (self.n, self.d), self.m = X.shape, len(Y)
         self.real = np.dtype(X.dtype.name).type
         self.trace = trace(kernel)
-        self.step = min(STEP, _up(self.m, engine.block))
-        self.x = _prepare(X, centre, self.trace.prescale, ROWS, xp)
-        self.y = _prepare(Y, centre, self.trace.prescale, self.step, xp)
+        self.step = min(STEP, round_up(self.m, engine.block))
+        self.x = prepare(X, centre, self.trace.prescale, ROWS, xp)
+        self.y = prepare(Y, centre, self.trace.prescale, self.step, xp)
         self.V = self.weights(V)
         self.t = self.V.shape[1]
         self.spec = Epilogue(op, self.t > 1, X.dtype.name, engine.block)
@@ -167,7 +145,7 @@ class _Run:
     def choose(self, tol: float | None, precision: str, memory: dict[str, Any]) -> Choice:
         """Return who computes; what was measured is kept, the numbers are those of this kernel's scale."""
         xp, key = self.xp, ("cloud", self.trace.prescale, precision)
-        nx, ny = _norms(self.x, xp), _norms(self.y, xp)
+        nx, ny = norms(self.x, xp), norms(self.y, xp)
         if key not in memory:
             memory[key] = measure(
                 self.x[: self.n], self.y[: self.m], nx[: self.n], ny[: self.m], precision, xp
@@ -181,11 +159,11 @@ class _Run:
             self.right = self._points(self.y, ny, 1)
         return choice
 
-    def _points(self, x: Array, norms: Array, side: int) -> Points:
+    def _points(self, x: Array, squares: Array, side: int) -> Points:
         matrix, points = operands(x, self.choice.precision, side, self.xp)
         if points is not x:
-            norms = _norms(points, self.xp)
-        return Points(matrix, points, norms.astype(x.dtype))
+            squares = norms(points, self.xp)
+        return Points(matrix, points, squares.astype(x.dtype))
 
     def result(self) -> dict[str, Array]:
         """Return the outputs, (n, t) and (n, t, d), by name."""
@@ -324,8 +302,8 @@ class _Run:
         """Return tile @ weights: short sums in the dtype of the points, float64 from there."""
         xp, (rows, count), width = self.xp, tile.shape, weights.shape[1]
         parts = []
-        for c in range(0, width, _up(max(WIDTH, self.d + 1), 8)):
-            w = weights[:, c : c + _up(max(WIDTH, self.d + 1), 8)]
+        for c in range(0, width, round_up(max(WIDTH, self.d + 1), 8)):
+            w = weights[:, c : c + round_up(max(WIDTH, self.d + 1), 8)]
             out = xp.empty((count // self.step, rows, w.shape[1]), tile.dtype)
             self.engine.weigh(tile, w, out)
             parts.append(out.sum(axis=0, dtype=float))

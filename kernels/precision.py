@@ -1,4 +1,4 @@
-r"""Arithmetic of matrix units: what TF32 is, how float32 is split into it, and what inner products lose.
+r"""Points as matrix units take them: what TF32 is, how float32 is split into it, and what inner products lose.
 
 ========= ============================================================================================
 precision inner products of float32 points
@@ -15,6 +15,7 @@ in float32, so only the order of additions differs between matrix units and an o
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,8 @@ FEWEST_FEATURES = 16
 TF32_ROUNDING = 2.0**-11
 # The factor of gpukoop.rounding.tolerance: q may be wrong by C sqrt(d) eps q there.
 C = 4.0
+# Points converted at once: float64 temporaries of 2 MB a feature.
+BLOCK_ROWS = 2**18
 
 
 def check_precision(name: object) -> str:
@@ -49,6 +52,37 @@ def round_tf32(a: Array) -> Array:
     """
     bits = a.view(np.int32)
     return ((bits + np.int32(1 << 12)) & np.int32(-(1 << 13))).view(np.float32)
+
+
+def round_up(size: int, step: int) -> int:
+    """Return the next multiple of ``step``."""
+    return -(-size // step) * step
+
+
+@dataclass(frozen=True)
+class Points:
+    """Padded points: the operand of inner products, the points it stands for, their squared norms."""
+
+    matrix: Array
+    points: Array
+    norms: Array
+
+
+def prepare(X: Array, centre: Array, scale: float, multiple: int, xp: ModuleType) -> Array:
+    """Return centred, pre-scaled points, padded with copies of the last one."""
+    n, d = X.shape
+    out = xp.empty((round_up(n, multiple), d), X.dtype)
+    for start in range(0, n, BLOCK_ROWS):
+        stop = min(n, start + BLOCK_ROWS)
+        out[start:stop] = (X[start:stop].astype(float) - centre) * scale
+    out[n:] = out[n - 1]
+    return out
+
+
+def norms(x: Array, xp: ModuleType) -> Array:
+    """Return squared norms in float64."""
+    blocks = range(0, len(x), BLOCK_ROWS)
+    return xp.concatenate([(x[i : i + BLOCK_ROWS].astype(float) ** 2).sum(axis=1) for i in blocks])
 
 
 def operands(x: Array, precision: str, side: int, xp: ModuleType) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels import cells_cuda
+from gpukoop.kernels import cells_cuda, cublas_cuda, matrix_cuda
 from gpukoop.kernels.cache_cpu import folder
 from gpukoop.kernels.form_cuda import FORMS
 from gpukoop.kernels.plan_cuda import Plan
@@ -157,14 +157,7 @@ def _run_cupy(plan: Plan, buffers: dict[str, Array], functions: dict[str, Any]) 
     import cupy
     from numba import cuda
 
-    pointer = cupy.cuda.get_current_stream().ptr
-    # 0, 1 and 2 are names of default streams, not pointers
-    named = {
-        0: cuda.legacy_default_stream,
-        1: cuda.legacy_default_stream,
-        2: cuda.per_thread_default_stream,
-    }
-    stream = named[pointer]() if pointer in named else cuda.external_stream(pointer)
+    stream = cublas_cuda.numba_stream()
     device = {k: _view(b) if _is_cupy(b) else b for k, b in buffers.items()}
     with cuda.gpus[cupy.cuda.get_device_id()], _quiet():
         for launch in plan.launches:
@@ -174,9 +167,21 @@ def _run_cupy(plan: Plan, buffers: dict[str, Array], functions: dict[str, Any]) 
 
 
 def _reduce(
-    kernel: AbstractKernel, op: str, X: Array, Y: Array, V: Array, tol: float | None
+    kernel: AbstractKernel,
+    op: str,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float | None,
+    precision: str = "fp32",
+    memory: dict[str, Any] | None = None,
 ) -> Any:
     on_device = _is_cupy(X)
+    many = matrix_cuda.applies(X.dtype.name, X.shape[1], precision)
+    if many and not simulating() and cublas_cuda.missing() is None:
+        found = _by_matrices(kernel, op, X, Y, V, tol, precision, memory)
+        if found is not None:
+            return found
     large = tol is not None and len(X) * len(Y) >= cells_cuda.MIN_PAIRS
     if large and not on_device and not simulating() and importlib.util.find_spec("cupy"):
         return _reduce_on_device(kernel, op, X, Y, V, tol)
@@ -219,39 +224,66 @@ def _reduce_on_device(
     return tuple(a.get() for a in result) if isinstance(result, tuple) else result.get()
 
 
+def _by_matrices(
+    kernel: AbstractKernel,
+    op: str,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float | None,
+    precision: str,
+    memory: dict[str, Any] | None,
+) -> Any:
+    """Return the reduction by products of matrices, or None where differences are the better way."""
+    import cupy
+
+    on_device = _is_cupy(X)
+    with X.device if on_device else contextlib.nullcontext(), _lock:
+        engine = cublas_cuda.CuPyEngine(load, _view)
+        arrays = (X, Y, V) if on_device else (cupy.asarray(a) for a in (X, Y, V))
+        found = matrix_cuda.reduce(
+            engine, kernel, op, *arrays, tol=tol, precision=precision, memory=memory
+        )
+    if on_device or found is None:
+        return found
+    return tuple(a.get() for a in found) if isinstance(found, tuple) else found.get()
+
+
 # -- the reductions -----------------------------------------------------------------------------
+# ``how`` may hold ``precision`` and, kept by the caller for one pair X, Y, a dict ``memory``
+# (gpukoop.kernels.matrix_cuda).
 def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
 ) -> Array:
     """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
-    return _reduce(kernel, "product", X, Y, V, tol)
+    return _reduce(kernel, "product", X, Y, V, tol, **how)
 
 
 def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
 ) -> Array:
     """Return the gradient of the product in x_i, (n, t, d)."""
-    return _reduce(kernel, "gradient", X, Y, V, tol)
+    return _reduce(kernel, "gradient", X, Y, V, tol, **how)
 
 
 def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
 ) -> tuple[Array, Array]:
     """Return product and gradient in one pass over the pairs, (n, t) and (n, t, d)."""
-    value, slope = _reduce(kernel, "value_and_gradient", X, Y, V, tol)
+    value, slope = _reduce(kernel, "value_and_gradient", X, Y, V, tol, **how)
     return value, slope
 
 
 def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
 ) -> Array:
     """Return log sum_j k(x_i, y_j) exp(b_j), (n,); one pass for each term of a sum of kernels."""
-    return _reduce(kernel, "logsumexp", X, Y, b, tol)
+    return _reduce(kernel, "logsumexp", X, Y, b, tol, **how)
 
 
 def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
 ) -> tuple[Array, Array]:
     """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d)."""
-    value, slope = _reduce(kernel, "logsumexp_and_gradient", X, Y, b, tol)
+    value, slope = _reduce(kernel, "logsumexp_and_gradient", X, Y, b, tol, **how)
     return value, slope

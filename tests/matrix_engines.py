@@ -76,9 +76,9 @@ class NumPyEngine(HostEngine):
         w = g["w"].reshape(-1, t)[j0 : j0 + count]
         factor = real(1)
         if spec.exponent:
-            l = w[:, 0] + at_q(log2_phi(of), False)
-            top = np.maximum(l.max(axis=1), real(-1e30))
-            factor = np.exp2(l - top[:, None])
+            logarithm = w[:, 0] + at_q(log2_phi(of), False)
+            top = np.maximum(logarithm.max(axis=1), real(-1e30))
+            factor = np.exp2(logarithm - top[:, None])
             g["top"][at : at + rows] = top
             g["sum"][at : at + rows] = factor.sum(axis=1)
         if spec.value:
