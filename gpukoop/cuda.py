@@ -17,6 +17,7 @@ from gpukoop.kernels.part_cuda import Entry, Launch
 from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.source_cuda import DTYPES, OPS, WIDEST_TILE
+from gpukoop.kernels.symmetric_plan_cuda import SymmetricPlan
 
 __all__ = ["Launch", "Plan", "compile_ptx", "launch_plan"]
 
@@ -51,7 +52,15 @@ def _check(kernel: Any, op: str, dtype: Any, sizes: dict[str, Any]) -> str:
 
 
 def launch_plan(
-    kernel: AbstractKernel, op: str, *, n: int, m: int, d: int, t: int = 1, dtype: Any = "float32"
+    kernel: AbstractKernel,
+    op: str,
+    *,
+    n: int,
+    m: int,
+    d: int,
+    t: int = 1,
+    dtype: Any = "float32",
+    symmetric: bool = False,
 ) -> Plan:
     """Return how the code of :func:`compile_ptx` is launched.
 
@@ -63,6 +72,9 @@ def launch_plan(
     n, m, d, t : int
         Targets, sources, features, columns of V.
     dtype : {"float32", "float64"}
+    symmetric : bool
+        The product with one cloud of points, each pair visited once (:mod:`gpukoop.kernels.symmetric_plan_cuda`): n = m,
+        ``pack(X, X, V)``, t <= 4, d <= 24.
 
     Returns
     -------
@@ -85,6 +97,11 @@ def launch_plan(
     'gaussian_product_dot_d3_t1_float32'
     """
     name = _check(kernel, op, dtype, {"n": n, "m": m, "d": d, "t": t})
+    if symmetric:
+        if n != m:
+            raise ValueError(f"symmetric needs one cloud of points, n = m, got n={n} and m={m}")
+        _check_symmetric(op)
+        return SymmetricPlan(kernel, n, d, t, name)
     return Plan(kernel, op, n, m, d, t, name)
 
 
@@ -98,6 +115,7 @@ def compile_ptx(
     cc: tuple[int, int] = (9, 0),
     form: str = "auto",
     listed: bool = False,
+    symmetric: bool = False,
 ) -> str:
     """Return the PTX of one reduction: one module with every entry that a plan launches.
 
@@ -114,6 +132,8 @@ def compile_ptx(
         coordinates that lose digits when they are scaled.
     listed : bool
         The variant whose blocks visit lists of tiles (:mod:`gpukoop.kernels.cells_cuda`), d <= 24.
+    symmetric : bool
+        The variant of :func:`launch_plan` that visits each pair of one cloud once.
 
     Returns
     -------
@@ -142,12 +162,24 @@ def compile_ptx(
     if not (isinstance(cc, tuple) and len(cc) == 2 and all(isinstance(i, int) for i in cc)):
         raise TypeError(f"cc must be a pair of ints such as (9, 0), got {cc!r}")
     only = FORMS if form == "auto" else (form,)
-    # Sizes that need the second pass; the text of the first does not depend on them.
-    plan = Plan(kernel, op, 1, 1, d, t, name, only=only, complete=True, listed=listed)
+    plan: Plan
+    if symmetric:
+        if listed:
+            raise ValueError("symmetric and listed are different variants: choose one")
+        _check_symmetric(op)
+        plan = SymmetricPlan(kernel, 1, d, t, name, only=only)
+    else:
+        # Sizes that need the second pass; the text of the first does not depend on them.
+        plan = Plan(kernel, op, 1, 1, d, t, name, only=only, complete=True, listed=listed)
     if form != "auto" and any(form not in part.forms for part in plan.parts):
         forms = ", ".join(plan.parts[0].offered)
         raise ValueError(f"{op} of {kernel!r} for d={d} has no form {form!r}: it has {forms}")
     return merge([compile_entry(entry, name, cc) for entry in plan.entries()])
+
+
+def _check_symmetric(op: str) -> None:
+    if op != "product":
+        raise ValueError(f"symmetric needs op 'product', got {op!r}: other sums are not symmetric")
 
 
 def _numba() -> ModuleType:

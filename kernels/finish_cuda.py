@@ -16,7 +16,7 @@ _START = (
 )
 
 
-def _add(text: Text, value: str) -> None:
+def add_compensated(text: Text, value: str) -> None:
     """Write one compensated addition to s."""
     text.add(f"y = plus({value}, -e)", "z = plus(s, y)", "e = plus(plus(z, -s), -y)", "s = z")
 
@@ -34,7 +34,7 @@ def sum_source(name: str) -> str:
     _open(text, name, "part, out, width, splits", "width")
     text.add("s, e = zero, zero")
     text.open("while k < splits:")
-    _add(text, "part[k * width + i]")
+    add_compensated(text, "part[k * width + i]")
     text.add("k = k + k_1")
     text.close()
     text.add("out[i] = s")
@@ -58,7 +58,7 @@ def logsumexp_source(name: str, d: int, slope: bool, feature_major: bool) -> str
     text.add("s, e, k = zero, zero, k_0")
     text.open("while k < splits:")
     text.add("j = k * n + i")
-    _add(text, "sum[j] * exp2(top[j] - m)")
+    add_compensated(text, "sum[j] * exp2(top[j] - m)")
     text.add("k = k + k_1")
     text.close()
     text.add(f"out[i] = real({math.log(2.0)!r}) * (m + log2_finish(s))")
@@ -68,7 +68,7 @@ def logsumexp_source(name: str, d: int, slope: bool, feature_major: bool) -> str
         text.add("s, e, k = zero, zero, k_0")
         text.open("while k < splits:")
         text.add("j = k * n + i")
-        _add(text, f"slope[{at}] * exp2(top[j] - m)")
+        add_compensated(text, f"slope[{at}] * exp2(top[j] - m)")
         text.add("k = k + k_1")
         text.close()
         text.add(f"gradient[i * {u(d)} + c] = s / total if total > zero else zero")
