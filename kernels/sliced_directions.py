@@ -24,6 +24,14 @@ def rotation(d: int, rng: np.random.Generator) -> Array:
     return Q * np.sign(np.diag(R))
 
 
+def spiral(size: int) -> Array:
+    """Return Fibonacci's spiral of unit vectors on the half sphere, (size, 3): equal areas, turned by the golden angle."""
+    z = (np.arange(size) + 0.5) / size
+    turns: Array = math.pi * (3 - math.sqrt(5)) * np.arange(size)
+    r = np.sqrt(1 - z**2)
+    return np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
+
+
 def batches(d: int, size: int, count: int, seed: int) -> Iterator[Array]:
     r"""Yield ``count`` batches of unit vectors, (b, d), drawn on the host.
 
@@ -42,10 +50,6 @@ def batches(d: int, size: int, count: int, seed: int) -> Iterator[Array]:
             angles = math.pi * (np.arange(size) + rng.random()) / size
             yield np.stack([np.cos(angles), np.sin(angles)], axis=1)
         elif d == 3:
-            z = (np.arange(size) + 0.5) / size
-            turns: Array = math.pi * (3 - math.sqrt(5)) * np.arange(size)
-            r = np.sqrt(1 - z**2)
-            spiral = np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
-            yield spiral @ rotation(3, rng).T
+            yield spiral(size) @ rotation(3, rng).T
         else:
             yield rotation(d, rng)

@@ -1,7 +1,7 @@
 r"""Sliced flows by sorting: the energy distance and Wasserstein-2 along random directions, without pairs.
 
 ========= =========================================
-P         directions theta_p, orthonormal frames
+P         directions theta_p, a tight frame
 Z (n, d)  particles
 X (m, d)  samples
 ========= =========================================
@@ -10,7 +10,7 @@ X (m, d)  samples
           v_i = \frac1P \sum_p \theta_p \big( Q_\nu^p(F_\mu^p(\theta_p z_i)) - \theta_p z_i \big) \quad (W_2)
 
 Work O(P (n + m)(d + log(n + m))), memory O(block of directions x (n + m)). The sliced W2 velocity carries no factor
-d: a full orthonormal frame contracts the gap of the means by 1 - h/d.
+d: a tight frame, such as an orthonormal one, contracts the gap of the means by 1 - h/d.
 
 References
 ----------
@@ -99,7 +99,8 @@ def sliced_field(X: Array, *, flow: str, n_projections: int, weights: Array | No
     X : array of shape (m, d)
     flow : {"energy", "wasserstein"}
     n_projections : int
-        P; multiples of d are best, d is one orthonormal frame. On the line one direction is exact.
+        P; d is one orthonormal frame, and above three dimensions multiples of d are best. On the line one direction is
+        exact.
     weights : array of shape (m,), optional
         Of the samples, sum 1.
     """

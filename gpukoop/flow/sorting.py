@@ -154,7 +154,7 @@ def _compiled(z: np.ndarray, x: np.ndarray, directions: np.ndarray | None, mode:
         directions = np.ascontiguousarray(directions, z.dtype)
     out, energy = np.empty((P, n), z.dtype), np.empty(P)
     one = np.ones(1, z.dtype)
-    waiting = iter(range(P))
+    waiting = iter(range(P))  # threads share it: a step of it is one of the interpreter's own
 
     def rows(_: int) -> None:
         room = _Workspace(n, m, z.dtype)
@@ -177,27 +177,27 @@ class _Workspace:
 
         self.loops = sorting_loops
         self.n, size = n, n + m
-        self.values, self.sorted, self.slopes = (np.empty(size, dtype) for _ in range(3))
+        self.values, self.sorted = np.empty(size, dtype), np.empty(size, dtype)
+        self.slopes = np.empty(n + 1, dtype)
         self.rounded = self.values if dtype == np.float32 else np.empty(size, np.float32)
         self.keys, self.spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
-        self.places, self.counts = (
-            np.empty(size, np.uint32),
-            np.empty(sorting_loops.COUNTS, np.uint32),
-        )
+        self.places = np.empty(size, np.uint32)
+        self.counts = np.empty(sorting_loops.COUNTS, np.uint32)
         self.scratch = np.empty(size, np.int32), np.empty(size + 1), np.empty(size, dtype)
 
-    def sort(self, size: int) -> None:
-        """Sort the first values, and write where they were."""
+    def sort(self, size: int, last: int) -> None:
+        """Sort the first values, and write where they were; places beyond ``last`` are written as it."""
         values, rounded, ordered = (a[:size] for a in (self.values, self.rounded, self.sorted))
         keys, spare, places = (a[:size] for a in (self.keys, self.spare, self.places))
-        if rounded.dtype != values.dtype:
+        exact = self.rounded is self.values
+        if not exact:
             self.loops.narrow(values, rounded)
-        self.loops.pack(rounded.view(np.uint32), keys)
+        self.loops.pack(rounded.view(np.uint32), last if exact else size, keys)
         self.loops.sort(keys, spare, self.counts)
-        if rounded.dtype != values.dtype:
-            self.loops.widen(spare, values, ordered, places)
-        else:
+        if exact:
             self.loops.unpack(spare, ordered.view(np.uint32), places)
+        else:
+            self.loops.widen(spare, values, last, ordered, places)
 
     def transport(self, z: np.ndarray, x: np.ndarray, theta: np.ndarray, out: np.ndarray) -> float:
         """Write target minus particle of the points sum_c theta[c] z[c]; return W2^2 / 2."""
@@ -206,7 +206,7 @@ class _Workspace:
         self.loops.project(z, theta, particles)
         self.loops.project(x, theta, samples)
         samples.sort()  # no places are wanted: NumPy sorts numbers alone in half the time
-        self.sort(n)
+        self.sort(n, n - 1)
         return self.loops.transport(self.sorted[:n], samples, self.places, self.scratch[1], out)
 
     def energy(self, z: np.ndarray, x: np.ndarray, theta: np.ndarray, out: np.ndarray) -> float:
@@ -214,7 +214,7 @@ class _Workspace:
         n = self.n
         self.loops.project(z, theta, self.values[:n])
         self.loops.project(x, theta, self.values[n:])
-        self.sort(len(self.values))
+        self.sort(len(self.values), n)
         level = self.loops.energy(self.sorted, self.places, n, self.scratch, self.slopes)
         out[:] = self.slopes[:n]
         return level

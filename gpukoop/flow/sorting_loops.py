@@ -40,13 +40,13 @@ def project(rows: Any, theta: Any, values: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def pack(bits: Any, keys: Any) -> None:
-    """Write float32 bits, flipped so that they sort as unsigned numbers, above the place in the lower half."""
+def pack(bits: Any, last: int, keys: Any) -> None:
+    """Write float32 bits, flipped so that they sort as unsigned numbers, above the place, at most ``last``."""
     top = np.uint32(1 << 31)
     for i in range(len(keys)):
         k = bits[i]
         k = ~k if k & top else k | top
-        keys[i] = (np.uint64(k) << np.uint64(32)) | np.uint64(i)
+        keys[i] = (np.uint64(k) << np.uint64(32)) | np.uint64(min(i, last))
 
 
 @njit(cache=True, nogil=True)
@@ -77,7 +77,7 @@ def _spread(keys: Any, start: Any, shift: Any, mask: Any, out: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def sort(keys: Any, spare: Any, counts: Any) -> None:
-    """Sort the keys, which hold their places in order below, into ``spare``; both are overwritten. O(n) for any data."""
+    """Sort the keys, whose lower halves are in order, into ``spare``; both are overwritten. O(n) for any data."""
     first, second, third = np.uint64(32), np.uint64(32 + LOW), np.uint64(32 + LOW + MIDDLE)
     low, middle, high = np.uint64(2**LOW - 1), np.uint64(2**MIDDLE - 1), np.uint64(2**HIGH - 1)
     one = np.uint32(1)
@@ -100,12 +100,12 @@ def narrow(values: Any, rounded: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def widen(keys: Any, values: Any, ordered: Any, places: Any) -> None:
+def widen(keys: Any, values: Any, last_place: int, ordered: Any, places: Any) -> None:
     """Write the float64 values and places of sorted keys of their float32 roundings, and sort where these agree."""
     n = len(keys)
     for i in range(n):
         place = np.uint32(keys[i])
-        places[i] = place
+        places[i] = min(place, last_place)
         ordered[i] = values[place]
     lower = np.uint64(32)
     i = 1
@@ -147,9 +147,9 @@ def transport(z: Any, x: Any, places: Any, target: Any, out: Any) -> float:
         upper, first, second = (i + 1) * m, 0.0, 0.0
         while level < upper:
             following = min((j + 1) * n, upper)
-            value = x[j] - centre
-            first += (following - level) * value
-            second += (following - level) * (x[j] - z[i]) ** 2
+            value = np.float64(x[j])
+            first += (following - level) * (value - centre)
+            second += (following - level) * (value - z[i]) ** 2
             level = following
             if level == (j + 1) * n:
                 j += 1
@@ -212,10 +212,10 @@ def _scatter(places: Any, slope: Any, out: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def energy(values: Any, places: Any, n: int, scratch: Any, out: Any) -> float:
-    """Write n times the gradient of MMD^2 / 2, at samples too; return MMD^2 / 2.
+    """Write n times the gradient of MMD^2 / 2; return MMD^2 / 2.
 
-    ``values`` are particles and samples sorted together, ``places`` their places in ``out``, the n particles first. The
-    slope of a run of equal numbers is the sum of F_nu - F_mu before and behind it. Chunks are taken in passes that
+    ``values`` are particles and samples sorted together, ``places`` those of the particles in ``out`` (n + 1,) and n for
+    samples, whose slopes go to the last place. The slope of a run of equal numbers is the sum of F_nu - F_mu before and behind it. Chunks are taken in passes that
     vectorise, all but the counting and the writing; a run of equal numbers is never cut, so that a chunk, and the
     ``scratch`` (counts, gaps, slopes), may be as long as the data.
     """
