@@ -20,6 +20,7 @@ import numpy as np
 
 from gpukoop.kernels import fourier_plans
 from gpukoop.kernels.fourier_boxes import Box
+from gpukoop.kernels.precision import PRECISIONS, no_matrix_units
 from gpukoop.kernels.profile import AbstractKernel
 
 Array = Any
@@ -50,6 +51,7 @@ class Request:
     device: str
     tol: float | None
     boxes: tuple[Box, ...] = field(default=(), repr=False)  # where Fourier sums are possible
+    precision: str = "fp32"
 
     def __str__(self) -> str:
         return (
@@ -88,6 +90,7 @@ class AbstractBackend(ABC):
     """One way to compute the reductions."""
 
     name: str
+    precisions: tuple[str, ...] = ("fp32",)
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -96,6 +99,12 @@ class AbstractBackend(ABC):
     @abstractmethod
     def refuses(self, request: Request) -> str | None:
         """Return why it cannot run this request, or None."""
+
+    def reason(self, request: Request) -> str | None:
+        """Return why it cannot run this request here, or None: the machine, the precision, the request."""
+        if self.missing() is None and request.precision not in self.precisions:
+            return no_matrix_units(self.name, request.precision)
+        return self.missing() or self.refuses(request)
 
     @abstractmethod
     def module(self) -> ModuleType:
@@ -197,6 +206,7 @@ class NumbaCUDABackend(AbstractBackend):
     """Tiled CUDA code generated for Numba."""
 
     name = "numba-cuda"
+    precisions = PRECISIONS
 
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
     def missing(self) -> str | None:
@@ -204,8 +214,15 @@ class NumbaCUDABackend(AbstractBackend):
         return _missing(self.module, "numba-cuda")
 
     def refuses(self, request: Request) -> str | None:
-        """Return None: host arrays are copied to the device."""
-        return None
+        """Refuse TF32 where it would be ignored; host arrays are copied to the device."""
+        how = request.precision, request.dtype, request.d
+        return import_module("gpukoop.kernels.cublas_cuda").refuses(*how)
+
+    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
+        """Run it; what was measured of the points, and the path that was taken, stay in ``workspace``."""
+        weights = V[:, 0] if "logsumexp" in request.op else V
+        how = {"tol": request.tol, "precision": request.precision, "memory": workspace}
+        return getattr(self.module(), request.op)(request.kernel, X, Y, weights, **how)
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""

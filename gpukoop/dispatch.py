@@ -61,7 +61,7 @@ def rank(request: Request) -> tuple[tuple[str, float | None, str], ...]:
     """Return (name, seconds or None, words) for every backend, cheapest first."""
     usable, unusable = [], []
     for name, backend in BACKENDS.items():
-        reason = backend.missing() or backend.refuses(request)
+        reason = backend.reason(request)
         if reason is None:
             seconds = backend.seconds(request)
             usable.append((name, seconds, f"usable, about {_span(seconds)}"))
@@ -87,8 +87,7 @@ def explain(request: Request, backend: str | None) -> Explanation:
 
 def _choose(request: Request, name: str, source: str) -> str:
     if name != "auto":
-        chosen = BACKENDS[name]
-        if chosen.missing() is None and chosen.refuses(request) is None:
+        if BACKENDS[name].reason(request) is None:
             return name
         head = f"backend {name!r} (from {source}) cannot run {request}:"
         raise BackendError("\n".join([head, *_table(rank(request))]))

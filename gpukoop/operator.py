@@ -19,6 +19,7 @@ from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.fourier_boxes import candidates
+from gpukoop.kernels.precision import check_precision
 from gpukoop.kernels.profile import AbstractKernel, set_operator_factory, trace
 from gpukoop.kernels.reduce_numpy import dense, evaluate
 from gpukoop.scales import check_scales, median_scale
@@ -42,6 +43,10 @@ class KernelOperator:
         Who computes; None leaves it to ``use_backend``, ``GPUKOOP_BACKEND`` and the cost table, in this order.
     tol : float, optional
         Relative accuracy of sums, relative to sum_j |v_j| |k_ij|. None means rounding accuracy: exact sums only.
+    precision : {"fp32", "3xtf32", "tf32"}
+        How ``numba-cuda`` multiplies float32 points of 16 or more features. "3xtf32" uses matrix units at about float32
+        accuracy. "tf32" rounds the centred points to 11 bits first: the sum over those points, or "3xtf32"
+        where that is known to miss ``tol``. Other backends refuse both.
 
     Attributes
     ----------
@@ -68,6 +73,7 @@ class KernelOperator:
         *,
         backend: str | None = None,
         tol: float | None = None,
+        precision: str = "fp32",
     ) -> None:
         if not isinstance(kernel, AbstractKernel):
             raise TypeError(
@@ -85,6 +91,7 @@ class KernelOperator:
             self.X, self.Y = (a.astype(dtype, copy=False) for a in (self.X, self.Y))
         self.backend = None if backend is None else check_name(backend, "backend=")
         self.tol = check_tol(tol)
+        self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
         self.workspace: dict[str, Any] = {}
@@ -157,7 +164,8 @@ class KernelOperator:
         if "boxes" not in self.workspace:
             self.workspace["boxes"] = candidates(self.kernel, self.X, self.Y, tol)
         boxes = self.workspace["boxes"]
-        return Request(op, self.kernel, n, m, d, t, dtype, library, home.device, tol, boxes)
+        how = boxes, self.precision
+        return Request(op, self.kernel, n, m, d, t, dtype, library, home.device, tol, *how)
 
     def _run(self, op: Operation, v: Any, name: str, *, infinite: bool = False) -> tuple[Any, bool]:
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)

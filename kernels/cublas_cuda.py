@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.part_cuda import Entry
+from gpukoop.kernels.precision import FEWEST_FEATURES
 from gpukoop.kernels.source_cuda import BLOCK
 
 Array = Any
@@ -55,11 +56,18 @@ def missing() -> str | None:
     """Return why products of matrices cannot be called, or None; never raises."""
     try:
         import cupy  # noqa: F401
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"CuPy cannot be imported: {_sentence(error)} (pip install gpukoop[cuda13])"
+    try:
         from cupy_backends.cuda.libs import cublas  # noqa: F401
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        words = " ".join(str(error).split())
-        return f"matrix units are called through CuPy and cuBLAS: {words} (pip install gpukoop[cuda13])"
+        return f"CuPy finds no cuBLAS: {_sentence(error)} (pip install gpukoop[cuda13])"
     return None
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says first: that of a missing library goes on to list folders."""
+    return " ".join(str(error).split())[:100]
 
 
 @functools.cache
@@ -73,10 +81,22 @@ def no_tensor_cores() -> str | None:
     try:
         number = int(cupy.cuda.Device().compute_capability)
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CuPy finds no device: {' '.join(str(error).split())}"
+        return f"CuPy finds no device: {_sentence(error)}"
     if divmod(number, 10) < FIRST_WITH_TF32:
         return f"this device (compute capability {number / 10:.1f}) has no TF32 units, 8.0 and later have"
     return None
+
+
+def refuses(precision: str, dtype: str, d: int) -> str | None:
+    """Return why a precision would be ignored, or None."""
+    if precision == "fp32":
+        return None
+    words = f"precision={precision!r} is for"
+    if dtype != "float32":
+        return f"{words} float32 points, these are {dtype}"
+    if d < FEWEST_FEATURES:
+        return f"{words} d >= {FEWEST_FEATURES} features, where products of matrices pay"
+    return no_tensor_cores()
 
 
 class CuPyEngine(AbstractEngine):

@@ -44,6 +44,14 @@ def check_precision(name: object) -> str:
     )
 
 
+def no_matrix_units(name: str, precision: str) -> str:
+    """Return in words that a backend has no TF32."""
+    return (
+        f"{name} has no tensor cores: precision={precision!r} is for numba-cuda, "
+        f"d >= {FEWEST_FEATURES}, float32"
+    )
+
+
 def round_tf32(a: Array) -> Array:
     """Return float32 numbers rounded to TF32: to nearest, ties away from zero.
 
