@@ -1,10 +1,11 @@
-"""Measure the cost constants of the exact backends and rewrite their table in ``gpukoop/backends.py``.
+"""Measure the cost constants of the backends and rewrite them where they stand.
 
     python -m bench.calibrate [BACKEND ...] [--dry-run]
 
 Each usable backend is timed on a grid of (n, d, t); a non-negative least squares fit gives seconds a pair, a feature and
-a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64. Rows of backends that this
-machine cannot run are left as they are, and their origin stays in the comment.
+a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64: ``gpukoop/backends.py``. Fourier sums
+are timed on clouds and scales that weigh points, stencils and modes differently: ``gpukoop/kernels/fourier_cost.py``. What this
+machine cannot run is left as it is, and its origin stays in the comment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,28 @@ from scipy.optimize import nnls
 
 import gpukoop as gk
 from bench.__main__ import machine
-from gpukoop.backends import BACKENDS
+from gpukoop.backends import BACKENDS, RATES
+from gpukoop.kernels import fourier_cost
+from gpukoop.kernels.fourier_boxes import candidates
+from gpukoop.kernels.fourier_cost import FourierRate
 
 TABLE = Path(gk.__file__).parent / "backends.py"
+FOURIER = Path(fourier_cost.__file__)
 # (features, columns) of the fit; pairs are chosen per backend so that a call takes some 50 ms.
+# Points, dimensions, scale, tolerance and dtype of the Fourier sums: many points on few modes, few on many.
+FOURIER_GRID = (
+    (2_000, 2, 0.5, 1e-5, "float32"),
+    (1_000_000, 2, 0.5, 1e-3, "float32"),
+    (1_000_000, 2, 0.5, 1e-5, "float32"),
+    (300_000, 2, 0.1, 1e-5, "float32"),
+    (300_000, 2, 0.02, 1e-5, "float32"),
+    (1_000_000, 3, 0.5, 1e-3, "float32"),
+    (1_000_000, 3, 0.5, 1e-5, "float32"),
+    (100_000, 3, 0.2, 1e-5, "float32"),
+    (100_000, 3, 0.12, 1e-5, "float32"),
+    (300_000, 2, 0.3, 1e-7, "float64"),
+    (100_000, 3, 0.5, 1e-7, "float64"),
+)
 GRID = ((1, 1), (2, 1), (3, 1), (10, 1), (3, 4), (3, 16), (50, 1), (100, 1))
 SIZES = {"numpy": 1_500, "numba-cpu": 12_000, "keops": 4_000, "numba-cuda": 60_000}
 
@@ -76,18 +96,86 @@ def fit(backend: str) -> str:
     return f'    "{backend}": Rate({numbers}),'
 
 
+def fit_fourier() -> FourierRate:
+    """Return the rates of Fourier sums on the host, each timed with a new cloud as a step of a flow sees it."""
+    pair = RATES["numba-cpu"].pair + 3 * RATES["numba-cpu"].feature
+    rows, times = [], []
+    for n, d, scale, tol, dtype in FOURIER_GRID:
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((n, d)).astype(dtype)
+        v = rng.standard_normal((n, 1)).astype(dtype)
+        kernel = gk.Gaussian(scale)
+        accuracy = fourier_cost.density_accuracy(tol, fourier_cost.TYPICAL_DENSITY)
+        boxes = candidates(kernel, X, X, tol)
+        found = fourier_cost.choose(kernel, boxes, n, n, accuracy, tol, False, fourier_cost.RATE)
+        if found is None:
+            raise RuntimeError(f"no Fourier grid for {FOURIER_GRID}: the design is wrong")
+        box, grid = found
+        units = np.eye(5)
+        cost = [
+            fourier_cost.seconds(
+                grid, box, n, n, d, 1, "product", tol, dtype, FourierRate(*unit, float64=1.0)
+            )
+            for unit in units
+        ]
+        best = np.inf
+        for _ in range(4):
+            K = kernel(X.copy(), backend="fourier", tol=tol)
+            begin = time.perf_counter()
+            K @ v
+            best = min(best, time.perf_counter() - begin)
+        rows.append(cost)
+        times.append(best)
+    design, seconds_ = np.array(rows), np.array(times)
+    single = np.array([dtype == "float32" for *_, dtype in FOURIER_GRID])
+    rest = np.maximum(seconds_ - pair * design[:, 4], 0.1 * seconds_)
+    linear = design[single, :4] / seconds_[single, None]
+    found_, _ = nnls(linear, rest[single] / seconds_[single])
+    expected = design[~single, 1:4] @ found_[1:]
+    double = float(np.median((rest[~single] - found_[0]) / expected))
+    for case, measured, predicted in zip(
+        np.array(FOURIER_GRID, object)[single],
+        seconds_[single],
+        design[single, :4] @ found_,
+        strict=True,
+    ):
+        print(f"  {case}: {measured:.3f} s, the model says {predicted:.3f} s")
+    return FourierRate(*(float(x) for x in found_), pair, max(1.0, double))
+
+
+def rewrite_fourier(rate: FourierRate, where: dict[str, Any]) -> str:
+    """Return the text of ``fourier_cost.py`` with a new rate and its origin."""
+    numbers = ", ".join(f"{k}={v:.2g}" for k, v in asdict(rate).items())
+    origin = f"# Measured by bench/calibrate.py, {where['date']}: {where['machine']}, shared with other jobs."
+    text = FOURIER.read_text()
+    return re.sub(
+        r"^# .*\nRATE = FourierRate\(.*\)$",
+        lambda _: f"{origin}\nRATE = FourierRate({numbers})",
+        text,
+        count=1,
+        flags=re.MULTILINE,
+    )
+
+
 def main() -> int:
     """Parse the command line, measure, and rewrite the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.calibrate", description=__doc__)
-    parser.add_argument("backends", nargs="*", metavar="BACKEND", help=", ".join(SIZES))
+    names = [*SIZES, "fourier"]
+    parser.add_argument("backends", nargs="*", metavar="BACKEND", help=", ".join(names))
     parser.add_argument("--dry-run", action="store_true", help="print the rows, change nothing")
     arguments = parser.parse_args()
     text = TABLE.read_text()
     where = machine()
-    for name in arguments.backends or SIZES:
+    for name in arguments.backends or names:
         reason = BACKENDS[name].missing()
         if reason is not None:
             print(f"{name}: left as it is, {reason}")
+            continue
+        if name == "fourier":
+            rate = fit_fourier()
+            print(rate, flush=True)
+            if not arguments.dry_run:
+                FOURIER.write_text(rewrite_fourier(rate, where))
             continue
         row = fit(name)
         print(row.strip(), flush=True)
