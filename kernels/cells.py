@@ -49,8 +49,10 @@ class Cells:
 def in_cells(values: Array, size: int, xp: ModuleType = np) -> Array:
     """Return ``values`` (..., n) as (..., n_cells, size), the last cell filled up with copies of the last one."""
     *head, n = values.shape
-    filling = xp.broadcast_to(values[..., -1:], (*head, -n % size))
-    return xp.concatenate([values, filling], axis=-1).reshape(*head, -1, size)
+    if n % size:
+        filling = xp.broadcast_to(values[..., -1:], (*head, -n % size))
+        values = xp.concatenate([values, filling], axis=-1)
+    return values.reshape(*head, -1, size)
 
 
 def arrange(X: Array, size: int, xp: ModuleType = np) -> Cells:
@@ -85,12 +87,18 @@ def arrange(X: Array, size: int, xp: ModuleType = np) -> Cells:
         firsts, counts = firsts[counts > 0], counts[counts > 0]
 
 
-def squared_gaps(low: Array, high: Array, cells: Cells, xp: ModuleType = np) -> Array:
+def boxes(X: Array, size: int, xp: ModuleType = np) -> tuple[Array, Array]:
+    """Return low and high of every ``size`` consecutive points, (n_cells, d)."""
+    cells = in_cells(X.T, size, xp)
+    return cells.min(2).T, cells.max(2).T
+
+
+def squared_gaps(low: Array, high: Array, lows: Array, highs: Array, xp: ModuleType = np) -> Array:
     """Return squared distances between boxes, (n_boxes, n_cells), never more than between their points."""
-    total = xp.zeros((len(low), len(cells.low)))
+    total = xp.zeros((len(low), len(lows)))
     for k in range(low.shape[1]):
-        below = cells.low[None, :, k].astype(float) - high[:, None, k]
-        above = low[:, None, k].astype(float) - cells.high[None, :, k]
+        below = lows[None, :, k].astype(float) - high[:, None, k]
+        above = low[:, None, k].astype(float) - highs[None, :, k]
         total += xp.maximum(xp.maximum(below, above), 0.0) ** 2
     return total
 
@@ -157,7 +165,7 @@ def visits(
     -------
     order, remaining : arrays of shape (n_boxes, n_cells), int32 and float64
     """
-    squared = squared_gaps(low, high, cells)
+    squared = squared_gaps(low, high, cells.low, cells.high)
     order = np.argsort(squared, axis=1)
     each = weights[order] * bound(np.take_along_axis(squared, order, axis=1))
     remaining = np.cumsum(each[:, ::-1], axis=1)[:, ::-1]

@@ -114,9 +114,9 @@ class Part:
         self.spec = self.specs[self.forms[-1]]
         shaper = wide_shape if self.spec.wide else shape
         self.shape: Shape = shaper(self.trace, self.spec)
-        rows = plan.block * self.shape.targets
+        self.rows_of_block = plan.block * self.shape.targets
         self.tiles = -(-plan.m // self.shape.tile)
-        self.rows = -(-plan.n // rows)
+        self.rows = -(-plan.n // self.rows_of_block)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
         wanted = FULL * (8 if plan.listed else 1)
         self.per = -(-self.tiles // min(self.tiles, max(1, wanted // self.rows), 65535))

@@ -245,7 +245,7 @@ def test_cells_hold_their_points():
         points = X[made.order[start : start + 64]]
         np.testing.assert_array_equal(points.min(0), made.low[c])
         np.testing.assert_array_equal(points.max(0), made.high[c])
-    gaps = cells.squared_gaps(made.low, made.high, made)
+    gaps = cells.squared_gaps(made.low, made.high, made.low, made.high)
     D = ((X[made.order[:64], None] - X[made.order][None, -41:]) ** 2).sum(-1)
     assert gaps[0, 0] == 0
     assert gaps[0, -1] <= D.min() * (1 + 1e-6)
