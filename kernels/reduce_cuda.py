@@ -183,7 +183,7 @@ def _reduce(
         if found is not None:
             return found
     large = tol is not None and len(X) * len(Y) >= cells_cuda.MIN_PAIRS
-    if large and not on_device and not simulating() and importlib.util.find_spec("cupy"):
+    if large and not on_device and not simulating() and cublas_cuda.missing() is None:
         return _reduce_on_device(kernel, op, X, Y, V, tol)
     xp: ModuleType = np
     only: tuple[str, ...] = FORMS
