@@ -31,8 +31,9 @@ WARP = 32
 POSITIONS = 64
 # Bytes of a tile in shared memory: four blocks an SM leave room for the cache.
 TILE_BYTES = 2**14
-# 32-bit registers that the targets may take, and up to which four steps at once keep a thread at 128.
-REGISTERS, REGISTERS_OF_FOUR = 96, 76
+# 32-bit registers that the targets may take, and, by targets, up to which four steps at once keep a thread at 128.
+REGISTERS = 96
+FOUR_STEPS = {8: 76, 4: 84, 2: 84, 1: 84}
 EVERY_LANE = 2**WARP - 1
 
 
@@ -51,7 +52,7 @@ def symmetric_shape(trace: Trace, spec: Spec) -> Shape:
     strips = max(s for s in (4, 2, 1) if s == 1 or s * POSITIONS * record * size <= TILE_BYTES)
     each = size // 4 * (spec.d + 4 * spec.t + 2)
     targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
-    group = one_sided.group if targets * each <= REGISTERS_OF_FOUR else 2
+    group = one_sided.group if targets * each <= FOUR_STEPS[targets] else 2
     if spec.block < BLOCK:  # the simulator
         targets, strips = min(targets, 2), 1
     return Shape(targets, group, strips * WARP, record)
@@ -175,13 +176,13 @@ class SymmetricWriter(TileWriter):
 
     def hand_on(self, c: int, share: str) -> None:
         """Write one addition to a column sum and its way to the neighbour; the simulator has no shuffles."""
+        # Several sums are chained, as those of the targets are: an addition a step would cost each of them a slot.
+        total = f"column{c} + {share}" if self.direct else f"plus(column{c}, {share})"
         if self.spec.block == BLOCK:
-            self.text.add(
-                f"column{c} = cuda.shfl_sync({u(EVERY_LANE)}, plus(column{c}, {share}), neighbour)"
-            )
+            self.text.add(f"column{c} = cuda.shfl_sync({u(EVERY_LANE)}, {total}, neighbour)")
             return
         self.text.add(
-            f"ring[tid] = plus(column{c}, {share})",
+            f"ring[tid] = {total}",
             "cuda.syncthreads()",
             f"column{c} = ring[tid - lane + neighbour]",
             "cuda.syncthreads()",
