@@ -166,13 +166,14 @@ class WideWriter:
                     value = self.guarded(value, q, trace.singular)
                     for c in range(spec.t):
                         term = f"{value} * weights[{u(c * SOURCES + j)}]"
-                        text.add(f"g{c} = {term}" if j == 0 else f"g{c} = g{c} + {term}")
+                        # not g{c}: a sum of kernels has symbols of that name
+                        text.add(f"t{c} = {term}" if j == 0 else f"t{c} = t{c} + {term}")
                 if spec.slope:
                     slope = text.evaluate(printer, self.factor)
                     slope = self.guarded(slope, q, trace.kink or trace.singular)
                     text.add(f"q{r}_{j} = {slope} * weights[{u(j)}]")
             for c in range(self.n_values):
-                self.add(f"{r}_{c}", f"g{c}")
+                self.add(f"{r}_{c}", f"t{c}")
 
     def exponents(self) -> None:
         """Write the log-sum-exp of the tile; a reference that lags by 2**40 is raised, rarely."""

@@ -66,6 +66,11 @@ def cases():
     for op, (i, shape) in itertools.product(OPS, enumerate(shapes)):
         kernel = (Gaussian(0.8), Laplace(1.5))[i % 2]
         yield kernel, op, (*shape, "float64" if i % 2 else "float32", 100.0)
+    yield (
+        KERNELS[-1],
+        "product",
+        (5, 40, 30, 3, "float32"),
+    )  # its symbols beside three columns, wide
     for op in ("product", "logsumexp"):
         yield Gaussian(1.0), op, (33, 65, 4, 1, "float32", 0.0, 0.1, 1e-5)  # dot form
         yield Gaussian(1.0), op, (20, 40, 30, 1, "float32", 0.0, 0.1, 1e-5)  # dot form, wide
