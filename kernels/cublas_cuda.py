@@ -61,7 +61,7 @@ def missing() -> str | None:
     try:
         from cupy_backends.cuda.libs import cublas  # noqa: F401
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return f"CuPy finds no cuBLAS: {_sentence(error)} (pip install gpukoop[cuda13])"
+        return f"CuPy finds no cuBLAS: {_sentence(error)} (pip install 'cupy-cuda13x[ctk]')"
     return None
 
 

@@ -78,7 +78,7 @@ class Epilogue:
 
 
 class EpilogueWriter:
-    """Write one epilogue."""
+    """Write one epilogue. No register is called g0 or c0, as symbols of a trace are."""
 
     def __init__(self, of: Trace, spec: Epilogue) -> None:
         self.trace, self.spec, self.text = of, spec, Text()
@@ -98,7 +98,7 @@ class EpilogueWriter:
         text.add("tid = uint(cuda.threadIdx.x)", f"row = uint(cuda.blockIdx.x) * {u(ROWS)}")
         for r in rows:
             text.add(f"n{r} = nx[i0 + row + {u(r)}]", f"o{r} = (row + {u(r)}) * count")
-            text.add(f"s{r} = zero")
+            text.add(f"s{r}, e{r} = zero, zero")
             if spec.exponent:
                 text.add(f"ref{r} = real({LOWEST!r})")
         if spec.op == "logsumexp_and_gradient":
@@ -119,22 +119,24 @@ class EpilogueWriter:
         text.add("m = ny[j0 + j]")
         if spec.sums or spec.exponent:
             text.add("v = w[j0 + j]")
-        text.add(*(f"g{r} = tile[o{r} + j]" for r in rows))
+        text.add(*(f"dot{r} = tile[o{r} + j]" for r in rows))
         for r in rows:
             text.add(
-                f"z{r} = n{r} + m", f"q{r} = z{r} - (g{r} + g{r})", f"c{r} = q{r} < cut * z{r}"
+                f"z{r} = n{r} + m",
+                f"q{r} = z{r} - (dot{r} + dot{r})",
+                f"near{r} = q{r} < cut * z{r}",
             )
-        text.open(f"if {' | '.join(f'c{r}' for r in rows)}:")
+        text.open(f"if {' | '.join(f'near{r}' for r in rows)}:")
         text.add(*(f"p{r} = min(i0 + row + {u(r)}, last_i) * d" for r in rows))
-        text.add(*(f"g{r} = zero" for r in rows))
+        text.add(*(f"dot{r} = zero" for r in rows))
         text.add("k = min(j0 + j, last_j) * d", "end = k + d")
         text.open("while k < end:")
         text.add("y = b[k]")
         for r in rows:
-            text.add(f"h = a[p{r}] - y", f"g{r} = g{r} + h * h", f"p{r} = p{r} + k_1")
+            text.add(f"h = a[p{r}] - y", f"dot{r} = dot{r} + h * h", f"p{r} = p{r} + k_1")
         text.add("k = k + k_1")
         text.close()
-        text.add(*(f"q{r} = stretch * g{r} if c{r} else q{r}" for r in rows))
+        text.add(*(f"q{r} = stretch * dot{r} if near{r} else q{r}" for r in rows))
         text.close()
         body()
         text.add(f"j = j + {u(spec.block)}")
@@ -146,6 +148,15 @@ class EpilogueWriter:
             raise ValueError("log-sum-exp needs a positive kernel of one term")
         value = self.text.evaluate(CudaPrinter(f"q{r}", self.spec.dtype), tree)
         return f"({value} if q{r} > zero else zero)" if guard else value
+
+    def add(self, r: int, value: str) -> None:
+        """Write a compensated addition to the sum of row r: a tile waits for memory, not for additions."""
+        self.text.add(
+            f"y = plus({value}, -e{r})",
+            f"z = plus(s{r}, y)",
+            f"e{r} = plus(plus(z, -s{r}), -y)",
+            f"s{r} = z",
+        )
 
     def logarithm(self, r: int) -> None:
         """Write l = log2 of weight and kernel."""
@@ -164,9 +175,10 @@ class EpilogueWriter:
         for r in range(ROWS):
             self.logarithm(r)
             text.open(f"if l{r} - ref{r} > real(40.0):")
-            text.add(f"s{r} = s{r} * exp2(ref{r} - l{r})", f"ref{r} = l{r}")
+            text.add(f"g = exp2(ref{r} - l{r})", f"s{r} = s{r} * g", f"e{r} = e{r} * g")
+            text.add(f"ref{r} = l{r}")
             text.close()
-            text.add(f"s{r} = s{r} + exp2(l{r} - ref{r})")
+            self.add(r, f"exp2(l{r} - ref{r})")
 
     def weigh(self) -> None:
         """Write sums and what the second product takes."""
@@ -175,12 +187,13 @@ class EpilogueWriter:
             factor = ""
             if spec.exponent:
                 self.logarithm(r)
-                text.add(f"a{r} = exp2(l{r} - ref{r})", f"s{r} = s{r} + a{r}")
+                text.add(f"a{r} = exp2(l{r} - ref{r})")
+                self.add(r, f"a{r}")
                 factor = f"a{r} * "
             if spec.value:
                 value = self.evaluate(r, of.phi, of.singular)
                 if spec.sums:
-                    text.add(f"s{r} = s{r} + {value} * v")
+                    self.add(r, f"{value} * v")
                 else:
                     text.add(f"{'values' if spec.slope else 'tile'}[o{r} + j] = {value}")
             if spec.slope:
@@ -188,8 +201,8 @@ class EpilogueWriter:
                 slope = self.evaluate(r, tree, of.kink or of.singular)
                 text.add(
                     f"w{r} = {factor}{slope}",
-                    f"tile[o{r} + j] = zero if c{r} else w{r}",
-                    f"w{r} = w{r} if c{r} & (q{r} > zero) else zero",
+                    f"tile[o{r} + j] = zero if near{r} else w{r}",
+                    f"w{r} = w{r} if near{r} & (q{r} > zero) else zero",
                     f"stash[{u(r * spec.block)} + tid] = w{r}",
                 )
         if spec.slope:

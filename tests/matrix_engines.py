@@ -80,11 +80,11 @@ class NumPyEngine(HostEngine):
             top = np.maximum(logarithm.max(axis=1), real(-1e30))
             factor = np.exp2(logarithm - top[:, None])
             g["top"][at : at + rows] = top
-            g["sum"][at : at + rows] = factor.sum(axis=1)
+            g["sum"][at : at + rows] = factor.sum(axis=1, dtype=float)
         if spec.value:
             value = at_q(of.phi, of.singular)
             if spec.sums:
-                g["part"][at : at + rows] = value @ w[:, 0]
+                g["part"][at : at + rows] = (value * w[:, 0]).sum(axis=1, dtype=float)
             else:
                 place = g["values"] if spec.slope else g["tile"]
                 place[: rows * count] = value.ravel()
@@ -112,3 +112,55 @@ class SimulatorEngine(HostEngine):
 
 
 OPS = ("value_and_gradient", "logsumexp_and_gradient", "product", "gradient", "logsumexp")
+
+
+def simulate():
+    """Run the generated epilogues in Numba's simulator; print a line a failure and the number of checks last."""
+    import itertools
+    import sys
+    import warnings
+
+    import oracle
+
+    from gpukoop.kernels import matrix_cuda, reduce_cuda
+    from gpukoop.kernels.radial import Gaussian, Laplace, RationalQuadratic
+    from gpukoop.testing import tolerance
+
+    warnings.simplefilter("error")
+    # three tiles of sources and two of targets, the last ones ragged
+    matrix_cuda.SOURCES, matrix_cuda.TARGETS, matrix_cuda.STEP = 32, 12, 32
+    kernels = (Gaussian(4.0), Laplace(4.0) + Gaussian(3.0), 0.5 * RationalQuadratic(4.0, alpha=0.7))
+    sizes = [(18, 70, 16, 1, "fp32", "float32"), (5, 70, 17, 3, "3xtf32", "float32")]
+    sizes += [(5, 70, 16, 1, "fp32", "float64"), (1, 1, 20, 1, "3xtf32", "float32")]
+    complaints, count = [], 0
+    for (n, m, d, t, precision, dtype), kernel, op in itertools.product(sizes, kernels, OPS):
+        rng = np.random.default_rng(m + d)
+        X = (rng.normal(size=(n, d)) + 3).astype(dtype)
+        Y = (rng.normal(size=(m, d)) + 3).astype(dtype)
+        same = min(n, m, 4)
+        Y[:same] = X[:same]
+        Y[m // 2] = X[0] + dtype_of(dtype)(1e-3)  # close, but not the same
+        V = rng.normal(size=(m, t)).astype(dtype)
+        if "logsumexp" in op:
+            V = 3 * V[:, 0]
+            V[1:2] = -np.inf
+        engine = SimulatorEngine(reduce_cuda.load, reduce_cuda.SIMULATOR_BLOCK)
+        got = matrix_cuda.reduce(engine, kernel, op, X, Y, V, precision=precision)
+        exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
+        bound = tolerance(kernel, X, Y, V, op)
+        got, exact, bound = (a if isinstance(a, tuple) else (a,) for a in (got, exact, bound))
+        count += 1
+        for result, truth, within in zip(got, exact, bound, strict=True):
+            excess = float(np.max(np.abs(result - truth) / (within + 1e-300)))
+            if not excess <= 1 or result.shape != truth.shape or result.dtype != dtype:
+                complaints.append(f"{kernel!r} {op} {n} {m} {d} {t} {precision} {dtype}: {excess}")
+    sys.stdout.write("\n".join([*complaints, f"{count} checks, {len(complaints)} failed"]) + "\n")
+    return bool(complaints)
+
+
+def dtype_of(name):
+    return np.dtype(name).type
+
+
+if __name__ == "__main__":
+    raise SystemExit(simulate())

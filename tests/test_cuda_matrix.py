@@ -1,0 +1,478 @@
+"""Sums over many features by products of matrices: the tiles with NumPy in place of the device."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import oracle
+import pytest
+from matrix_engines import NumPyEngine
+from test_cuda_source import check_pure, untyped
+
+import gpukoop as gk
+from gpukoop.backends import BACKENDS
+from gpukoop.cuda import compile_entry
+from gpukoop.kernels import cublas_cuda, matrix_cuda
+from gpukoop.kernels.choice_cuda import CLOSE_SHARE, Cloud, choose
+from gpukoop.kernels.epilogue_cuda import Epilogue, epilogue
+from gpukoop.kernels.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.profile import trace
+from gpukoop.kernels.radial import (
+    CATALOGUE,
+    Energy,
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    Matern32,
+    RationalQuadratic,
+    Riesz,
+)
+from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.testing import tolerance
+
+OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
+KERNELS = [make() for make in CATALOGUE.values()]
+KERNELS += [Riesz(exponent=1.3), RationalQuadratic(0.7, alpha=0.6)]
+KERNELS += [Gaussian(1.0) + 0.5 * Matern32(2.0)]
+MODES = [("fp32", "float32"), ("3xtf32", "float32"), ("fp32", "float64")]
+# n, m, d, t, where the cloud lies, its standard deviation a feature times sqrt(d)
+SHAPES = [
+    (33, 70, 16, 1, 0.0, 1.0),
+    (33, 70, 17, 16, 1000.0, 1.0),
+    (1, 300, 64, 1, 0.0, 2.0),
+    (90, 1, 100, 2, 0.0, 2.0),
+    (21, 40, 784, 1, 0.0, 1.5),
+    (30, 50, 20, 3, 10.0, 12.0),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Two tiles of targets and of sources already for a few points, the last ones ragged."""
+    monkeypatch.setattr(matrix_cuda, "TARGETS", 20)
+    monkeypatch.setattr(matrix_cuda, "SOURCES", 128)
+    monkeypatch.setattr(matrix_cuda, "STEP", 128)
+
+
+def data(n, m, d, t, shift, spread, dtype, op="product"):
+    rng = np.random.default_rng(n + m + d)
+    X = (rng.normal(size=(n, d)) * spread / np.sqrt(d) + shift).astype(dtype)
+    Y = (rng.normal(size=(m, d)) * spread / np.sqrt(d) + shift).astype(dtype)
+    same = min(n, m, 4)
+    Y[:same] = X[:same]
+    V = rng.normal(size=(m, t)).astype(dtype)
+    if "logsumexp" in op:
+        V = 3 * V[:, 0]
+        if m > 3:
+            V[1] = -np.inf
+    return X, Y, V
+
+
+def as_tuple(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def run(kernel, op, X, Y, V, precision="fp32", tol=None):
+    """Return (result, engine, choice); the matrix path must have been taken."""
+    engine, memory = NumPyEngine(kernel), {}
+    got = matrix_cuda.reduce(
+        engine, kernel, op, X, Y, V, precision=precision, tol=tol, memory=memory
+    )
+    choice = memory["matrix"]
+    assert choice.path == "matrix", choice.why
+    assert engine.products > 0
+    assert engine.tensor_products == (engine.products if choice.precision != "fp32" else 0)
+    return as_tuple(got), engine, choice
+
+
+def check(kernel, op, X, Y, V, precision="fp32", tol=None):
+    got, engine, _ = run(kernel, op, X, Y, V, precision, tol)
+    exact = as_tuple(getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V))
+    bound = as_tuple(tolerance(kernel, X, Y, V, op, tol=tol))
+    for result, truth, within in zip(got, exact, bound, strict=True):
+        assert result.shape == truth.shape
+        assert result.dtype == X.dtype
+        assert np.all(np.abs(result - truth) <= within), (kernel, op, precision)
+    return engine
+
+
+# -- TF32 ---------------------------------------------------------------------------------------
+def test_rounding_to_tf32_is_to_nearest_ties_away():
+    half = 2.0**-11
+    given = np.array([1, 1 + half, -1 - half, 1 + half / 2, 1 + 3 * half, 0, -3.5], np.float32)
+    wanted = [1, 1 + 2 * half, -1 - 2 * half, 1, 1 + 4 * half, 0, -3.5]
+    assert round_tf32(given).tolist() == wanted
+
+
+def test_tf32_numbers_have_eleven_bits_and_are_near():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=10_000) * 10.0 ** rng.integers(-20, 20, 10_000)).astype(np.float32)
+    r = round_tf32(x)
+    mantissa, _ = np.frexp(r.astype(float))
+    assert np.all(mantissa * 2**11 == np.round(mantissa * 2**11))
+    assert np.all(np.abs(r - x.astype(float)) <= 2.0**-11 * np.abs(x))
+    assert np.array_equal(round_tf32(r), r)
+
+
+def test_three_products_are_one_product_of_longer_rows():
+    """hi hi + hi lo + lo hi misses lo lo and what two times 11 bits do not hold: 2^-22 and 2 * 2^-23 a product."""
+    rng = np.random.default_rng(1)
+    x, y = (rng.normal(size=(50, 19)).astype(np.float32) for _ in range(2))
+    (a, _), (b, _) = operands(x, "3xtf32", 0, np), operands(y, "3xtf32", 1, np)
+    assert a.shape == (50, 3 * 20)
+    for matrix in (a, b):
+        assert np.array_equal(round_tf32(matrix), matrix)
+    wide = [m.astype(float) for m in (a, b, x, y)]
+    error = np.abs(wide[0] @ wide[1].T - wide[2] @ wide[3].T)
+    assert np.all(error <= 2.0**-21 * (np.abs(wide[2]) @ np.abs(wide[3]).T))
+    assert error.max() > 0
+
+
+# -- results ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("precision", "dtype"), MODES)
+@pytest.mark.parametrize("op", OPS)
+def test_every_kernel_within_the_one_tolerance(op, precision, dtype):
+    for kernel, t in itertools.product(KERNELS, (1, 3)):
+        if "logsumexp" in op and (t > 1 or not kernel.positive):
+            continue
+        check(kernel, op, *data(33, 70, 18, t, 5.0, 1.0, dtype, op), precision)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), MODES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sizes_that_hurt(shape, precision, dtype):
+    for kernel, op in itertools.product((Gaussian(1.0), Laplace(1.0)), OPS):
+        check(kernel, op, *data(*shape, dtype, op), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "3xtf32"])
+@pytest.mark.parametrize("op", ["product", "value_and_gradient", "logsumexp_and_gradient"])
+def test_close_pairs_are_differences(op, precision):
+    """Ten tight clusters far apart, seen by a kernel as narrow as a cluster: inner products alone lose everything."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(10, 32)) * 30
+    X, Y = (
+        (centres[rng.integers(0, 10, k)] + 0.02 * rng.normal(size=(k, 32))).astype(np.float32)
+        for k in (40, 60)
+    )
+    V = rng.normal(size=(60, 1)).astype(np.float32)
+    V = V[:, 0] if "log" in op else V
+    # the oracle's long double holds 2^-16445
+    for kernel in (Gaussian(0.1), Laplace(0.1)) if "log" not in op else (Laplace(0.1),):
+        assert check(kernel, op, X, Y, V, precision).close > 60
+
+
+def test_all_points_equal_cost_no_digits_in_a_million_addends(monkeypatch):
+    """Compensated within a tile, float64 across tiles; products of 256 rows lose 3.7e-6 at most (matrix_cuda.STEP)."""
+    monkeypatch.undo()
+    m = 1_000_000
+    X, Y = np.zeros((4, 16), np.float32), np.full((m, 16), 0.05, np.float32)
+    k = np.exp(-16 * float(np.float32(0.05)) ** 2 / 2)
+    w = float(np.float32(0.1))
+    for t, lost in ((1, 5e-7), (2, 4e-6)):
+        V = np.full((m, t), 0.1, np.float32)
+        (value,), _, _ = run(Gaussian(1.0), "product", X, Y, V)
+        assert np.all(np.abs(value - k * w * m) <= lost * k * w * m)
+    (value,), _, _ = run(Gaussian(1.0), "logsumexp", X, Y, np.zeros(m, np.float32))
+    assert np.all(np.abs(value - np.log(k * m)) <= 5e-7 * np.log(k * m))
+
+
+def test_without_any_weight_the_logarithm_is_minus_infinity():
+    X, Y, _ = data(9, 20, 16, 1, 0.0, 1.0, "float32")
+    b = np.full(20, -np.inf, np.float32)
+    (value, slope), _, _ = run(Laplace(1.0), "logsumexp_and_gradient", X, Y, b)
+    assert np.all(value == -np.inf)
+    assert np.all(slope == 0)
+
+
+# -- tf32: the sum over rounded points --------------------------------------------------------------
+def tf32_bounds(kernel, X, Y, V, op):
+    """Return what rounding the centred points to TF32 may change, plus the tolerance of the sums.
+
+    With r = 2^-11 (abs(x) + abs(y)), abs(dq) <= 2 sqrt(q) r + r^2; phi and abs(phi') fall with q, so their change is the
+    larger of that to q - dq and that to q + dq. Each coordinate of x - y moves by 2^-11 (abs(x_c) + abs(y_c)). Close
+    pairs are exact.
+    """
+    of, u = trace(kernel), 2.0**-11
+    X, Y = X.astype(float), Y.astype(float)
+    low, high = np.minimum(X.min(0), Y.min(0)), np.maximum(X.max(0), Y.max(0))
+    x, y = ((a - (low + high) / 2) * of.prescale for a in (X, Y))
+    nx, ny = (x**2).sum(1), (y**2).sum(1)
+    D = x[:, None] - y
+    q = (D**2).sum(2)
+    r = u * (np.sqrt(nx)[:, None] + np.sqrt(ny))
+    moved = 2 * np.sqrt(q) * r + r**2
+    exact = q < 0.5 * nearness(X.shape[1], "tf32") * (nx[:, None] + ny)
+    moved[exact] = 0
+
+    def change(tree):
+        with np.errstate(all="ignore"):
+            at = [evaluate(tree, p, of.symbols, of.values) for p in (q, q - moved, q + moved)]
+            both = np.maximum(np.abs(at[0] - at[1]), np.abs(at[0] - at[2]))
+        return np.where(q > 0, both, 0), np.where(q > 0, np.abs(at[1]), 0)
+
+    within = as_tuple(tolerance(kernel, X.astype("f4"), Y.astype("f4"), V, op))
+    if op == "logsumexp":
+        return (within[0] + change(of.log_phi)[0][:, V > -np.inf].max(axis=1),)
+    W = np.abs(V)
+    found = (within[0] + change(of.phi)[0] @ W,)
+    if op == "value_and_gradient":
+        moved_slope, slope = change(of.dphi)
+        shift = u * (np.abs(x)[:, None] + np.abs(y)) * np.where(exact, 0, slope)[:, :, None]
+        each = moved_slope[:, :, None] * np.abs(D) + shift
+        found += (within[1] + 2 * of.prescale * np.einsum("ijc,jt->itc", each, W),)
+    return found
+
+
+@pytest.mark.parametrize("op", ["product", "value_and_gradient", "logsumexp"])
+@pytest.mark.parametrize("d", [16, 17, 64, 100, 784])
+def test_tf32_is_the_sum_over_rounded_points(d, op):
+    beyond = 0
+    for kernel in [*KERNELS[:-1], InverseMultiquadric(0.5)]:
+        if op == "logsumexp" and not kernel.positive:
+            continue
+        X, Y, V = data(25, 60, d, 2, 100.0, 1.0, "float32", op)
+        got, _, choice = run(kernel, op, X, Y, V, "tf32")
+        assert choice.precision == "tf32"
+        exact = as_tuple(getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V))
+        rounding = as_tuple(tolerance(kernel, X, Y, V, op))
+        bounds = tf32_bounds(kernel, X, Y, V, op)
+        for result, truth, bound, fine in zip(got, exact, bounds, rounding, strict=True):
+            assert np.all(np.abs(result - truth) <= bound), (kernel, op)
+            beyond += int((np.abs(result - truth) > fine).sum())
+    assert beyond > 0, "TF32 was asked for, and float32 was computed"
+
+
+# -- the choice ---------------------------------------------------------------------------------
+def chosen(kernel, far=1.0, share=0.0, op="product", precision="fp32", tol=None, m=10_000):
+    return choose(kernel, op, m, 100, "float32", precision, tol, Cloud(far, share))
+
+
+def test_a_smooth_kernel_of_a_small_cloud_has_no_close_pairs():
+    for kernel in (Gaussian(1.0), InverseMultiquadric(1.0), Gaussian(1.0) + Gaussian(2.0)):
+        assert chosen(kernel, share=0.5).path == "matrix"
+        assert chosen(kernel).cut == 0
+    assert chosen(Gaussian(1.0), far=1e4).cut > 0
+    assert chosen(Gaussian(1.0), far=1e4, tol=0.5).cut == 0
+    for kernel in (Laplace(1.0), Matern32(1.0), Energy(), Gaussian(1.0) + Laplace(1.0)):
+        assert chosen(kernel).cut > 0
+    assert chosen(Gaussian(1.0), op="gradient").cut > 0
+
+
+def test_many_close_pairs_and_overflow_go_to_differences():
+    assert chosen(Laplace(1.0), share=0.9 * CLOSE_SHARE).path == "matrix"
+    many = chosen(Laplace(1.0), share=1.1 * CLOSE_SHARE)
+    assert many.path == "difference"
+    assert "close" in many.why
+    assert chosen(Laplace(1.0), share=0.9 * CLOSE_SHARE, op="gradient").path == "difference"
+    for far in (1e37, np.inf, np.nan):
+        assert "overflow" in chosen(Gaussian(1.0), far=far).why
+
+
+def test_tf32_that_would_miss_tol_becomes_three_products():
+    assert chosen(Gaussian(1.0), precision="tf32").precision == "tf32"
+    # ln 2 * 2^-8 for a cloud of radius 1
+    assert chosen(Gaussian(1.0), precision="tf32", tol=3e-3).precision == "tf32"
+    assert chosen(Gaussian(1.0), precision="tf32", tol=2e-3).precision == "3xtf32"
+    assert chosen(Energy(), precision="tf32", tol=1e-4).precision == "3xtf32"
+
+
+@pytest.mark.parametrize(("clusters", "path"), [(1, "matrix"), (5, "difference")])
+def test_the_sample_sees_clusters(clusters, path):
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(clusters, 20)) * (clusters > 1) * 50
+    X = centres[rng.integers(0, clusters, 2048)] + rng.normal(size=(2048, 20))
+    memory = {}
+    arguments = (NumPyEngine(Laplace(5.0)), Laplace(5.0), "product", X, X, np.ones((2048, 1)))
+    found = matrix_cuda.reduce(*arguments, memory=memory)
+    assert memory["matrix"].path == path
+    assert (found is None) == (path == "difference")
+
+
+def test_points_are_measured_once(monkeypatch):
+    X, Y, V = data(9, 20, 30, 1, 0.0, 1.0, "float32")
+    memory = {}
+    arguments = (NumPyEngine(Gaussian(1.0)), Gaussian(1.0), "product", X, Y, V)
+    first = matrix_cuda.reduce(*arguments, memory=memory)
+    monkeypatch.setattr(matrix_cuda, "measure", None)
+    assert np.array_equal(first, matrix_cuda.reduce(*arguments, memory=memory))
+
+
+def test_few_features_stay_in_registers():
+    assert not matrix_cuda.applies("float32", 16, "fp32")
+    assert matrix_cuda.applies("float32", 25, "fp32")
+    assert matrix_cuda.applies("float64", 25, "fp32")
+    assert matrix_cuda.applies("float32", 16, "tf32")
+    assert not matrix_cuda.applies("float32", 15, "3xtf32")
+
+
+# -- who may be asked for it ----------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["bf16", None, 32, ""])
+def test_an_unknown_precision_is_named(name):
+    with pytest.raises(ValueError, match=r"'fp32', '3xtf32', 'tf32', got " + re.escape(repr(name))):
+        gk.Gaussian()(np.zeros((3, 20), np.float32), precision=name)
+    assert check_precision("tf32") == "tf32"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba-cpu", "keops", "fourier"])
+def test_backends_without_tensor_cores_refuse_in_words(backend):
+    K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend=backend, precision="tf32")
+    if BACKENDS[backend].missing() is None:
+        words = "has no tensor cores: precision='tf32' is for numba-cuda, d >= 16, float32"
+        with pytest.raises(gk.BackendError, match=words):
+            K @ np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d", "words"),
+    [("float64", 20, "these are float64"), ("float32", 15, "d >= 16"), ("float32", 16, "no units")],
+)
+def test_numba_cuda_refuses_what_it_would_ignore(dtype, d, words, monkeypatch):
+    monkeypatch.setattr(type(BACKENDS["numba-cuda"]), "missing", lambda self: None)
+    monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: "no units")
+    K = gk.Gaussian()(np.zeros((3, d), dtype), backend="numba-cuda", precision="3xtf32")
+    with pytest.raises(gk.BackendError, match=words):
+        K.explain()
+    assert gk.Gaussian()(np.zeros((3, d), dtype), backend="numba-cuda").explain().backend
+
+
+def test_precision_and_memory_reach_the_reduction(monkeypatch):
+    backend, seen = BACKENDS["numba-cuda"], {}
+    monkeypatch.setattr(type(backend), "missing", lambda self: None)
+    monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: None)
+
+    def product(kernel, X, Y, V, **how):
+        seen.update(how)
+        return np.zeros((len(X), 1), X.dtype)
+
+    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(product=product))
+    K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
+    K.T @ np.ones(3, np.float32)
+    assert seen["precision"] == "tf32"
+    assert seen["memory"] is K.T.workspace
+
+
+# -- what is asked of cuBLAS ------------------------------------------------------------------------
+class Pointer:
+    """A NumPy array that has what the engine reads of a CuPy array."""
+
+    def __init__(self, array):
+        self.array, self.data = array, SimpleNamespace(ptr=array.ctypes.data)
+        self.dtype, self.shape, self.strides = array.dtype, array.shape, array.strides
+        self.itemsize = array.itemsize
+
+    def __len__(self):
+        return len(self.array)
+
+
+class Cublas:
+    """The two calls as NVIDIA's manual has them: columns first, leading dimensions, C = alpha op(A) op(B) + beta C."""
+
+    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_GEMM_DEFAULT = 0, 1, -1
+    CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
+
+    def __init__(self):
+        self.computed = []
+
+    @staticmethod
+    def matrix(pointer, kind, rows, columns, leading):
+        size = leading * (columns - 1) + rows
+        code = np.ctypeslib.ctypes.c_float if kind == 0 else np.ctypeslib.ctypes.c_double
+        flat = np.ctypeslib.as_array((code * size).from_address(pointer))
+        return np.lib.stride_tricks.as_strided(
+            flat, (rows, columns), (flat.itemsize, leading * flat.itemsize)
+        )
+
+    def gemmEx(
+        self, handle, ta, tb, m, n, k, alpha, A, a, lda, B, b, ldb, beta, C, c, ldc, compute, algo
+    ):
+        self.computed.append(compute)
+        left = self.matrix(A, a, k, m, lda).T if ta else self.matrix(A, a, m, k, lda)
+        right = self.matrix(B, b, n, k, ldb).T if tb else self.matrix(B, b, k, n, ldb)
+        out = self.matrix(C, c, m, n, ldc)
+        one, zero = self.matrix(alpha, a, 1, 1, 1)[0, 0], self.matrix(beta, a, 1, 1, 1)[0, 0]
+        assert (one, zero) == (1, 0)
+        out[...] = left @ right
+
+    def gemmStridedBatchedEx(
+        self, handle, ta, tb, m, n, k, alpha, A, a, lda, sa, B, b, ldb, sb, beta, C, c, ldc, sc,
+        batches, compute, algo,
+    ):  # fmt: skip
+        size = 4 if a == 0 else 8
+        for i in range(batches):
+            self.gemmEx(
+                handle, ta, tb, m, n, k, alpha, A + i * sa * size, a, lda, B + i * sb * size, b, ldb,
+                beta, C + i * sc * size, c, ldc, compute, algo,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tensor", "compute"),
+    [("float32", False, 68), ("float32", True, 77), ("float64", False, 70)],
+)
+def test_cublas_is_called_with_the_right_layout_and_compute_type(dtype, tensor, compute):
+    rng = np.random.default_rng(4)
+    engine = object.__new__(cublas_cuda.CuPyEngine)
+    engine.cublas, engine.handle = Cublas(), 0
+    x, y = rng.normal(size=(8, 20)).astype(dtype), rng.normal(size=(12, 20)).astype(dtype)
+    out = np.full((8, 12), np.nan, dtype)
+    engine.inner(Pointer(x), Pointer(y), Pointer(out), tensor)
+    assert np.allclose(out, x @ y.T, rtol=1e-5)
+    assert engine.cublas.computed == [compute]
+    weights = rng.normal(size=(12, 7)).astype(dtype)[:, 2:5]  # columns of a wider array
+    parts = np.full((3, 8, 3), np.nan, dtype)
+    engine.weigh(Pointer(out), Pointer(weights), Pointer(parts))
+    assert np.allclose(parts.sum(axis=0), out @ weights, rtol=1e-4)
+    assert set(engine.cublas.computed[1:]) == {68 if dtype == "float32" else 70}
+
+
+# -- the generated epilogue -----------------------------------------------------------------------
+def entries(dtype="float32"):
+    for kernel, op, columns in itertools.product(
+        (Gaussian(1.0), Riesz(exponent=1.3), KERNELS[-1]), OPS, (False, True)
+    ):
+        terms = len(kernel.terms) == 1 and kernel.positive
+        if "logsumexp" not in op or (terms and not columns):
+            yield epilogue(kernel, Epilogue(op, columns, dtype))
+
+
+def test_every_constant_of_the_epilogues_is_typed():
+    for entry in entries():
+        assert untyped(entry.source) == [], entry.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_epilogues_compile_without_float64_and_local_memory(dtype):
+    pytest.importorskip("numba_cuda")
+    for entry in list(entries(dtype))[:: 1 if dtype == "float32" else 4]:
+        ptx = compile_entry(entry, dtype)
+        check_pure(ptx, dtype)
+        assert ".atom" not in ptx
+        assert "red.global" not in ptx
+
+
+@pytest.mark.slow
+def test_epilogues_in_the_simulator(tmp_path):
+    pytest.importorskip("numba")
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "NUMBA_ENABLE_CUDASIM": "1",
+        "GPUKOOP_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(here),
+    }
+    run = subprocess.run(
+        [sys.executable, str(here / "matrix_engines.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.rstrip().endswith(" 0 failed")
