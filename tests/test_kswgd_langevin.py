@@ -98,6 +98,15 @@ def test_backends_move_particles_alike_and_a_seed_repeats_them():
     assert (again == moved["numpy"]).all()
 
 
+def test_particles_keep_their_dtype():
+    Z = np.random.default_rng(4).normal(size=(50, 2)).astype(np.float32)
+    seen = []
+    X = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
+    flow = gk.KSWGD(n_components=4, langevin=0.1, random_state=0).fit(X)
+    flow.transport(Z, n_iter=3, callback=lambda i, particles: seen.append(particles.dtype))
+    assert seen == [np.float32] * 3
+
+
 def test_killed_runs_continue_to_the_same_bits(tmp_path):
     Z = np.random.default_rng(4).normal(size=(100, 2))
     flow = circle_flow(langevin=0.1)

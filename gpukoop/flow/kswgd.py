@@ -34,6 +34,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -193,7 +194,7 @@ def make_step(
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
         move, share = limited(step_size * velocity(active, leading, kappa), reach)
         if kappa:
-            spread = np.sqrt(2 * kappa * float(active.diffusivity_) * step_size)
+            spread = math.sqrt(2 * kappa * float(active.diffusivity_) * step_size)
             move = move + spread * normal(rng, Z.shape, Z)
         if leading.far is not None:
             move[leading.far.rows] = reach * leading.far.towards
