@@ -3,6 +3,7 @@
 Counts, not times. A streaming multiprocessor of Hopper issues 128 lanes a clock, gives 16 special-function results
 and 32 shared loads, so a loop of ``slots`` instructions a pair is bounded by min(128 / slots, 16 / mufu, 32 / lds) pairs
 a clock. Needs the wheels nvidia-cuda-nvcc and nvidia-cuda-nvdisasm (same CUDA minor version as nvidia-nvvm, or newer).
+KeOps' rows are its own generated code, through the same assembler and the same counter (:mod:`bench.keops_cuda`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import keops_cuda
 from gpukoop.cuda import compile_ptx
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.radial import Gaussian, InverseMultiquadric, Laplace
+from gpukoop.kernels.source_cuda import WIDEST_TILE
 
 TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
 
-# (kernel, op, d, t, special functions a pair, goal in slots, KeOps' slots)
-CASES: list[tuple[AbstractKernel, str, int, int, int, float, float | None]] = [
+# (kernel, op, d, t, special functions a pair, goal in slots, KeOps' slots as counted when the goals were set)
+CASES: list[tuple[AbstractKernel, str, int, int, int, float | None, float | None]] = [
     (Gaussian(1.0), "product", 2, 1, 1, 7.0, 10.25),
     (Gaussian(1.0), "product", 3, 1, 1, 9.0, 12.5),
     (Gaussian(1.0), "product", 10, 1, 1, 15.0, 30.4),
@@ -39,6 +43,8 @@ CASES: list[tuple[AbstractKernel, str, int, int, int, float, float | None]] = [
     (Gaussian(1.0), "logsumexp", 2, 1, 1, 8.0, None),
     (Gaussian(1.0), "logsumexp", 10, 1, 1, 17.0, 39.5),
     (Gaussian(1.0), "logsumexp_and_gradient", 3, 1, 1, 14.0, None),
+    (Gaussian(1.0), "gradient", 10, 1, 1, None, 77.0),
+    (Gaussian(1.0), "product", 64, 1, 1, None, 205.0),
 ]
 QUICK = 5
 # A loop with fewer special functions is the rare branch of a log-sum-exp or a second pass.
@@ -90,9 +96,8 @@ def opcode(instruction: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0].split(".")[0]
 
 
-def loops(sass: str) -> dict[str, list[list[str]]]:
-    """Return {entry: bodies of its backward branches, as opcodes}."""
-    found: dict[str, list[list[str]]] = {}
+def functions(sass: str) -> Iterator[tuple[str, dict[str, int], list[str]]]:
+    """Yield (entry, labels, instructions) of every function; a label is the index of an instruction."""
     for section in re.split(r"\.section\s+\.text\.", sass)[1:]:
         entry = section.split(",")[0].split()[0].strip('"')
         labels: dict[str, int] = {}
@@ -102,6 +107,13 @@ def loops(sass: str) -> dict[str, list[list[str]]]:
                 labels[label[1]] = len(body)
             elif instruction := re.search(r"/\*[0-9a-f]+\*/\s+(.*?);", line):
                 body.append(instruction[1].strip())
+        yield entry, labels, body
+
+
+def loops(sass: str) -> dict[str, list[list[str]]]:
+    """Return {entry: bodies of its backward branches, as opcodes}."""
+    found: dict[str, list[list[str]]] = {}
+    for entry, labels, body in functions(sass):
         for index, instruction in enumerate(body):
             branch = re.search(r"BRA(?:\.\w+)*\s+.*?`\((\.L_x_\d+)\)", instruction)
             if branch and labels.get(branch[1], index + 1) <= index:
@@ -110,19 +122,23 @@ def loops(sass: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def count(ptx: str, mufu: int = 1) -> list[dict[str, Any]]:
+def bound(slots: float, mufu: float, lds: float) -> float:
+    """Return the pairs a clock that one multiprocessor can reach."""
+    return min(128 / slots, 16 / mufu, 32 / lds if lds else 128.0)
+
+
+def count(ptx: str, mufu: int = 1, fewest: int = FEWEST_MUFU) -> list[dict[str, Any]]:
     """Return the counts of the pair loop of every entry of a module."""
     sass, resources = assemble(ptx)
     rows = []
     for entry, bodies in loops(sass).items():
-        main = [b for b in bodies if b.count("MUFU") >= FEWEST_MUFU and "LDS" in b]
+        main = [b for b in bodies if b.count("MUFU") >= fewest and "LDS" in b]
         if not main:
             continue
         body = min(main, key=lambda b: len(b) / b.count("MUFU"))
         codes = collections.Counter(body)
         pairs = codes["MUFU"] / mufu
         slots, loads = len(body) / pairs, codes["LDS"] / pairs
-        bound = min(128 / slots, 16 / mufu, 32 / loads if loads else 128.0)
         rows.append(
             {
                 "entry": entry,
@@ -131,39 +147,121 @@ def count(ptx: str, mufu: int = 1) -> list[dict[str, Any]]:
                 "slots": round(slots, 2),
                 "mufu": mufu,
                 "lds": round(loads, 2),
-                "bound pairs/clk/SM": round(bound, 1),
+                "bound pairs/clk/SM": round(bound(slots, mufu, loads), 1),
             }
         )
     return sorted(rows, key=lambda row: row["slots"])
 
 
+def count_wide(ptx: str, d: int) -> list[dict[str, Any]]:
+    """Return the counts of entries that take many features in chunks: the loop over features and what follows it.
+
+    A multiply-add is one feature of one pair. Staging, which each feature of 128 targets shares, is left out.
+    """
+    sass, resources = assemble(ptx)
+    rows = []
+    for entry, bodies in loops(sass).items():
+        tiles = [b for b in bodies if "MUFU" in b]
+        features = [b for b in bodies if "FFMA" in b and "LDS" in b and "STS" not in b]
+        if not tiles or not features:
+            continue
+        tile = min(tiles, key=len)
+        inner = max(features, key=lambda b: b.count("FFMA"))
+        chunk = min((b for b in bodies if "FFMA" in b and "STS" in b), key=len)
+        pairs = tile.count("MUFU")
+        each = inner.count("FFMA")
+        slots = d * len(inner) / each + (len(tile) - len(chunk)) / pairs
+        loads = d * inner.count("LDS") / each
+        rows.append(
+            {
+                "entry": entry,
+                **resources[entry],
+                "local": tile.count("LDL") + tile.count("STL"),
+                "slots": round(slots, 1),
+                "mufu": 1,
+                "lds": round(loads, 1),
+                "bound pairs/clk/SM": round(bound(slots, 1, loads), 1),
+            }
+        )
+    return sorted(rows, key=lambda row: row["slots"])
+
+
+# Columns of the table besides the names and the slots.
+SHOWN = ("registers", "spills", "local", "mufu", "lds", "bound pairs/clk/SM")
+
+
 def case(index: int) -> dict[str, Any]:
-    """Return one row: the fastest form, and what the others cost."""
-    kernel, op, d, t, mufu, goal, keops = CASES[index]
-    counted = count(compile_ptx(kernel, op, d=d, t=t), mufu)
+    """Return our row: the fastest form, and what the others cost."""
+    kernel, op, d, t, mufu, goal, _ = CASES[index]
+    ptx = compile_ptx(kernel, op, d=d, t=t)
+    counted = count_wide(ptx, d) if d > WIDEST_TILE else count(ptx, mufu)
     best = counted[0]
     forms = {re.search(r"_(dot|difference|exact)_d", r["entry"])[1]: r["slots"] for r in counted}  # type: ignore[index]
     return {
-        "case": f"{type(kernel).__name__} {op} d={d}" + (f" t={t}" if t > 1 else ""),
+        "case": title(index),
+        "who": "gpukoop",
+        "slots": best["slots"],
         **{form: forms.get(form, "") for form in ("dot", "difference", "exact")},
-        "goal": goal,
-        "KeOps": "" if keops is None else keops,
-        **{
-            k: best[k]
-            for k in ("registers", "spills", "local", "mufu", "lds", "bound pairs/clk/SM")
-        },
+        "goal": "" if goal is None else goal,
+        "published": "",
+        **{k: best[k] for k in SHOWN},
+        "counted": "compiled here" + (", without staging" if d > WIDEST_TILE else ""),
     }
 
 
+def title(index: int) -> str:
+    """Return the name of a case."""
+    kernel, op, d, t = CASES[index][:4]
+    return f"{type(kernel).__name__} {op} d={d}" + (f" t={t}" if t > 1 else "")
+
+
+def peers(indices: Iterable[int]) -> list[dict[str, Any]]:
+    """Return KeOps' rows: its own generated code, compiled here where that can be done, else what was published."""
+    needed = {
+        i: keops_cuda.passes(type(k).__name__, *CASES[i][1:4]) for i, (k, *_) in enumerate(CASES)
+    }
+    needed = {i: needed[i] for i in indices if needed[i]}
+    reason = keops_cuda.missing()
+    texts: list[str] = []
+    if reason is None:
+        try:
+            texts = keops_cuda.sources([p[:2] for passes in needed.values() for p in passes])
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode().strip().splitlines()[-1]
+    rows = []
+    for index, passes in needed.items():
+        published = CASES[index][6]
+        row = {"case": title(index), "who": keops_cuda.name(), "published": published or ""}
+        if reason is None:
+            counted = [
+                count(keops_cuda.compile_ptx(texts.pop(0)), mufu, mufu)[0] for *_, mufu in passes
+            ]
+            row |= {
+                k: sum(c[k] for c in counted) for k in ("slots", "spills", "local", "mufu", "lds")
+            }
+            row["registers"] = max(c["registers"] for c in counted)
+            row["bound pairs/clk/SM"] = round(
+                1 / sum(1 / bound(*(c[k] for k in ("slots", "mufu", "lds"))) for c in counted), 1
+            )
+            row["counted"] = "compiled here" + (", two passes" if len(passes) > 1 else "")
+        else:
+            row["counted"] = f"published; not compiled here: {reason}"
+        rows.append(row)
+    return rows
+
+
 def rows(quick: bool = False) -> list[dict[str, Any]]:
-    """Return the table; ``quick`` counts the first rows only."""
+    """Return the table, KeOps below ours; ``quick`` counts the first rows only."""
     reason = missing()
     if reason is not None:
         return [{"case": "all", "skipped": reason}]
+    indices = range(QUICK if quick else len(CASES))
     try:
-        return [case(i) for i in range(QUICK if quick else len(CASES))]
+        ours = [case(i) for i in indices]
     except ImportError as error:
         return [{"case": "all", "skipped": str(error)}]
+    theirs = {row["case"]: row for row in peers(indices)}
+    return [row for mine in ours for row in (mine, theirs.get(mine["case"])) if row is not None]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Registers, spills and issue slots of the CUDA code: compile counts, not times."""
+"""Registers, spills and issue slots of the CUDA code, and of KeOps' beside it: compile counts, not times."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,10 @@ from gpukoop.kernels.form_cuda import forms
 from gpukoop.kernels.profile import trace
 
 pytest.importorskip("numba_cuda")
-_path = Path(__file__).parents[1] / "bench" / "cuda_static.py"
-_spec = importlib.util.spec_from_file_location("cuda_static", _path)
-static = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(static)
+sys.path.append(str(Path(__file__).parents[1]))
+
+from bench import cuda_static as static
+from bench import keops_cuda
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,3 +35,29 @@ def test_slots_stay_within_their_goal(index):
 def test_difference_form_in_three_dimensions():
     ptx = static.compile_ptx(static.Gaussian(1.0), "product", d=3, form="difference")
     assert static.count(ptx)[0]["slots"] <= 9
+
+
+@pytest.mark.skipif(keops_cuda.missing() is not None, reason=str(keops_cuda.missing()))
+def test_keops_code_is_counted_beside_ours():
+    # The product and the value with its gradient in three features: one pass and two.
+    product, both = static.peers([1, 3])
+    for row in (product, both):
+        assert row["counted"].startswith("compiled here")
+        assert row["spills"] == row["local"] == 0
+        # Three differences, three multiply-adds, an exponential and a sum are the least that one target a thread needs.
+        assert row["slots"] >= 8
+    # A compiler of another year schedules a loop differently by a few instructions; another loop would be twice as long.
+    assert product["slots"] == pytest.approx(product["published"], rel=0.15)
+    assert both["slots"] > product["slots"]
+    assert both["mufu"] == 2
+
+
+def test_keops_that_is_missing_is_a_row_that_says_so(monkeypatch):
+    monkeypatch.setattr(keops_cuda, "library", lambda: None)
+    monkeypatch.setattr(keops_cuda.importlib.util, "find_spec", lambda name: name)
+    (row,) = static.peers([1])
+    assert row["counted"] == (
+        "published; not compiled here: NVRTC not found (pip install nvidia-cuda-nvrtc)"
+    )
+    assert row["published"] == 12.5
+    assert "slots" not in row
