@@ -52,7 +52,8 @@ def test_a_killed_process_does_not_break_the_next_one(require, tmp_path):
     assert first.returncode == 0, first.stderr
     lists = sorted(tmp_path.glob("*/*_cache.pkl"))
     libraries = sorted(tmp_path.glob("*/pykeops_cpp_*.so"))
-    assert lists and libraries
+    assert lists
+    assert libraries
     lists[0].write_bytes(b"")  # as left by a process killed between open() and write()
     libraries[0].write_bytes(libraries[0].read_bytes()[:1000])  # and by a killed linker
     second = run(tmp_path)
