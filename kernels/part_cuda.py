@@ -64,7 +64,7 @@ class Entry:
     kinds: tuple[str, ...]
 
 
-def columns(op: str, d: int, t: int) -> int:
+def columns(op: str, d: int, t: int, dtype: str) -> int:
     """Return how many columns share one pass."""
     if "logsumexp" in op:
         return 1
@@ -72,7 +72,8 @@ def columns(op: str, d: int, t: int) -> int:
     if op != "product":
         most = max(1, 24 // (d + 1))
     if d > WIDEST_TILE:
-        most = 8 if op == "product" else 1
+        # beside 32 squared distances; in float64 both take two registers, and its functions many more
+        most = (8 if dtype == "float32" else 3) if op == "product" else 1
     passes = -(-t // most)
     return -(-t // passes)
 
@@ -105,7 +106,7 @@ class Part:
         self.trace: Trace = trace(kernel)
         self.offered = offered = forms(self.trace, plan.op, plan.d)
         self.forms = tuple(f for f in offered if f in only) or offered[-1:]
-        self.chunk = columns(plan.op, plan.d, plan.t)
+        self.chunk = columns(plan.op, plan.d, plan.t, plan.dtype)
         self.chunks = -(-plan.t // self.chunk)
         self.specs = {
             f: Spec(plan.op, plan.d, self.chunk, plan.dtype, f, plan.block, plan.listed)
