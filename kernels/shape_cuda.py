@@ -13,8 +13,8 @@ from gpukoop.kernels.source_cuda import BLOCK, Spec
 REGISTERS = 112
 # Pairs written out in the loop body: more costs compile time, fewer costs loop overhead.
 UNROLLED = 32
-# The same of 255 registers for a log-sum-exp in float64, pairs in flight included: its functions are sequences of
-# instructions, which want up to 80 registers of their own (rational quadratic, by ptxas).
+# The same of 255 registers in float64, pairs in flight included, for all but products: functions are sequences of
+# instructions there, which want up to 80 registers of their own (rational quadratic, by ptxas).
 REGISTERS_FLOAT64 = 176
 # Pairs of a thread where features pass through shared memory: 32 squared distances in registers.
 TARGETS = 2
@@ -48,8 +48,9 @@ def shape(trace: Trace, spec: Spec) -> Shape:
     group = max(2, min(4, UNROLLED // targets))
     if spec.d * targets * group > 400 or accumulators(spec) * targets * group > 128:
         group = 2
-    if spec.exponent and words == 2:
-        # All pairs of a group are held until their sum is known to be in range, with about three numbers each.
+    if words == 2 and (spec.exponent or spec.slope):
+        # A log-sum-exp holds all pairs of a group until their sum is known to be in range, and ptxas interleaves those of
+        # a gradient: about three numbers each.
         held = targets * (spec.d + 3 * accumulators(spec))
         fits = (g for g in (4, 2) if 2 * (held + g * (spec.d + 3 * targets)) <= REGISTERS_FLOAT64)
         group = next(fits, 1)
