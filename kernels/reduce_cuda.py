@@ -2,7 +2,8 @@
 
 NumPy arrays are copied to the device and back. CuPy arrays stay where they are: everything is queued on CuPy's
 current stream, results come from CuPy's pool, and nothing waits for the device, except where a tolerance lets
-distant tiles be left out (:mod:`gpukoop.kernels.cells_cuda`).
+distant tiles be left out (:mod:`gpukoop.kernels.cells_cuda`). A product with one cloud of points visits each pair once
+where that pays (:mod:`gpukoop.kernels.symmetric_plan_cuda`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from gpukoop.kernels.form_cuda import FORMS
 from gpukoop.kernels.plan_cuda import Plan
 from gpukoop.kernels.profile import AbstractKernel
 from gpukoop.kernels.source_cuda import BLOCK
+from gpukoop.kernels.symmetric_plan_cuda import SymmetricPlan, pays
 
 Array = Any
 
@@ -210,7 +212,11 @@ def _reduce(
             local = cells_cuda.make_local(kernel, op, X, Y, V, tol, xp, **options)
             if local is not None:
                 return local.run(compute)
-        plan = Plan(kernel, op, n, len(Y), d, t, X.dtype.name, tol=tol, **options)
+        plan: Plan
+        if X is Y and pays(kernel, op, n, d, t, X.dtype.name):
+            plan = SymmetricPlan(kernel, n, d, t, X.dtype.name, tol=tol, **options)
+        else:
+            plan = Plan(kernel, op, n, len(Y), d, t, X.dtype.name, tol=tol, **options)
         return plan.unpack(compute(plan, plan.pack(X, Y, V, xp)), xp)
 
 
@@ -220,7 +226,9 @@ def _reduce_on_device(
     """Return the reduction of NumPy arrays by way of CuPy's, which can be put into cells on the device."""
     import cupy
 
-    result = _reduce(kernel, op, *(cupy.asarray(a) for a in (X, Y, V)), tol)
+    x = cupy.asarray(X)
+    y = x if X is Y else cupy.asarray(Y)  # one cloud stays one: its pairs may be visited once
+    result = _reduce(kernel, op, x, y, cupy.asarray(V), tol)
     return tuple(a.get() for a in result) if isinstance(result, tuple) else result.get()
 
 

@@ -1,0 +1,278 @@
+"""K(X, X) @ v on CUDA, each pair visited once: coverage, memory and balance of the plan, and sums against the oracle.
+
+Run as a program under NUMBA_ENABLE_CUDASIM=1 it sums small problems in the simulator, thread by thread.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+
+from gpukoop import cuda as gpu
+from gpukoop.kernels import reduce_cuda
+from gpukoop.kernels.part_cuda import FULL
+from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32, RationalQuadratic, Riesz
+from gpukoop.kernels.symmetric_cuda import POSITIONS, WARP, planes
+from gpukoop.kernels.symmetric_plan_cuda import PARTIALS, WAVES, SymmetricPlan, pays
+from gpukoop.testing import tolerance
+
+KERNELS = [make() for make in CATALOGUE.values()]
+KERNELS += [
+    Riesz(exponent=1.3),
+    RationalQuadratic(0.7, alpha=0.6),
+    Gaussian(1.0)
+    + 0.5 * Matern32(2.0),  # symbols of a sum share the text with the registers of the loop
+]
+
+
+def cloud(n, d, t, dtype, spread=1.0, shift=0.0):
+    """Points of which the last ones coincide with the first, in other blocks, and weights."""
+    rng = np.random.default_rng(17 * n + d)
+    X = (rng.normal(size=(n, d)) * spread + shift).astype(dtype)
+    same = min(n // 2, 4)
+    X[n - same :] = X[:same]
+    return X, rng.normal(size=(n, t)).astype(dtype)
+
+
+# -- the simulator ----------------------------------------------------------------------------------
+def simulate(kernel, n, d, t, dtype, *, block=32, partials=PARTIALS, tol=None, **points):
+    """Return the largest error over the tolerance, and the bands."""
+    X, V = cloud(n, d, t, dtype, **points)
+    options = {"tol": tol, "block": block, "partials": partials, "simulator": True}
+    plan = SymmetricPlan(kernel, n, d, t, dtype, **options)
+    functions = {e.name: reduce_cuda.load(e.name, e.source) for e in plan.entries()}
+    result = plan.unpack(reduce_cuda._run_host(plan, plan.pack(X, X, V), functions))
+    assert result.shape == (n, t)
+    assert result.dtype == dtype
+    exact = oracle.product(oracle.terms_of(kernel), X, X, V)
+    bound = tolerance(kernel, X, X, V, "product", tol=tol)
+    return float(np.max(np.abs(result - exact) / (bound + 1e-300))), len(plan.parts[0].bands)
+
+
+def simulated():
+    """Yield (description, error over tolerance) of every case."""
+    for kernel, dtype in itertools.product(KERNELS, ("float32", "float64")):
+        yield f"{kernel!r} {dtype}", simulate(kernel, 70, 3, 1, dtype)[0]
+    kernel = Riesz(exponent=1.3)
+    for n in (1, 2, 64, 65):
+        yield f"n={n}", simulate(kernel, n, 2, 2, "float64")[0]
+    # two warps a block, a band for every row of blocks
+    error, bands = simulate(Gaussian(1.0), 133, 5, 3, "float32", block=64, partials=1)
+    assert bands == 2
+    yield "bands", error
+    yield "dot", simulate(Gaussian(1.0), 70, 4, 1, "float32", spread=0.1, tol=1e-5)[0]
+    yield "exact", simulate(Gaussian(1.0), 70, 3, 1, "float32", spread=15.0, shift=100.0)[0]
+    # through the backend's own door, were seventy points enough to fill a device
+    reduce_cuda.pays = lambda *request: True
+    X, V = cloud(70, 2, 1, "float32")
+    result = reduce_cuda.product(Gaussian(1.0), X, X, V)
+    exact = oracle.product(oracle.terms_of(Gaussian(1.0)), X, X, V)
+    bound = tolerance(Gaussian(1.0), X, X, V)
+    yield "product", float(np.max(np.abs(result - exact) / bound))
+
+
+def main():
+    warnings.simplefilter("error")
+    found = list(simulated())
+    bad = [
+        f"{case}: error is {error:.3g} times the tolerance"
+        for case, error in found
+        if not error <= 1
+    ]
+    sys.stdout.write("\n".join([*bad, f"{len(found)} checks, {len(bad)} failed"]) + "\n")
+    return bool(bad)
+
+
+@pytest.mark.slow
+def test_every_kernel_in_the_simulator(tmp_path):
+    pytest.importorskip("numba")
+    environment = os.environ | {
+        "NUMBA_ENABLE_CUDASIM": "1",
+        "GPUKOOP_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    run = subprocess.run(
+        [sys.executable, __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.rstrip().endswith(" 0 failed")
+
+
+# -- the plan ---------------------------------------------------------------------------------------
+def visits(part):
+    """Yield (row of blocks, first tile, stop) of every block that works, as the device function computes them."""
+    for band in part.bands:
+        for row, piece in itertools.product(range(band.top, band.bottom), range(band.pieces)):
+            first = row * part.own + piece * band.per
+            if first < part.tiles:
+                yield row, first, min(first + band.per, part.tiles)
+
+
+@pytest.mark.parametrize("n", [1, 128, 129, 1024, 1025, 5000, 40_000])
+@pytest.mark.parametrize("partials", [1, 2**20])
+def test_every_tile_at_or_beyond_its_targets_is_visited_once(n, partials):
+    part = SymmetricPlan(Gaussian(1.0), n, 3, 1, "float32", partials=partials).parts[0]
+    seen = np.zeros((part.rows, part.tiles), int)
+    for row, first, stop in visits(part):
+        seen[row, first:stop] += 1
+    own = np.arange(part.rows)[:, None] * part.own
+    assert np.array_equal(seen, np.arange(part.tiles) >= own)
+    assert [b.top for b in part.bands[1:]] == [b.bottom for b in part.bands[:-1]]
+    assert part.bands[-1].bottom == part.rows
+
+
+@pytest.mark.parametrize("n", [23_000, 100_000, 1_000_000])
+def test_blocks_of_a_band_do_the_same_work(n):
+    part = SymmetricPlan(Gaussian(1.0), n, 3, 1, "float32").parts[0]
+    for band in part.bands:
+        lengths = [
+            stop - first for row, first, stop in visits(part) if band.top <= row < band.bottom
+        ]
+        # only the last piece of a row is shorter, and there are enough to fill the device unless a piece is one tile
+        assert max(lengths) == band.per
+        assert sum(a < band.per for a in lengths) <= band.bottom - band.top
+        assert len(lengths) >= WAVES * FULL or band.per == 1
+
+
+@pytest.mark.parametrize(("n", "d", "t"), [(20_000, 2, 1), (200_000, 3, 4), (1_000_000, 3, 1)])
+def test_partial_sums_are_bounded(n, d, t):
+    part = SymmetricPlan(Gaussian(1.0), n, d, t, "float32").parts[0]
+    for band in part.bands:
+        rows = band.bottom - band.top
+        columns = 4 * t * rows * (n - band.top * part.targets)
+        assert columns <= PARTIALS or rows == 1
+        # pieces of WAVES * FULL blocks at least half as long as asked for, and one more for each row
+        pieces = 4 * t * part.targets * band.pieces * rows
+        assert pieces <= 4 * t * part.targets * (4 * WAVES * FULL + rows)
+
+
+def test_a_lane_meets_every_source_of_a_strip_and_no_other_lane_at_the_same_step():
+    n, d = 100, 3
+    plan = SymmetricPlan(Gaussian(1.0), n, d, 1, "float32")
+    X, V = cloud(n, d, 1, "float32", spread=0.1)
+    buffers = plan.pack(X, X, V)
+    widths = planes(d + 1 + 1, "float32")
+    assert widths == (4, 1)
+    strips = buffers["s"].reshape(-1, POSITIONS * sum(widths))
+    points = strips[:, : 4 * POSITIONS].reshape(-1, POSITIONS, 4)
+    steps = np.arange(WARP)[:, None] + np.arange(WARP)  # step, lane
+    met = points[0, steps, :d]
+    home = buffers["x"].reshape(n, d)[:WARP]
+    assert np.array_equal(met, home[steps % WARP])
+    assert all(len(set(row)) == WARP for row in (steps % WARP))
+    # the weight follows the coordinates, and sources past the end have none
+    assert np.array_equal(
+        points.reshape(-1, POSITIONS, 4)[3, :WARP, 3], np.r_[V[96:, 0], np.zeros(28)]
+    )
+
+
+def test_planes_hold_a_record_in_whole_loads():
+    for dtype, widest in (("float32", 4), ("float64", 2)):
+        for record in range(1, 30):
+            widths = planes(record, dtype)
+            assert record <= sum(widths) <= record + 1
+            assert set(widths) <= {1, 2, widest}
+
+
+# -- who uses it ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("n", "d", "t", "dtype", "expected"),
+    [
+        (100_000, 3, 1, "float32", True),
+        (100_000, 2, 4, "float64", True),
+        (100_000, 18, 1, "float32", True),
+        (100_000, 19, 1, "float32", False),  # two targets a thread: shared memory is the limit
+        (100_000, 3, 5, "float32", False),
+        (100_000, 30, 1, "float32", False),
+        (10_000, 3, 1, "float32", False),  # the device is not full
+        (23_000, 3, 1, "float32", True),
+        (22_000, 3, 1, "float32", False),
+        (15_800, 10, 1, "float32", False),
+        (16_000, 10, 1, "float32", True),
+    ],
+)
+def test_where_it_pays(n, d, t, dtype, expected):
+    assert pays(Gaussian(1.0), "product", n, d, t, dtype) is expected
+
+
+def test_other_sums_are_not_symmetric():
+    for op in ("gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"):
+        assert not pays(Gaussian(1.0), op, 100_000, 3, 1, "float32")
+
+
+def test_the_backend_uses_it_for_one_cloud_only(monkeypatch):
+    class Chosen(Exception):
+        pass
+
+    def symmetric(*args, **options):
+        raise Chosen
+
+    n = 23_000
+    X, V = cloud(n, 3, 1, "float32")
+    monkeypatch.setattr(reduce_cuda, "SymmetricPlan", symmetric)
+    with pytest.raises(Chosen):
+        reduce_cuda.product(Gaussian(1.0), X, X, V)
+    monkeypatch.setattr(reduce_cuda, "Plan", symmetric)
+    monkeypatch.setattr(reduce_cuda, "SymmetricPlan", None)
+    for sources in (X.copy(), X[:-1]):
+        with pytest.raises(Chosen):
+            reduce_cuda.product(Gaussian(1.0), X, sources, V[: len(sources)])
+
+
+def test_plans_are_one_sided_unless_asked():
+    sizes = {"n": 50_000, "m": 50_000, "d": 3}
+    plan = gpu.launch_plan(Gaussian(1.0), "product", **sizes)
+    assert not any("symmetric" in launch.entry for launch in plan.launches)
+    plan = gpu.launch_plan(Gaussian(1.0), "product", **sizes, symmetric=True)
+    assert all("symmetric" in launch.entry for launch in plan.launches)
+    for launch in plan.launches:
+        assert launch.block == (128, 1, 1)
+
+
+def test_every_argument_of_a_launch_is_packed():
+    X, V = cloud(3000, 2, 2, "float64")
+    plan = gpu.launch_plan(
+        Gaussian(1.0), "product", n=3000, m=3000, d=2, t=2, dtype="float64", symmetric=True
+    )
+    buffers = plan.pack(X, X, V)
+    assert all(a in buffers for launch in plan.launches for a in launch.args)
+    assert plan.unpack(buffers).shape == (3000, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"op": "gradient"}, "symmetric needs op 'product'"),
+        ({"m": 9}, "n = m, got n=10 and m=9"),
+        ({"t": 5}, "t <= 4"),
+        ({"d": 25}, "d <= 24"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    good = {"op": "product", "n": 10, "m": 10, "d": 3, "t": 1} | arguments
+    with pytest.raises(ValueError, match=words):
+        gpu.launch_plan(Gaussian(1.0), good.pop("op"), **good, symmetric=True)
+
+
+def test_a_plan_wants_one_cloud():
+    X, V = cloud(10, 3, 1, "float32")
+    plan = SymmetricPlan(Gaussian(1.0), 10, 3, 1, "float32")
+    with pytest.raises(ValueError, match="one cloud of points"):
+        plan.pack(X, X.copy(), V)
+    with pytest.raises(ValueError, match="choose one"):
+        gpu.compile_ptx(Gaussian(1.0), "product", d=3, symmetric=True, listed=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
