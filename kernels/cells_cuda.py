@@ -168,7 +168,7 @@ class Pairs:
         xp, masses = self.xp, self.masses
         masses = masses - xp.maximum(masses.max(1), LOWEST)[:, None]
         masses = _log_sum(masses.T, xp)
-        score = xp.where(masses == -math.inf, -math.inf, level + masses)
+        score = xp.where(masses == -math.inf, -math.inf, level + xp.maximum(masses, LOWEST))
         kept, row = xp.zeros(level.shape, bool), xp.arange(len(blocks))
         for _ in range(NEAR):
             best = score.argmax(1)
