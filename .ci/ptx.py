@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import ptx_cells
 
 HERE = Path(__file__).resolve().parent
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
@@ -38,8 +39,19 @@ CASES += [
 CASES += [(k, OPS[2], 3, 1, "float32") for k in ("riesz", "energy")]
 # float64 wants every function of the catalogue accurate: rsqrt, log2, exp2, division
 CASES += [(k, OPS[2], 2, 1, "float64") for k in (*OTHERS, "riesz", "energy")]
+# each pair once: all kernels, forms of q, columns that share a plane with coordinates and that do not
+CASES += [
+    *(("gaussian", "symmetric", d, t, "float32") for d, t in ((2, 1), (3, 1), (10, 1), (3, 4))),
+    *((k, "symmetric", 3, 1, "float32") for k in (*OTHERS, "riesz", "energy", "sum")),
+    *((k, "symmetric", 2, 2, "float64") for k in ("gaussian", *OTHERS, "riesz", "energy", "sum")),
+]
+CASES += ptx_cells.CASES
 # n, m, spread, shift: one target, one source, a block and one, tight and far clouds (dot and exact forms)
 SHAPES = [(1, 300, 1, 0), (150, 1, 1, 0), (129, 300, 1, 100), (150, 300, 0.1, 0), (60, 300, 15, 0)]
+# one point, a block of targets and one, three ragged blocks; the last in bands of one row of blocks
+ONE_CLOUD = [
+    (n, n, spread, 0) for n, spread in ((1, 1), (1025, 1), (300, 0.1), (300, 15), (2200, 1))
+]
 
 
 def kernel_named(name):
@@ -51,6 +63,8 @@ def kernel_named(name):
 
 def run(case):
     """Return complaints about one module."""
+    if case in ptx_cells.CASES:
+        return ptx_cells.run(case)
     import oracle
     import ptxcpu
 
@@ -60,14 +74,20 @@ def run(case):
     name, op, d, t, dtype = case
     kernel = kernel_named(name)
     started = time.perf_counter()
-    module = ptxcpu.Module(compile_ptx(kernel, op, d=d, t=t, dtype=dtype), check=True)
+    symmetric = op == "symmetric"
+    op = "product" if symmetric else op
+    code = compile_ptx(kernel, op, d=d, t=t, dtype=dtype, symmetric=symmetric)
+    module = ptxcpu.Module(code, check=True)
     worst, complaints = 0.0, []
-    for n, m, spread, shift in SHAPES:
+    for n, m, spread, shift in ONE_CLOUD if symmetric else SHAPES:
         rng = np.random.default_rng(n + m + d)
         X = (rng.normal(size=(n, d)) * spread + shift).astype(dtype)
         Y = (rng.normal(size=(m, d)) * spread + shift).astype(dtype)
         same = min(n, m, 4)
         Y[:same] = X[:same]
+        if symmetric:
+            X[n - n // 2 :][:4] = X[: n // 2][:4]  # q = 0 off the diagonal, too
+            Y = X
         V = rng.normal(size=(m, t)).astype(dtype)
         if "logsumexp" in op:
             V = 3 * V[:, 0]
@@ -75,7 +95,9 @@ def run(case):
                 continue
             if m > 3:
                 V[1] = -np.inf
-        plan = launch_plan(kernel, op, n=n, m=m, d=d, t=t, dtype=dtype)
+        plan = launch_plan(kernel, op, n=n, m=m, d=d, t=t, dtype=dtype, symmetric=symmetric)
+        if symmetric and n > 2000:
+            plan.parts[0].partials = 1
         found = []
         for order in (0, 1, 2):  # ascending, descending, shuffled between barriers
             buffers = plan.pack(X, Y, V)
@@ -84,7 +106,7 @@ def run(case):
                 module[entry].launch(grid, block, values, shared=shared, order=order)
             result = plan.unpack(buffers)
             found.append(result if isinstance(result, tuple) else (result,))
-        where = f"{name} {op} d={d} t={t} {dtype} n={n} m={m} spread={spread}"
+        where = f"{name} {case[1]} d={d} t={t} {dtype} n={n} m={m} spread={spread}"
         if any(a.tobytes() != b.tobytes() for f in found for a, b in zip(found[0], f, strict=True)):
             complaints.append(f"{where}: bits depend on the order of threads")
         exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)

@@ -20,9 +20,10 @@ from typing import Any
 
 from bench import keops_cuda
 from gpukoop.cuda import compile_ptx
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.profile import AbstractKernel, trace
 from gpukoop.kernels.radial import Gaussian, InverseMultiquadric, Laplace
-from gpukoop.kernels.source_cuda import WIDEST_TILE
+from gpukoop.kernels.source_cuda import WIDEST_TILE, Spec
+from gpukoop.kernels.symmetric_cuda import symmetric_shape
 
 TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
 
@@ -46,6 +47,8 @@ CASES: list[tuple[AbstractKernel, str, int, int, int, float | None, float | None
     (Gaussian(1.0), "gradient", 10, 1, 1, None, 77.0),
     (Gaussian(1.0), "product", 64, 1, 1, None, 205.0),
 ]
+# (d, t) of products with one cloud of points, Gaussian: each pair once, slots for each of its two uses
+SYMMETRIC = [(2, 1), (3, 1), (10, 1), (3, 4)]
 QUICK = 5
 # A loop with fewer special functions is the rare branch of a log-sum-exp or a second pass.
 FEWEST_MUFU = 4
@@ -209,6 +212,35 @@ def case(index: int) -> dict[str, Any]:
     }
 
 
+def symmetric(d: int, t: int) -> dict[str, Any]:
+    """Return the row of a product with one cloud of points; n^2 pairs are counted, as everywhere.
+
+    Lanes read different records, so a load of four numbers is four passes through shared memory, and so is a shuffle one.
+    """
+    kernel = Gaussian(1.0)
+    counted = count(compile_ptx(kernel, "product", d=d, t=t, symmetric=True))
+    best = counted[0]
+    shape = symmetric_shape(trace(kernel), Spec("product", d, t, "float32", "exact"))
+    words = (shape.record + t) / shape.targets / 2
+    slots, mufu = best["slots"] / 2, best["mufu"] / 2
+    forms = {
+        re.search(r"_(dot|difference|exact)_d", r["entry"])[1]: r["slots"] / 2 for r in counted
+    }  # type: ignore[index]
+    return {
+        "case": f"Gaussian symmetric product d={d}" + (f" t={t}" if t > 1 else ""),
+        "who": "gpukoop",
+        "slots": round(slots, 2),
+        **{f: round(forms[f], 2) if f in forms else "" for f in ("dot", "difference", "exact")},
+        "goal": "",
+        "published": "",
+        **{k: best[k] for k in ("registers", "spills", "local")},
+        "mufu": mufu,
+        "lds": round(best["lds"] / 2, 2),
+        "bound pairs/clk/SM": round(bound(slots, mufu, words), 1),
+        "counted": "compiled here",
+    }
+
+
 def title(index: int) -> str:
     """Return the name of a case."""
     kernel, op, d, t = CASES[index][:4]
@@ -261,7 +293,8 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
     except ImportError as error:
         return [{"case": "all", "skipped": str(error)}]
     theirs = {row["case"]: row for row in peers(indices)}
-    return [row for mine in ours for row in (mine, theirs.get(mine["case"])) if row is not None]
+    found = [row for mine in ours for row in (mine, theirs.get(mine["case"])) if row is not None]
+    return found + [symmetric(d, t) for d, t in (SYMMETRIC[:1] if quick else SYMMETRIC)]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,20 @@ def test_difference_form_in_three_dimensions():
     assert static.count(ptx)[0]["slots"] <= 9
 
 
+@pytest.mark.parametrize(("d", "t"), static.SYMMETRIC)
+def test_each_pair_once_is_clearly_less_work(d, t):
+    """One exponential and one distance for two uses; several columns share them with their own multiply-adds."""
+    kernel = static.Gaussian(1.0)
+    form = forms(trace(kernel), "product", d)[0]
+    ptx = static.compile_ptx(kernel, "product", d=d, t=t, form=form, symmetric=True)
+    assert ".f64" not in ptx.replace(".reg .f64", "")
+    (row,) = static.count(ptx)
+    (one_sided,) = static.count(static.compile_ptx(kernel, "product", d=d, t=t, form=form))
+    assert row["slots"] / 2 <= (0.65 if t == 1 else 0.8) * one_sided["slots"]
+    assert row["spills"] == row["stack"] == row["local"] == 0
+    assert row["registers"] <= 128
+
+
 @pytest.mark.skipif(keops_cuda.missing() is not None, reason=str(keops_cuda.missing()))
 def test_keops_code_is_counted_beside_ours():
     # The product and the value with its gradient in three features: one pass and two.
