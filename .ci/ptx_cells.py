@@ -1,0 +1,91 @@
+"""Local sums in emitted PTX, executed on the CPU by the lane of ptx.py: lists of tiles, real block and tile sizes."""
+
+import re
+import time
+
+import numpy as np
+
+# name of a kernel, op, d, t, dtype; with several columns the data have several
+CASES = [
+    *(("gaussian", f"local {op}", 3, 1, "float32") for op in ("product", "gradient", "logsumexp")),
+    *(("gaussian", f"local {op}", 2, 1, "float64") for op in ("product", "value_and_gradient")),
+    ("gaussian", "local product", 3, 4, "float32"),
+    ("gaussian", "local value_and_gradient", 2, 4, "float32"),
+    ("laplace", "local value_and_gradient", 3, 1, "float32"),
+    ("matern32", "local value_and_gradient", 2, 1, "float32"),
+    *(("sum", f"local {op}", 3, 1, "float32") for op in ("value_and_gradient", "logsumexp")),
+]
+# two blocks and ten tiles, both ragged; tolerances that pick the dot and the difference form
+SIZES, TOLERANCES = (1100, 1157), (1e-3, 1e-6)
+
+
+def run(case):
+    """Return complaints about one module."""
+    import oracle
+    import ptxcpu
+    import test_cuda_cells as local
+
+    from gpukoop.cuda import compile_ptx
+    from gpukoop.kernels import cells_cuda
+    from gpukoop.kernels.radial import Gaussian, Laplace, Matern32
+    from gpukoop.testing import tolerance
+
+    name, op, d, t, dtype = case
+    op = op.removeprefix("local ")
+    make = {
+        "gaussian": Gaussian,
+        "laplace": lambda scale: Laplace(scale / 4),
+        "matern32": lambda scale: Matern32(scale / 2),
+        "sum": lambda scale: Gaussian(scale) + 0.5 * Matern32(scale / 4),
+    }[name]
+    started = time.perf_counter()
+    local.lower_thresholds(setattr)
+    cells_cuda.NEAR = 3
+    entries = {}
+    for each in dict.fromkeys((op, "product" if "gradient" in op else op)):
+        code = compile_ptx(make(1.0), each, d=d, t=t, dtype=dtype, listed=True)
+        module = ptxcpu.Module(code, check=True)
+        entries |= dict.fromkeys(re.findall(r"\.entry\s+([\w$]+)", code), module)
+    worst, complaints, skipped = 0.0, [], []
+    data = [f for f in local.DATA if f is not local.columns]
+    data = (local.columns, local.clusters) if t > 1 else data
+    for place in data:
+        if op == "logsumexp" and place is local.clusters:
+            continue  # the oracle's long double would underflow
+        X, Y, V, scale = local.problem(place, *SIZES, d, dtype)
+        V = (V if V.shape[1] == t else V * 10.0 ** -np.arange(t)).astype(dtype)
+        V = local.logarithms(V).astype(dtype) if op == "logsumexp" else V
+        kernel = make(scale)
+        for tol in TOLERANCES:
+            found = []
+            for order in (0, 1, 2):
+
+                def compute(plan, buffers, order=order):
+                    for entry, grid, block, shared, args in plan.launches:
+                        values = [buffers[a] for a in args]
+                        entries[entry][entry].launch(
+                            grid, block, values, shared=shared, order=order
+                        )
+                    part = plan.parts[0]
+                    skipped.append(int(buffers[part.name("bounds")][-1]) < part.rows * part.tiles)
+                    return buffers
+
+                result = cells_cuda.make_local(kernel, op, X, Y, V, tol).run(compute)
+                found.append(result if isinstance(result, tuple) else (result,))
+            where = f"{' '.join(map(str, case))} {place.__name__} tol={tol}"
+            if any(
+                a.tobytes() != b.tobytes() for f in found for a, b in zip(found[0], f, strict=True)
+            ):
+                complaints.append(f"{where}: bits depend on the order of threads")
+            exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
+            bound = tolerance(kernel, X, Y, V, op, tol=tol)
+            if not isinstance(exact, tuple):
+                exact, bound = (exact,), (bound,)
+            for result, truth, within in zip(found[0], exact, bound, strict=True):
+                excess = float(np.max(np.abs(result - truth) / (within + 1e-300)))
+                worst = max(worst, excess)
+                if not excess <= 1:
+                    complaints.append(f"{where}: error is {excess:.3g} times the tolerance")
+    if not any(skipped[1::2]):
+        complaints.append(f"{' '.join(map(str, case))}: no tile was left out")
+    return case, worst, time.perf_counter() - started, complaints
