@@ -6,6 +6,7 @@ Run as a program under NUMBA_ENABLE_CUDASIM=1 it sums a small problem in the sim
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -265,6 +266,28 @@ def main():
         "".join(f"{name}: {words}\n" for name, words in wrong) + f"{len(wrong)} failed\n"
     )
     return bool(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("op", "d", "t"),
+    [("product", 3, 1), ("product", 2, 4), ("gradient", 3, 1), ("logsumexp", 3, 1)],
+)
+def test_a_list_costs_the_pair_loop_nothing(op, d, t):
+    pytest.importorskip("numba_cuda")
+    sys.path.append(str(Path(__file__).parents[1]))
+    from bench import cuda_static as static
+
+    if static.missing() is not None:
+        pytest.skip(static.missing())
+    plain, listed = (
+        static.count(static.compile_ptx(Gaussian(1.0), op, d=d, t=t, form="exact", listed=listed))[
+            0
+        ]
+        for listed in (False, True)
+    )
+    assert listed["slots"] <= 1.05 * plain["slots"]
+    assert listed["spills"] == listed["local"] == 0
 
 
 @pytest.mark.slow
