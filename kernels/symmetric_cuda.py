@@ -117,11 +117,15 @@ class SymmetricWriter(TileWriter):
         return str(text)
 
     def load_weights(self) -> None:
-        """Write the loads of the weights of the targets; rows past the end have none."""
+        """Write the loads of the weights of the targets.
+
+        Rows past the end repeat the last one. They are in the last block, which has no tile beyond its own: its column
+        sums are dropped.
+        """
         spec, text = self.spec, self.text
         for r in self.targets():
-            text.add(f"i = row + {u(r * spec.block)}", f"j = min(i, last) * {u(spec.t)}")
-            text.add(*(f"w{r}_{c} = w[j + {u(c)}] if i < n else zero" for c in range(spec.t)))
+            text.add(f"i = min(row + {u(r * spec.block)}, last) * {u(spec.t)}")
+            text.add(*(f"w{r}_{c} = w[i + {u(c)}]" for c in range(spec.t)))
 
     def strips(self) -> None:
         """Write the loop over the strips of a tile."""
@@ -175,7 +179,10 @@ class SymmetricWriter(TileWriter):
                 text.add(f"p{r}_0 = plus(p{r}_0, {' + '.join(self.terms.pop(r))})")
 
     def hand_on(self, c: int, share: str) -> None:
-        """Write one addition to a column sum and its way to the neighbour; the simulator has no shuffles."""
+        """Write one addition to a column sum; every lane then takes over that of the lane above it, in order to go on.
+
+        The simulator has no shuffles.
+        """
         # Several sums are chained, as those of the targets are: an addition a step would cost each of them a slot.
         total = f"column{c} + {share}" if self.direct else f"plus(column{c}, {share})"
         if self.spec.block == BLOCK:
