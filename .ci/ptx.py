@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import ptx_cells
+import ptx_matrix
 
 HERE = Path(__file__).resolve().parent
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
@@ -45,7 +46,7 @@ CASES += [
     *((k, "symmetric", 3, 1, "float32") for k in (*OTHERS, "riesz", "energy", "sum")),
     *((k, "symmetric", 2, 2, "float64") for k in ("gaussian", *OTHERS, "riesz", "energy", "sum")),
 ]
-CASES += ptx_cells.CASES
+CASES += ptx_cells.CASES + ptx_matrix.CASES
 # n, m, spread, shift: one target, one source, a block and one, tight and far clouds (dot and exact forms)
 SHAPES = [(1, 300, 1, 0), (150, 1, 1, 0), (129, 300, 1, 100), (150, 300, 0.1, 0), (60, 300, 15, 0)]
 # one point, a block of targets and one, three ragged blocks; the last in bands of one row of blocks
@@ -65,6 +66,8 @@ def run(case):
     """Return complaints about one module."""
     if case in ptx_cells.CASES:
         return ptx_cells.run(case)
+    if case in ptx_matrix.CASES:
+        return ptx_matrix.run(case)
     import oracle
     import ptxcpu
 
