@@ -1,5 +1,6 @@
 """The epilogues of products of matrices for ``ptx.py``: emitted PTX on tiles that NumPy multiplies."""
 
+import time
 
 import numpy as np
 

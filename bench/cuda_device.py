@@ -19,16 +19,22 @@ from gpukoop.backends import BACKENDS
 
 TITLE = "CUDA kernel sums on this device (arrays on the device)"
 
-# (operation, n = m, d, t, dtype)
-CASES = (
-    ("product", 10**6, 2, 1, "float32"),
-    ("product", 10**6, 3, 1, "float32"),
-    ("product", 200_000, 10, 1, "float32"),
-    ("product", 50_000, 100, 1, "float32"),
-    ("product", 200_000, 3, 16, "float32"),
-    ("product", 200_000, 3, 1, "float64"),
-    ("value_and_gradient", 200_000, 3, 1, "float32"),
-    ("logsumexp", 200_000, 3, 1, "float32"),
+# (operation, n = m, d, t, dtype, precision)
+CASES: tuple[tuple[str, int, int, int, str, str], ...] = (
+    ("product", 10**6, 2, 1, "float32", "fp32"),
+    ("product", 10**6, 3, 1, "float32", "fp32"),
+    ("product", 200_000, 10, 1, "float32", "fp32"),
+    ("product", 50_000, 100, 1, "float32", "fp32"),
+    ("product", 200_000, 3, 16, "float32", "fp32"),
+    ("product", 200_000, 3, 1, "float64", "fp32"),
+    ("value_and_gradient", 200_000, 3, 1, "float32", "fp32"),
+    ("logsumexp", 200_000, 3, 1, "float32", "fp32"),
+    # by products of matrices; matrix units where the precision says so
+    ("product", 50_000, 100, 1, "float32", "3xtf32"),
+    ("product", 50_000, 100, 1, "float32", "tf32"),
+    ("product", 50_000, 784, 16, "float32", "3xtf32"),
+    ("value_and_gradient", 50_000, 100, 1, "float32", "3xtf32"),
+    ("logsumexp", 50_000, 100, 1, "float32", "3xtf32"),
 )
 REPEATS = 5
 # Dense CuPy stores the matrix: this many entries at most.
@@ -45,19 +51,21 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     except ImportError as absent:
         return [{"operation": "none", "why": f"{absent} (pip install gpukoop[cuda13])"}]
     table = []
-    for op, n, d, t, dtype in CASES:
+    for op, n, d, t, dtype, precision in CASES:
         size = n // 20 if quick else n
-        table += _compare(cupy, op, size, d, t, dtype)
+        table += _compare(cupy, op, size, d, t, dtype, precision)
     return table
 
 
-def _compare(cupy: Any, op: str, n: int, d: int, t: int, dtype: str) -> list[dict[str, Any]]:
+def _compare(
+    cupy: Any, op: str, n: int, d: int, t: int, dtype: str, precision: str
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, d)).astype(dtype)
     v = rng.standard_normal(n if op == "logsumexp" else (n, t)).astype(dtype)
     scale = float(np.sqrt(d))
     Xd, vd = cupy.asarray(X), cupy.asarray(v)
-    K = gk.Gaussian(scale)(Xd, backend="numba-cuda")
+    K = gk.Gaussian(scale)(Xd, backend="numba-cuda", precision=precision)
     call: Callable[[], Any] = lambda: (getattr(K, op) if op != "product" else K.__matmul__)(vd)
     begin = time.perf_counter()
     result = call()
@@ -83,6 +91,8 @@ def _compare(cupy: Any, op: str, n: int, d: int, t: int, dtype: str) -> list[dic
         "d": d,
         "t": t,
         "dtype": dtype,
+        "precision": precision,
+        "path": K.workspace["matrix"].path if "matrix" in K.workspace else "fused loop",
         "device": cupy.cuda.runtime.getDeviceProperties(0)["name"].decode(),
         "first call s": first,
         "steady s": best["gpukoop"],

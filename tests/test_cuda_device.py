@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 
-from gpukoop.kernels import reduce_cuda
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32
+from gpukoop.kernels import cublas_cuda, reduce_cuda
+from gpukoop.kernels.radial import CATALOGUE, Gaussian, Laplace, Matern32
 from gpukoop.testing import tolerance
 
 pytestmark = pytest.mark.gpu
@@ -76,3 +76,52 @@ def test_cupy_work_stays_on_its_stream():
         total = float((result * 1).sum())  # ordered behind the launches by the stream alone
     assert np.isfinite(total)
     assert total >= 2000
+
+
+@pytest.mark.parametrize("precision", ["fp32", "3xtf32", "tf32"])
+@pytest.mark.parametrize("op", OPS)
+def test_many_features_by_products_of_matrices(op, precision):
+    """Two ragged tiles of sources; TF32 must be worse than float32 and no worse than its bound for a Gaussian."""
+    cupy = pytest.importorskip("cupy")
+    reason = cublas_cuda.no_tensor_cores()
+    if reason is not None:
+        pytest.skip(reason)
+    rng = np.random.default_rng(2)
+    n, m = 300, 9000
+    for kernel, d, t in ((Gaussian(1.0), 100, 3), (Laplace(1.0), 26, 1), (Matern32(1.0), 784, 1)):
+        X, Y = ((rng.normal(size=(k, d)) / np.sqrt(d) + 9).astype("float32") for k in (n, m))
+        Y[:4] = X[:4]
+        V = rng.normal(size=(m, t)).astype("float32")
+        V = V[:, 0] if "logsumexp" in op else V
+        memory = {}
+        arrays = (cupy.asarray(a) for a in (X, Y, V))
+        how = {"precision": precision, "memory": memory}
+        got = as_tuple(getattr(reduce_cuda, op)(kernel, *arrays, **how))
+        assert (memory["matrix"].path, memory["matrix"].precision) == ("matrix", precision)
+        some = slice(0, 40)  # the oracle is dense and in long double
+        exact = as_tuple(getattr(oracle, op)(oracle.terms_of(kernel), X[some], Y, V))
+        bound = as_tuple(tolerance(kernel, X[some], Y, V, op))
+        for result, truth, within in zip(got, exact, bound, strict=True):
+            error = np.abs(result[some].get() - truth)
+            if precision != "tf32":
+                assert np.all(error <= within), (kernel, d)
+            else:  # 11 bits of points of radius about 1 against 24 of float32
+                assert np.all(error <= 2**13 * within), (kernel, d)
+
+
+def test_the_users_cublas_mode_is_restored():
+    cupy = pytest.importorskip("cupy")
+    if cublas_cuda.missing() is not None:
+        pytest.skip(cublas_cuda.missing())
+    from cupy_backends.cuda.libs import cublas
+
+    handle = cupy.cuda.device.get_cublas_handle()
+    mode = cublas.getMathMode(handle)
+    tf32 = 3  # CUBLAS_TF32_TENSOR_OP_MATH
+    cublas.setMathMode(handle, tf32)
+    try:
+        X, V = cupy.ones((50, 30), "float32"), cupy.ones((50, 1), "float32")
+        reduce_cuda.product(Gaussian(1.0), X, X, V)
+        assert cublas.getMathMode(handle) == tf32
+    finally:
+        cublas.setMathMode(handle, mode)
