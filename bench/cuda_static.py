@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import keops_cuda
-from gpukoop.cuda import compile_ptx
+from gpukoop.cuda import compile_entry, compile_ptx
+from gpukoop.kernels.epilogue_cuda import Epilogue, epilogue
 from gpukoop.kernels.profile import AbstractKernel, trace
 from gpukoop.kernels.radial import Gaussian, InverseMultiquadric, Laplace
 from gpukoop.kernels.source_cuda import WIDEST_TILE, Spec
@@ -282,6 +283,57 @@ def peers(indices: Iterable[int]) -> list[dict[str, Any]]:
     return rows
 
 
+# One H100 SXM, from its data sheet: multiprocessors, clock, bytes a second, and multiply-adds a second of float32 and TF32.
+H100 = {"sm": 132, "clock": 1.755e9, "bytes": 3.35e12, "fp32": 33.5e12, "tf32": 247e12}
+# d, precision
+MATRIX = [
+    (32, "fp32"),
+    (100, "fp32"),
+    (100, "3xtf32"),
+    (100, "tf32"),
+    (784, "fp32"),
+    (784, "3xtf32"),
+]
+
+
+def epilogue_slots() -> tuple[float, dict[str, int]]:
+    """Return the slots a pair of the loop of a Gaussian's epilogue where no pair is close, and its registers."""
+    entry = epilogue(Gaussian(1.0), Epilogue("product", False, "float32"))
+    sass, resources = assemble(compile_entry(entry, "float32"))
+    ((_, labels, body),) = functions(sass)
+    jumps = {}
+    for index, instruction in enumerate(body):
+        branch = re.search(r"BRA(?:\.\w+)*\s+.*?`\((\.L_x_\d+)\)", instruction)
+        if branch:
+            jumps[index] = labels[branch[1]]
+    exponentials = [i for i, instruction in enumerate(body) if opcode(instruction) == "MUFU"]
+    end = min(i for i, to in jumps.items() if to <= exponentials[0] <= exponentials[-1] < i)
+    at, slots = jumps[end], 0
+    while at <= end:
+        slots += 1
+        forward = (
+            at + 1 < jumps.get(at, 0) <= exponentials[0]
+        )  # over the differences of close pairs
+        at = jumps[at] if forward else at + 1
+    return slots / len(exponentials), resources[entry.name]
+
+
+def matrix(d: int, precision: str) -> dict[str, Any]:
+    """Return the derived bound of a product by matrices: the tile is multiplied and written, then read by the epilogue."""
+    slots, resources = epilogue_slots()
+    products = d * (3 if precision == "3xtf32" else 1)
+    multiply = max(products / H100["fp32" if precision == "fp32" else "tf32"], 4 / H100["bytes"])
+    read = max(1 / (H100["sm"] * H100["clock"] * bound(slots, 1, 0)), 4 / H100["bytes"])
+    return {
+        "case": f"Gaussian product d={d} by {precision} tiles, epilogue",
+        "slots": round(slots, 2),
+        "mufu": 1,
+        "registers": resources["registers"],
+        "spills": resources["spills"],
+        "derived bound Tp/s": round(1e-12 / (multiply + read), 3),
+    }
+
+
 def rows(quick: bool = False) -> list[dict[str, Any]]:
     """Return the table, KeOps below ours; ``quick`` counts the first rows only."""
     reason = missing()
@@ -294,7 +346,8 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
         return [{"case": "all", "skipped": str(error)}]
     theirs = {row["case"]: row for row in peers(indices)}
     found = [row for mine in ours for row in (mine, theirs.get(mine["case"])) if row is not None]
-    return found + [symmetric(d, t) for d, t in (SYMMETRIC[:1] if quick else SYMMETRIC)]
+    found += [symmetric(d, t) for d, t in (SYMMETRIC[:1] if quick else SYMMETRIC)]
+    return found + [matrix(d, precision) for d, precision in (MATRIX[:1] if quick else MATRIX)]
 
 
 if __name__ == "__main__":

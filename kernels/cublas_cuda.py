@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from gpukoop.kernels.source_cuda import BLOCK
 
 Array = Any
 
+CUBLAS = "cupy_backends.cuda.libs.cublas"
 # Compute capability of the first devices with TF32 units (A100).
 FIRST_WITH_TF32 = (8, 0)
 
@@ -59,7 +61,7 @@ def missing() -> str | None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"CuPy cannot be imported: {_sentence(error)} (pip install gpukoop[cuda13])"
     try:
-        from cupy_backends.cuda.libs import cublas  # noqa: F401
+        importlib.import_module(CUBLAS)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"CuPy finds no cuBLAS: {_sentence(error)} (pip install 'cupy-cuda13x[ctk]')"
     return None
@@ -104,9 +106,8 @@ class CuPyEngine(AbstractEngine):
 
     def __init__(self, load: Any, view: Any) -> None:
         import cupy
-        from cupy_backends.cuda.libs import cublas
 
-        self.xp, self.cublas = cupy, cublas
+        self.xp, self.cublas = cupy, importlib.import_module(CUBLAS)
         self._load, self._view = load, view
         self._views: dict[int, tuple[Array, Any]] = {}
 

@@ -145,7 +145,7 @@ class _Run:
 
     def choose(self, tol: float | None, precision: str, memory: dict[str, Any]) -> Choice:
         """Return who computes; what was measured is kept, the numbers are those of this kernel's scale."""
-        xp, key = self.xp, ("cloud", self.trace.prescale, precision)
+        xp, key = self.xp, f"cloud {self.trace.prescale!r} {precision}"
         nx, ny = norms(self.x, xp), norms(self.y, xp)
         if key not in memory:
             memory[key] = measure(
