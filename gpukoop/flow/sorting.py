@@ -196,8 +196,10 @@ class _Workspace:
         self.loops.sort(keys, spare, self.counts)
         if exact:
             self.loops.unpack(spare, ordered.view(np.uint32), places)
-        else:
-            self.loops.widen(spare, values, last, ordered, places)
+        elif not self.loops.widen(spare, values, last, ordered, places):
+            order = np.argsort(values)
+            np.take(values, order, out=ordered)
+            np.minimum(order, last, out=places, casting="unsafe")
 
     def transport(self, z: np.ndarray, x: np.ndarray, theta: np.ndarray, out: np.ndarray) -> float:
         """Write target minus particle of the points sum_c theta[c] z[c]; return W2^2 / 2."""

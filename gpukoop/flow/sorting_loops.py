@@ -19,8 +19,8 @@ LOW, MIDDLE, HIGH = 10, 10, 12
 COUNTS = (3, 1 << HIGH)
 # Within so many neighbours ties are looked for at once.
 STRIDE = 64
-# Longer runs of float64 numbers that agree in float32 are sorted, shorter ones inserted.
-SHORT = 16
+# Of float64 numbers that agree in float32, so many are put in order by inserting.
+SHORT = 32
 
 
 @njit(cache=True, nogil=True)
@@ -100,36 +100,29 @@ def narrow(values: Any, rounded: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def widen(keys: Any, values: Any, last_place: int, ordered: Any, places: Any) -> None:
-    """Write the float64 values and places of sorted keys of their float32 roundings, and sort where these agree."""
+def widen(keys: Any, values: Any, last_place: int, ordered: Any, places: Any) -> bool:
+    """Write the float64 values and places of sorted keys of their float32 roundings, and sort where these agree.
+
+    Return False, half done, if more than SHORT do that are out of order: inserting them would take the square.
+    """
     n = len(keys)
     for i in range(n):
         place = np.uint32(keys[i])
         places[i] = min(place, last_place)
         ordered[i] = values[place]
     lower = np.uint64(32)
-    i = 1
-    while i < n:
-        if not ordered[i] < ordered[i - 1]:
-            i += 1
-            continue
-        first, last = i - 1, i + 1
-        while first > 0 and keys[first - 1] >> lower == keys[i] >> lower:
-            first -= 1
-        while last < n and keys[last] >> lower == keys[i] >> lower:
-            last += 1
-        if last - first > SHORT:
-            order = np.argsort(ordered[first:last], kind="mergesort")
-            ordered[first:last] = ordered[first:last][order]
-            places[first:last] = places[first:last][order]
-        else:
-            for k in range(i, last):
-                value, place, at = ordered[k], places[k], k
-                while at > first and value < ordered[at - 1]:
-                    ordered[at], places[at] = ordered[at - 1], places[at - 1]
-                    at -= 1
-                ordered[at], places[at] = value, place
-        i = last
+    first = 0
+    for i in range(1, n):
+        if keys[i] >> lower != keys[i - 1] >> lower:
+            first = i
+        value, place, at = ordered[i], places[i], i
+        if value < ordered[i - 1] and i - first >= SHORT:
+            return False
+        while at > first and value < ordered[at - 1]:
+            ordered[at], places[at] = ordered[at - 1], places[at - 1]
+            at -= 1
+        ordered[at], places[at] = value, place
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -179,7 +172,7 @@ def _gaps(places: Any, n: int, counts: Any, above: float, below: float, m: int, 
     for i in range(len(counts)):
         count = np.float64(counts[i])
         gap[i] = (below + count) * down - (above + np.float64(np.int32(i + 1)) - count) * up
-    return samples
+    return int(samples)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
