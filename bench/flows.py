@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,10 @@ def energy_row(n: int, P: int, d: int) -> dict[str, Any]:
         {"sliced": lambda: sliced(Z, X, D, "energy")[0], "pairwise": pairwise},
         3,
     )
+    tracemalloc.start()
+    sliced(Z, X, D, "energy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     error = np.linalg.norm(results["sliced"] - results["pairwise"])
     return {
         "what": f"energy distance step, d={d}",
@@ -194,6 +199,7 @@ def energy_row(n: int, P: int, d: int) -> dict[str, Any]:
         "peer": "pairwise (ours)",
         "peer s": seconds["pairwise"],
         "ratio": seconds["pairwise"] / seconds["sliced"],
+        "memory MB": peak / 2**20,
         "difference": float(error / np.linalg.norm(results["pairwise"])),
     }
 

@@ -154,6 +154,18 @@ def test_keys_are_sorted_by_their_upper_half_and_stay_in_order():
         assert (spare == expected).all()
 
 
+def test_long_runs_are_not_inserted():
+    """Float64 numbers that agree in float32, in falling order: few are inserted, many are left to a sort."""
+    for size, inserted in ((sorting_loops.SHORT, True), (sorting_loops.SHORT + 1, False)):
+        values = 1.0 - 1e-12 * np.arange(size)
+        keys = np.arange(size, dtype=np.uint64)  # equal above, places below
+        ordered, places = np.empty(size), np.empty(size, np.uint32)
+        assert sorting_loops.widen(keys, values, size, ordered, places) == inserted
+        if inserted:
+            assert (ordered == values[::-1]).all()
+            assert (places == np.arange(size)[::-1]).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("flow", ["energy", "wasserstein"])
 def test_projecting_in_the_loop_is_projecting_before(flow, dtype):

@@ -27,8 +27,8 @@ def frames(rng: np.random.Generator, n_projections: int, d: int) -> np.ndarray:
     d     directions                  error
     ===== =========================== ==================================================================
     1     one, which is exact         0
-    2     equal angles                .6 / P
-    3     a spiral made tight, P >= 6 clouds .5 / P to 2 / P, two distant points 1.2 P^(-3/4)
+    2     equal angles                at most .9 / P, clouds much alike .3 / P
+    3     a spiral made tight, P >= 6 clouds .5 / P to 2.3 / P, two distant points 1.1 P^(-3/4)
     other orthonormal frames, last    .53 (d / P)^(1/2); half of what independent directions have, for
           one cut                     which a multiple of d is best
     ===== =========================== ==================================================================
