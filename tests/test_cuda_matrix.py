@@ -450,7 +450,8 @@ def test_every_constant_of_the_epilogues_is_typed():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_epilogues_compile_without_float64_and_local_memory(dtype):
     pytest.importorskip("numba_cuda")
-    for entry in list(entries(dtype))[:: 1 if dtype == "float32" else 4]:
+    # a sample: .ci/variants.py compiles and counts every one
+    for entry in list(entries(dtype))[:: 3 if dtype == "float32" else 5]:
         ptx = compile_entry(entry, dtype)
         check_pure(ptx, dtype)
         assert ".atom" not in ptx
