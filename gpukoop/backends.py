@@ -102,9 +102,9 @@ class AbstractBackend(ABC):
 
     def reason(self, request: Request) -> str | None:
         """Return why it cannot run this request here, or None: the machine, the precision, the request."""
-        if self.missing() is None and request.precision not in self.precisions:
-            return no_matrix_units(self.name, request.precision)
-        return self.missing() or self.refuses(request)
+        if (absent := self.missing()) is not None or request.precision in self.precisions:
+            return absent or self.refuses(request)
+        return no_matrix_units(self.name, request.precision)
 
     @abstractmethod
     def module(self) -> ModuleType:
@@ -215,8 +215,8 @@ class NumbaCUDABackend(AbstractBackend):
 
     def refuses(self, request: Request) -> str | None:
         """Refuse TF32 where it would be ignored; host arrays are copied to the device."""
-        how = request.precision, request.dtype, request.d
-        return import_module("gpukoop.kernels.cublas_cuda").refuses(*how)
+        cublas = import_module("gpukoop.kernels.cublas_cuda")
+        return cublas.refuses(request.precision, request.dtype, request.d)
 
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
         """Run it; what was measured of the points, and the path that was taken, stay in ``workspace``."""

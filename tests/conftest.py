@@ -1,5 +1,10 @@
 """Options and fixtures of the whole suite."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import gpukoop as gk
@@ -29,6 +34,32 @@ def require(request):
         pytest.skip(f"{name}: {reason}")
 
     return check
+
+
+@pytest.fixture
+def run_in_simulator(tmp_path):
+    """Return a function that runs a program of this folder under Numba's CUDA simulator and fails with its complaints."""
+    pytest.importorskip("numba")
+    here = Path(__file__).parent
+
+    def run(name):
+        environment = os.environ | {
+            "NUMBA_ENABLE_CUDASIM": "1",
+            "GPUKOOP_CACHE_DIR": str(tmp_path),
+            "PYTHONPATH": str(here),
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(here / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.rstrip().endswith(" 0 failed")
+
+    return run
 
 
 def pytest_configure(config):

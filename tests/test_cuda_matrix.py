@@ -1,11 +1,7 @@
 """Sums over many features by products of matrices: the tiles with NumPy in place of the device."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -459,21 +455,5 @@ def test_epilogues_compile_without_float64_and_local_memory(dtype):
 
 
 @pytest.mark.slow
-def test_epilogues_in_the_simulator(tmp_path):
-    pytest.importorskip("numba")
-    here = Path(__file__).parent
-    environment = os.environ | {
-        "NUMBA_ENABLE_CUDASIM": "1",
-        "GPUKOOP_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": str(here),
-    }
-    run = subprocess.run(
-        [sys.executable, str(here / "matrix_engines.py")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.rstrip().endswith(" 0 failed")
+def test_epilogues_in_the_simulator(run_in_simulator):
+    run_in_simulator("matrix_engines.py")

@@ -4,8 +4,6 @@ Run as a program under NUMBA_ENABLE_CUDASIM=1 it sums small problems in the simu
 """
 
 import itertools
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -92,23 +90,8 @@ def main():
 
 
 @pytest.mark.slow
-def test_every_kernel_in_the_simulator(tmp_path):
-    pytest.importorskip("numba")
-    environment = os.environ | {
-        "NUMBA_ENABLE_CUDASIM": "1",
-        "GPUKOOP_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parent),
-    }
-    run = subprocess.run(
-        [sys.executable, __file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.rstrip().endswith(" 0 failed")
+def test_every_kernel_in_the_simulator(run_in_simulator):
+    run_in_simulator(Path(__file__).name)
 
 
 # -- the plan ---------------------------------------------------------------------------------------
