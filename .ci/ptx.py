@@ -56,7 +56,7 @@ ONE_CLOUD = [
 
 
 def kernel_named(name):
-    from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32, Riesz
+    from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32, Riesz
 
     special = {"riesz": Riesz(exponent=1.3), "sum": Gaussian(1.0) + 0.5 * Matern32(2.0)}
     return special.get(name) or CATALOGUE[name]()

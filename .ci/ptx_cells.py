@@ -26,8 +26,8 @@ def run(case):
     import test_cuda_cells as local
 
     from gpukoop.cuda import compile_ptx
-    from gpukoop.kernels import cells_cuda
-    from gpukoop.kernels.radial import Gaussian, Laplace, Matern32
+    from gpukoop.kernels.cuda.pairs import lists as cells_cuda
+    from gpukoop.kernels.formula.catalogue import Gaussian, Laplace, Matern32
     from gpukoop.testing import tolerance
 
     name, op, d, t, dtype = case

@@ -20,8 +20,8 @@ def run(case):
     from matrix_engines import HostEngine
 
     from gpukoop.cuda import compile_entry
-    from gpukoop.kernels import matrix_cuda
-    from gpukoop.kernels.radial import CATALOGUE
+    from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+    from gpukoop.kernels.formula.catalogue import CATALOGUE
     from gpukoop.testing import tolerance
 
     _, name, op, d, t, dtype, precision = case

@@ -54,12 +54,12 @@ sys.path.insert(0, str(ROOT))
 
 from bench.cuda_static import assemble, functions, loops, missing  # noqa: E402
 from gpukoop.cuda import compile_entry, merge  # noqa: E402
-from gpukoop.kernels.epilogue_cuda import Epilogue, epilogue  # noqa: E402
-from gpukoop.kernels.part_cuda import Entry, columns  # noqa: E402
-from gpukoop.kernels.plan_cuda import Plan  # noqa: E402
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32, Riesz  # noqa: E402
-from gpukoop.kernels.source_cuda import BLOCK, DTYPES, OPS  # noqa: E402
-from gpukoop.kernels.symmetric_plan_cuda import MOST_COLUMNS, SymmetricPlan  # noqa: E402
+from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue  # noqa: E402
+from gpukoop.kernels.cuda.pairs.part import Entry, columns  # noqa: E402
+from gpukoop.kernels.cuda.pairs.plan import Plan  # noqa: E402
+from gpukoop.kernels.cuda.source import BLOCK, DTYPES, OPS  # noqa: E402
+from gpukoop.kernels.cuda.symmetric.plan import MOST_COLUMNS, SymmetricPlan  # noqa: E402
+from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32, Riesz  # noqa: E402
 
 KERNELS: dict[str, Any] = {
     name: Riesz(exponent=1.3) if name == "riesz" else make() for name, make in CATALOGUE.items()

@@ -4,7 +4,7 @@
 
 Each usable backend is timed on a grid of (n, d, t); a non-negative least squares fit gives seconds a pair, a feature and
 a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64: ``gpukoop/backends.py``. Fourier sums
-are timed on clouds and scales that weigh points, stencils and modes differently: ``gpukoop/kernels/fourier_cost.py``. What this
+are timed on clouds and scales that weigh points, stencils and modes differently: ``kernels/fourier/cost.py``. What this
 machine cannot run is left as it is, and its origin stays in the comment.
 """
 
@@ -23,9 +23,9 @@ from scipy.optimize import nnls
 import gpukoop as gk
 from bench.__main__ import machine
 from gpukoop.backends import BACKENDS, RATES
-from gpukoop.kernels import fourier_cost
-from gpukoop.kernels.fourier_boxes import candidates
-from gpukoop.kernels.fourier_cost import FourierRate
+from gpukoop.kernels.fourier import cost as fourier_cost
+from gpukoop.kernels.fourier.boxes import candidates
+from gpukoop.kernels.fourier.cost import FourierRate
 
 TABLE = Path(gk.__file__).parent / "backends.py"
 FOURIER = Path(fourier_cost.__file__)
@@ -144,7 +144,7 @@ def fit_fourier() -> FourierRate:
 
 
 def rewrite_fourier(rate: FourierRate, where: dict[str, Any]) -> str:
-    """Return the text of ``fourier_cost.py`` with a new rate and its origin."""
+    """Return the text of ``cost.py`` with a new rate and its origin."""
     numbers = ", ".join(f"{k}={v:.2g}" for k, v in asdict(rate).items())
     origin = f"# Measured by bench/calibrate.py, {where['date']}: {where['machine']}, shared with other jobs."
     text = FOURIER.read_text()

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels import reduce_cpu
-from gpukoop.kernels.radial import Gaussian
-from gpukoop.kernels.threads_cpu import n_threads
+from gpukoop.kernels.cpu import reduce as reduce_cpu
+from gpukoop.kernels.cpu.threads import n_threads
+from gpukoop.kernels.formula.catalogue import Gaussian
 
 TITLE = "CPU kernel sums: gpukoop (numba-cpu), KeOps and NumPy"
 Array = Any
@@ -134,7 +134,7 @@ def first_calls() -> list[dict[str, Any]]:
     """Time the first product of a new process: nothing compiled, then everything on disk."""
     script = (
         "import time; start = time.perf_counter(); import numpy as np; "
-        "from gpukoop.kernels import reduce_cpu; from gpukoop.kernels.radial import Gaussian; "
+        "from gpukoop.kernels.cpu import reduce as reduce_cpu; from gpukoop.kernels.formula.catalogue import Gaussian; "
         "imported = time.perf_counter(); X = np.ones((1000, 3), 'float32'); "
         "reduce_cpu.product(Gaussian(), X, X, X[:, :1].copy()); end = time.perf_counter(); "
         "print(imported - start, end - imported)"

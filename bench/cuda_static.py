@@ -20,11 +20,11 @@ from typing import Any
 
 from bench import keops_cuda
 from gpukoop.cuda import compile_entry, compile_ptx
-from gpukoop.kernels.epilogue_cuda import Epilogue, epilogue
-from gpukoop.kernels.profile import AbstractKernel, trace
-from gpukoop.kernels.radial import Gaussian, InverseMultiquadric, Laplace
-from gpukoop.kernels.source_cuda import WIDEST_TILE, Spec
-from gpukoop.kernels.symmetric_cuda import symmetric_shape
+from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
+from gpukoop.kernels.cuda.source import WIDEST_TILE, Spec
+from gpukoop.kernels.cuda.symmetric.loop import symmetric_shape
+from gpukoop.kernels.formula.catalogue import Gaussian, InverseMultiquadric, Laplace
+from gpukoop.kernels.formula.profile import AbstractKernel, trace
 
 TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
 

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 
 import gpukoop as gk
-from gpukoop.kernels import fourier_plans
-from gpukoop.kernels.fourier_check import exact
+from gpukoop.kernels.fourier import nufft as fourier_plans
+from gpukoop.kernels.fourier.check import exact
 
 TITLE = "Near-linear sums: Fourier for d = 2, 3 beside exact numba-cpu, slices for d = 10 (float32)"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.spectrum import DiffusionMap
 from gpukoop.spectrum.eigsh import eigenpairs
 from gpukoop.spectrum.markov import MarkovOperator, sampling_weights

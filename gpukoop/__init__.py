@@ -11,7 +11,7 @@ from typing import Any
 
 from gpukoop.backends import backends
 from gpukoop.config import use_backend
-from gpukoop.kernels.radial import (
+from gpukoop.kernels.formula.catalogue import (
     Energy,
     Gaussian,
     InverseMultiquadric,

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.kernels import fourier_plans
-from gpukoop.kernels.fourier_boxes import Box
-from gpukoop.kernels.precision import PRECISIONS, no_matrix_units
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
+from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.fourier import nufft
+from gpukoop.kernels.fourier.boxes import Box
 
 Array = Any
 Operation = Literal[
@@ -81,7 +81,7 @@ RATES: dict[str, Rate] = {
     "numba-cuda": Rate(3e-4, 3e-13, 7e-14, 1.4e-13, 1.7, 1.2, 8.0),
     "keops": Rate(0.00017, 4.7e-09, 2.7e-10, 1.1e-10, 2, 1.2, 1),  # 2026-11-25
 }
-# Fourier sums do not cost pairs: their row is kernels/fourier_cost.RATE.
+# Fourier sums do not cost pairs: their row is kernels/fourier/cost.RATE.
 # Host to device and back, bytes a second: PCIe 4 x16 at the usual efficiency.
 COPY_RATE = 1.2e10
 
@@ -173,7 +173,7 @@ class NumPyBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the row-block sums."""
-        return import_module("gpukoop.kernels.reduce_numpy")
+        return import_module("gpukoop.kernels.reference")
 
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
         """Run it; a result beyond the range of its dtype is inf without a warning, as in compiled code."""
@@ -199,7 +199,7 @@ class NumbaCPUBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the CPU loops."""
-        return import_module("gpukoop.kernels.reduce_cpu")
+        return import_module("gpukoop.kernels.cpu.reduce")
 
 
 class NumbaCUDABackend(AbstractBackend):
@@ -215,7 +215,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     def refuses(self, request: Request) -> str | None:
         """Refuse TF32 where it would be ignored; host arrays are copied to the device."""
-        cublas = import_module("gpukoop.kernels.cublas_cuda")
+        cublas = import_module("gpukoop.kernels.cuda.matrix.cublas")
         return cublas.refuses(request.precision, request.dtype, request.d)
 
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
@@ -230,7 +230,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the CUDA loops."""
-        return import_module("gpukoop.kernels.reduce_cuda")
+        return import_module("gpukoop.kernels.cuda.reduce")
 
 
 class KeOpsBackend(AbstractBackend):
@@ -257,7 +257,7 @@ class KeOpsBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the KeOps formulas."""
-        return import_module("gpukoop.kernels.reduce_keops")
+        return import_module("gpukoop.kernels.keops.reduce")
 
 
 class FourierBackend(AbstractBackend):
@@ -271,12 +271,12 @@ class FourierBackend(AbstractBackend):
 
     def missing(self) -> str | None:
         """Return why FINUFFT is absent, or None."""
-        return _missing(lambda: fourier_plans, "finufft")
+        return _missing(lambda: nufft, "finufft")
 
     def refuses(self, request: Request) -> str | None:
         """Refuse exact sums, log-sum-exps, kernels without a transform and scales too small for the box."""
         if request.device != "cpu":
-            absent = fourier_plans.missing("cupy")
+            absent = nufft.missing("cupy")
             if absent:
                 return absent
         return self.module().refuses(
@@ -285,7 +285,7 @@ class FourierBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the Fourier sums."""
-        return import_module("gpukoop.kernels.reduce_fourier")
+        return import_module("gpukoop.kernels.fourier.reduce")
 
     def seconds(self, request: Request) -> float:
         """Return the cost: points, modes of the cheapest box, and the exact rows and columns."""

@@ -12,12 +12,12 @@ import re
 from types import ModuleType
 from typing import Any
 
-from gpukoop.kernels.form_cuda import FORMS
-from gpukoop.kernels.part_cuda import Entry, Launch
-from gpukoop.kernels.plan_cuda import Plan
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.source_cuda import DTYPES, OPS, WIDEST_TILE
-from gpukoop.kernels.symmetric_plan_cuda import SymmetricPlan
+from gpukoop.kernels.cuda.form import FORMS
+from gpukoop.kernels.cuda.pairs.part import Entry, Launch
+from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.cuda.source import DTYPES, OPS, WIDEST_TILE
+from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 __all__ = ["Launch", "Plan", "compile_ptx", "launch_plan"]
 
@@ -73,7 +73,7 @@ def launch_plan(
         Targets, sources, features, columns of V.
     dtype : {"float32", "float64"}
     symmetric : bool
-        The product with one cloud of points, each pair visited once (:mod:`gpukoop.kernels.symmetric_plan_cuda`): n = m,
+        The product with one cloud of points, each pair visited once (:mod:`gpukoop.kernels.cuda.symmetric.plan`): n = m,
         ``pack(X, X, V)``, t <= 4, d <= 24.
 
     Returns
@@ -131,7 +131,7 @@ def compile_ptx(
         for d > 3, where the cloud is small enough for its rounding. "difference" does not cancel. "exact" also takes
         coordinates that lose digits when they are scaled.
     listed : bool
-        The variant whose blocks visit lists of tiles (:mod:`gpukoop.kernels.cells_cuda`), d <= 24.
+        The variant whose blocks visit lists of tiles (:mod:`gpukoop.kernels.cuda.pairs.lists`), d <= 24.
     symmetric : bool
         The variant of :func:`launch_plan` that visits each pair of one cloud once.
 
@@ -149,7 +149,7 @@ def compile_ptx(
 
     Examples
     --------
-    >>> from gpukoop.kernels.radial import Gaussian
+    >>> from gpukoop.kernels.formula.catalogue import Gaussian
     >>> ptx = compile_ptx(Gaussian(1.0), "product", d=3)  # doctest: +SKIP
     """
     name = _check(kernel, op, dtype, {"d": d, "t": t})

@@ -36,7 +36,7 @@ from gpukoop import config
 from gpukoop.arrays import like, to_host
 from gpukoop.backends import Request
 from gpukoop.dispatch import AccuracyWarning, run_here
-from gpukoop.kernels.fourier_boxes import candidates
+from gpukoop.kernels.fourier.boxes import candidates
 from gpukoop.kernels.partial_sums import Partial, blocks, combine
 
 Array = Any

@@ -18,10 +18,10 @@ from gpukoop.arrays import Array, Home, namespace, points, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
-from gpukoop.kernels.fourier_boxes import candidates
-from gpukoop.kernels.precision import check_precision
-from gpukoop.kernels.profile import AbstractKernel, set_operator_factory, trace
-from gpukoop.kernels.reduce_numpy import dense, evaluate
+from gpukoop.kernels.cuda.matrix.precision import check_precision
+from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
+from gpukoop.kernels.fourier.boxes import candidates
+from gpukoop.kernels.reference import dense, evaluate
 from gpukoop.scales import check_scales, median_scale
 
 

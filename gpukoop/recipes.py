@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpukoop import estimators
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 
 # Above this many samples kernel sums run over landmarks: end states are as good, steps cost n * 1,000 pairs.
 ALL_SAMPLES = 5_000

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from gpukoop.backends import OPERATIONS, Operation
-from gpukoop.kernels.expr import Call, E, Expr, Number, Product, Sum, substitute
-from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.expr import Call, E, Expr, Number, Product, Sum, substitute
+from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
+from gpukoop.kernels.reference import evaluate
 
 Array = Any
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpukoop.arrays import Array, to_host
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
 MEDIAN_SAMPLE = 2_000

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.backends import BACKENDS, OPERATIONS, AbstractBackend, Operation, Request, check_name
-from gpukoop.kernels.expr import Expr
-from gpukoop.kernels.profile import AbstractKernel, KernelSum, trace
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32
+from gpukoop.kernels.formula.expr import Expr
+from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
+from gpukoop.kernels.reference import evaluate
 from gpukoop.rounding import tolerance
 
 __all__ = ["Conformance", "check_backend", "expected_failed_checks", "tolerance"]

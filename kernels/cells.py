@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.printers import NumPyPrinter
-from gpukoop.kernels.profile import Trace
+from gpukoop.kernels.formula.printers import NumPyPrinter
+from gpukoop.kernels.formula.profile import Trace
 
 Array = Any
 

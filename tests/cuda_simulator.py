@@ -11,9 +11,16 @@ import warnings
 import numpy as np
 import oracle
 
-from gpukoop.kernels import reduce_cuda
-from gpukoop.kernels.plan_cuda import Plan
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Laplace, Matern32, RationalQuadratic, Riesz
+from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.formula.catalogue import (
+    CATALOGUE,
+    Gaussian,
+    Laplace,
+    Matern32,
+    RationalQuadratic,
+    Riesz,
+)
 from gpukoop.testing import tolerance
 
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")

@@ -6,12 +6,12 @@ already (asserted) is what they compute, but for the order of additions.
 
 import numpy as np
 
-from gpukoop.kernels.cublas_cuda import AbstractEngine
-from gpukoop.kernels.epilogue_cuda import ROWS, Epilogue
-from gpukoop.kernels.form_cuda import log2_phi
-from gpukoop.kernels.profile import KernelSum, trace
-from gpukoop.kernels.reduce_numpy import evaluate
-from gpukoop.kernels.source_cuda import label
+from gpukoop.kernels.cuda.form import log2_phi
+from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
+from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue
+from gpukoop.kernels.cuda.source import label
+from gpukoop.kernels.formula.profile import KernelSum, trace
+from gpukoop.kernels.reference import evaluate
 
 
 class HostEngine(AbstractEngine):
@@ -122,8 +122,9 @@ def simulate():
 
     import oracle
 
-    from gpukoop.kernels import matrix_cuda, reduce_cuda
-    from gpukoop.kernels.radial import Gaussian, Laplace, RationalQuadratic
+    from gpukoop.kernels.cuda import reduce as reduce_cuda
+    from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+    from gpukoop.kernels.formula.catalogue import Gaussian, Laplace, RationalQuadratic
     from gpukoop.testing import tolerance
 
     warnings.simplefilter("error")

@@ -14,7 +14,7 @@ import oracle
 import pytest
 
 import gpukoop as gk
-from gpukoop.kernels.radial import CATALOGUE
+from gpukoop.kernels.formula.catalogue import CATALOGUE
 from gpukoop.testing import check_backend, tolerance
 
 BACKENDS = [

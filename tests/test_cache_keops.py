@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gpukoop.kernels.cache_keops import delete_cut_files
+from gpukoop.kernels.keops.files import delete_cut_files
 
 ONE_PRODUCT = """
 import numpy as np

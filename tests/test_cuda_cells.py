@@ -11,9 +11,17 @@ import oracle
 import pytest
 
 from gpukoop import cuda as gpu
-from gpukoop.kernels import cells, cells_cuda, reduce_cuda
-from gpukoop.kernels.plan_cuda import Plan
-from gpukoop.kernels.radial import Energy, Gaussian, InverseMultiquadric, Laplace, Matern32
+from gpukoop.kernels import cells
+from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.pairs import lists as cells_cuda
+from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.formula.catalogue import (
+    Energy,
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    Matern32,
+)
 from gpukoop.testing import tolerance
 
 OPS = cells_cuda.OPS

@@ -6,8 +6,9 @@ import numpy as np
 import oracle
 import pytest
 
-from gpukoop.kernels import cublas_cuda, reduce_cuda
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Laplace, Matern32
+from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
+from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Laplace, Matern32
 from gpukoop.testing import tolerance
 
 pytestmark = pytest.mark.gpu

@@ -13,12 +13,12 @@ from test_cuda_source import check_pure, untyped
 import gpukoop as gk
 from gpukoop.backends import BACKENDS
 from gpukoop.cuda import compile_entry
-from gpukoop.kernels import cublas_cuda, matrix_cuda
-from gpukoop.kernels.choice_cuda import CLOSE_SHARE, Cloud, choose
-from gpukoop.kernels.epilogue_cuda import Epilogue, epilogue
-from gpukoop.kernels.precision import check_precision, nearness, operands, round_tf32
-from gpukoop.kernels.profile import trace
-from gpukoop.kernels.radial import (
+from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
+from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
+from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
+from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Energy,
     Gaussian,
@@ -28,7 +28,8 @@ from gpukoop.kernels.radial import (
     RationalQuadratic,
     Riesz,
 )
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.profile import trace
+from gpukoop.kernels.reference import evaluate
 from gpukoop.testing import tolerance
 
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")

@@ -9,10 +9,12 @@ import pytest
 
 import gpukoop as gk
 from gpukoop import cuda as gpu
-from gpukoop.kernels import part_cuda, shape_cuda, tile_cuda
-from gpukoop.kernels.plan_cuda import Plan
-from gpukoop.kernels.radial import CATALOGUE, Energy, Gaussian, Matern32, Riesz
-from gpukoop.kernels.source_cuda import OPS
+from gpukoop.kernels.cuda.pairs import part as part_cuda
+from gpukoop.kernels.cuda.pairs import shape as shape_cuda
+from gpukoop.kernels.cuda.pairs import tile as tile_cuda
+from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.cuda.source import OPS
+from gpukoop.kernels.formula.catalogue import CATALOGUE, Energy, Gaussian, Matern32, Riesz
 
 KERNELS = {name: make() for name, make in CATALOGUE.items()}
 KERNELS |= {"riesz13": Riesz(exponent=1.3), "sum": Gaussian(1.0) + 0.5 * Matern32(2.0)}

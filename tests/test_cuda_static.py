@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpukoop.kernels.form_cuda import forms
-from gpukoop.kernels.profile import trace
+from gpukoop.kernels.cuda.form import forms
+from gpukoop.kernels.formula.profile import trace
 
 pytest.importorskip("numba_cuda")
 sys.path.append(str(Path(__file__).parents[1]))

@@ -13,11 +13,17 @@ import oracle
 import pytest
 
 from gpukoop import cuda as gpu
-from gpukoop.kernels import reduce_cuda
-from gpukoop.kernels.part_cuda import FULL
-from gpukoop.kernels.radial import CATALOGUE, Gaussian, Matern32, RationalQuadratic, Riesz
-from gpukoop.kernels.symmetric_cuda import POSITIONS, WARP, planes
-from gpukoop.kernels.symmetric_plan_cuda import PARTIALS, WAVES, SymmetricPlan, pays
+from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.pairs.part import FULL
+from gpukoop.kernels.cuda.symmetric.loop import POSITIONS, WARP, planes
+from gpukoop.kernels.cuda.symmetric.plan import PARTIALS, WAVES, SymmetricPlan, pays
+from gpukoop.kernels.formula.catalogue import (
+    CATALOGUE,
+    Gaussian,
+    Matern32,
+    RationalQuadratic,
+    Riesz,
+)
 from gpukoop.testing import tolerance
 
 KERNELS = [make() for make in CATALOGUE.values()]

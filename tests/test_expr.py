@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpukoop.kernels.expr import (
+from gpukoop.kernels.formula.expr import (
     Call,
     E,
     Number,
@@ -23,8 +23,8 @@ from gpukoop.kernels.expr import (
     sqrt,
     substitute,
 )
-from gpukoop.kernels.printers import NumPyPrinter, quotient
-from gpukoop.kernels.profile import Profile
+from gpukoop.kernels.formula.printers import NumPyPrinter, quotient
+from gpukoop.kernels.formula.profile import Profile
 
 s, a = Symbol("s"), Symbol("a")
 

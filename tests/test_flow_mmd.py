@@ -9,7 +9,7 @@ from gpukoop.flow import gram
 from gpukoop.flow.drmmd import drmmd_field, kale_field
 from gpukoop.flow.gram import RidgeSolver
 from gpukoop.flow.mmd import mmd_field
-from gpukoop.kernels.radial import CATALOGUE
+from gpukoop.kernels.formula.catalogue import CATALOGUE
 
 RNG = np.random.default_rng(0)
 KERNELS = [make() for make in CATALOGUE.values()] + [

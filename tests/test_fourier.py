@@ -9,9 +9,11 @@ from scipy.integrate import quad
 import gpukoop as gk
 from gpukoop.backends import BACKENDS
 from gpukoop.dispatch import AccuracyWarning
-from gpukoop.kernels import fourier_modes, fourier_plans, fourier_sum
-from gpukoop.kernels.profile import trace
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.profile import trace
+from gpukoop.kernels.fourier import modes as fourier_modes
+from gpukoop.kernels.fourier import nufft as fourier_plans
+from gpukoop.kernels.fourier import sum as fourier_sum
+from gpukoop.kernels.reference import evaluate
 from gpukoop.testing import check_backend, tolerance
 
 pytest.importorskip("finufft", reason="finufft is not installed (pip install gpukoop[fourier])")

@@ -10,11 +10,11 @@ import oracle
 import pytest
 
 import gpukoop as gk
-from gpukoop.kernels.expr import Symbol
-from gpukoop.kernels.printers import KeOpsPrinter, LatexPrinter, NumbaPrinter
-from gpukoop.kernels.profile import Q, trace
-from gpukoop.kernels.radial import CATALOGUE
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.catalogue import CATALOGUE
+from gpukoop.kernels.formula.expr import Symbol
+from gpukoop.kernels.formula.printers import KeOpsPrinter, LatexPrinter, NumbaPrinter
+from gpukoop.kernels.formula.profile import Q, trace
+from gpukoop.kernels.reference import evaluate
 from gpukoop.testing import tolerance
 
 KERNELS = {name: make() for name, make in CATALOGUE.items()} | {

@@ -11,8 +11,11 @@ import numpy as np
 import oracle
 import pytest
 
-from gpukoop.kernels import cache_cpu, cells, reduce_cpu, simd_cpu
-from gpukoop.kernels.radial import (
+from gpukoop.kernels import cells
+from gpukoop.kernels.cpu import module as cpu_module
+from gpukoop.kernels.cpu import reduce as reduce_cpu
+from gpukoop.kernels.cpu import simd as simd_cpu
+from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Energy,
     Gaussian,
@@ -305,8 +308,8 @@ def test_memory_is_linear():
 SCRIPT = textwrap.dedent(
     """
     import numpy as np
-    from gpukoop.kernels import reduce_cpu
-    from gpukoop.kernels.radial import Gaussian
+    from gpukoop.kernels.cpu import reduce as reduce_cpu
+    from gpukoop.kernels.formula.catalogue import Gaussian
     X = np.zeros((3, 2), "float32")
     print(reduce_cpu.product(Gaussian({scale}), X, X, X[:, :1] + 1).sum())
     run, = reduce_cpu._runs.values()
@@ -344,6 +347,6 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch, 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUKOOP_CACHE_DIR", str(tmp_path / "file"))
     with caplog.at_level("DEBUG", logger="gpukoop"):
-        run = cache_cpu.load("def run():\n    return 7\n")
+        run = cpu_module.load("def run():\n    return 7\n")
     assert run() == 7
     assert "cannot be written" in caplog.text

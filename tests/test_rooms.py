@@ -110,11 +110,67 @@ def test_kernels_import_only_kernels():
             assert entered <= {"kernels"}, path
 
 
-def test_kernels_is_flat_and_packages_are_listed():
-    assert not [path for path in FILES if path.parts[0] == "kernels" and len(path.parts) > 2]
+# Inside kernels/: which folders and ground-floor modules each may import besides itself. Formulas know no backend, and backends
+# do not know each other, but for the exact rows that Fourier sums are checked against.
+GROUND = {"operation", "partial_sums", "cells", "reference", "compiled", "formula"}
+INSIDE = {
+    "formula": set(),
+    "operation": set(),
+    "reference": {"formula", "operation"},
+    "cells": {"formula", "operation"},
+    "partial_sums": {"operation"},
+    "compiled": set(),
+    "cpu": GROUND,
+    "cuda": GROUND,
+    "keops": GROUND,
+    "fourier": GROUND | {"cpu"},
+}
+CUDA_INSIDE = {
+    "pairs": {"pairs", "form", "source"},
+    "symmetric": {"symmetric", "pairs", "form", "source"},
+    "matrix": {"matrix", "pairs", "form", "source"},
+}
+
+
+def inner_targets(node):
+    """Return the modules below gpukoop.kernels that an import statement enters, such as "cuda.pairs.plan"."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpukoop.kernels"):
+        rest = node.module.split(".")[2:]
+        return (
+            [".".join(rest)] if len(rest) > 1 else [".".join([*rest, a.name]) for a in node.names]
+        )
+    if isinstance(node, ast.Import):
+        return [a.name[16:] for a in node.names if a.name.startswith("gpukoop.kernels.")]
+    return []
+
+
+KERNELS = [path for path in FILES if path.parts[0] == "kernels" and len(path.parts) > 1]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=[str(path) for path in KERNELS])
+def test_rooms_inside_kernels(path):
+    here = path.with_suffix("").parts[1:]
+    if here[0] == "__init__":
+        return
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        for target in inner_targets(node):
+            there = target.split(".")
+            where = f"{path}:{node.lineno} imports {target}"
+            assert there[0] in INSIDE[here[0]] | {here[0]}, where
+            if here[0] == there[0] == "cuda" and here[1] in CUDA_INSIDE:
+                assert there[1] in CUDA_INSIDE[here[1]], where
+
+
+def test_rooms_hold_few_files():
+    for folder in {path.parent for path in KERNELS}:
+        assert len(list((ROOT / folder).glob("*.py"))) <= 12, f"{folder} is two rooms"
+
+
+def test_packages_are_listed():
     text = (ROOT / "pyproject.toml").read_text()
-    for folder in {path.parent for path in FILES if path.parts[0] == "gpukoop"}:
-        assert f'"{".".join(folder.parts)}"' in text, (
+    for folder in {path.parent for path in FILES}:
+        parts = ("gpukoop", *folder.parts) if folder.parts[0] == "kernels" else folder.parts
+        assert f'"{".".join(parts)}"' in text, (
             f"{folder} is missing from packages in pyproject.toml"
         )
 

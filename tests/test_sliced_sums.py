@@ -8,9 +8,10 @@ from scipy.special import hyp1f1
 
 import gpukoop as gk
 from gpukoop.dispatch import AccuracyWarning
-from gpukoop.kernels import sliced_directions, sliced_sums
-from gpukoop.kernels.fourier_modes import absolute
-from gpukoop.kernels.sliced_line import DistanceLine, FourierLine
+from gpukoop.kernels.fourier.modes import absolute
+from gpukoop.kernels.fourier.sliced import directions as sliced_directions
+from gpukoop.kernels.fourier.sliced import sums as sliced_sums
+from gpukoop.kernels.fourier.sliced.line import DistanceLine, FourierLine
 
 pytest.importorskip("finufft", reason="finufft is not installed (pip install gpukoop[fourier])")
 

@@ -24,8 +24,8 @@ from gpukoop.flow.loop import Step, seed_from
 from gpukoop.flow.mmd import mmd_field
 from gpukoop.flow.riesz import implicit_step
 from gpukoop.flow.wasserstein import SinkhornField, exact_field
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Gaussian, Riesz
+from gpukoop.kernels.formula.catalogue import Gaussian, Riesz
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 
 OBJECTIVES = ("mmd", "kl", "kl-dual", "chi2", "js", "kale", "w2")

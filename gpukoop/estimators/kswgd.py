@@ -17,7 +17,7 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.spectra import coarse_spectrum_of, spectrum_of
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.loop import Callback, State, Step
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 
 # Share of the steps that follow the coarse spectrum, if there is one.

@@ -15,8 +15,8 @@ from gpukoop.flow.loop import Step, seed_from
 from gpukoop.flow.mmd import is_energy, mmd_field
 from gpukoop.flow.riesz import implicit_step
 from gpukoop.flow.sliced import sliced_field
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Energy, Riesz
+from gpukoop.kernels.formula.catalogue import Energy, Riesz
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 
 

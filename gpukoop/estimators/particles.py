@@ -16,7 +16,7 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.descent import Field, begin, explicit
 from gpukoop.flow.loop import Callback, Info, State, Step, run_flow, seed_from
 from gpukoop.flow.training import StagewiseTrainer, Trainer
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
 from gpukoop.maps.stages import StagewiseMap

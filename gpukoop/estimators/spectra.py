@@ -10,7 +10,7 @@ from typing import Any
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
 

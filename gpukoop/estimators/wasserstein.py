@@ -17,7 +17,7 @@ from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
 from gpukoop.flow.sliced import sliced_field
 from gpukoop.flow.wasserstein import SinkhornField, exact_field, minibatch
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import check_tol
 
 # Default blur: so much of the root mean square width of the samples.

@@ -34,7 +34,7 @@ import numpy as np
 from gpukoop.arrays import Array, like, namespace
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Motion, uniform
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 DIVERGENCES = ("kl", "kl-dual", "chi2", "js")
 NEWTON_ITER = 100

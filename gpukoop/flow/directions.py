@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpukoop.kernels.sliced_directions import rotation, spiral
+from gpukoop.kernels.fourier.sliced.directions import rotation, spiral
 
 
 def frames(rng: np.random.Generator, n_projections: int, d: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from gpukoop.arrays import Array, namespace
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Field, Motion, mean, uniform
 from gpukoop.flow.gram import CG_TOL, LARGEST_DENSE, Gram, RidgeSolver, conjugate_gradient
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 # Dense Newton systems up to this size are factored; beyond, conjugate gradients with the dense or lazy Gram matrix.
 NEWTON_DENSE = 500

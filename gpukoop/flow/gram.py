@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 # A Cholesky factor of so many samples takes a second and 128 MB; larger Gram matrices stay lazy.
 LARGEST_DENSE = 4_000

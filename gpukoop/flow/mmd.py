@@ -27,8 +27,8 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.flow.descent import Field, Motion, mean, uniform
 from gpukoop.flow.loop import normal
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Riesz
+from gpukoop.kernels.formula.catalogue import Riesz
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 Noise = Callable[[int], float]
 

@@ -26,8 +26,8 @@ from gpukoop.flow.descent import ARRIVED, mean, row_rms, uniform
 from gpukoop.flow.loop import Info, State, Step
 from gpukoop.flow.mmd import self_energy
 from gpukoop.flow.sliced import line_energy
-from gpukoop.kernels.profile import AbstractRadial, Profile
-from gpukoop.kernels.radial import Riesz
+from gpukoop.kernels.formula.catalogue import Riesz
+from gpukoop.kernels.formula.profile import AbstractRadial, Profile
 
 # Each sweep is one pass over the n m pairs; the third already changes little, and any number keeps F from rising.
 SWEEPS = 3

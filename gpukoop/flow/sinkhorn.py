@@ -27,7 +27,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.descent import mean, uniform
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 
 # Annealing multiplies the blur by this at each level: .5 gives negative divergences, .9 doubles the passes.
 SCALING = 0.8

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace
-from gpukoop.kernels.reduce_cpu import n_threads
+from gpukoop.kernels.cpu.reduce import n_threads
 
 # Below so many numbers a second thread costs more than it saves.
 SERIAL = 1 << 16

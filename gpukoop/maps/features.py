@@ -9,8 +9,8 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points
 from gpukoop.draws import check_count, random_generator
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.maps.base import (
     AbstractLinearMap,
     affine,

@@ -18,8 +18,8 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.draws import RandomState, check_count, check_function, random_generator
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Energy, Gaussian
+from gpukoop.kernels.formula.catalogue import Energy, Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.operator import KernelOperator, median_scale

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, native_array, points, to_host
 from gpukoop.draws import check_count, check_function, check_positive
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 
 

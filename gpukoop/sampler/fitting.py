@@ -13,7 +13,7 @@ import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
 from gpukoop.flow.loop import seed_from
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.diagnosis import diagnose

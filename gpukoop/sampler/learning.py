@@ -14,7 +14,7 @@ import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.radial import Energy
+from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.evolution import Evolution, Stage, ridge

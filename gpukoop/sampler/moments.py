@@ -26,7 +26,7 @@ import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.reduce_numpy import squared_distances
+from gpukoop.kernels.reference import squared_distances
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift, column
 from gpukoop.sampler.teacher import AbstractTeacher
 

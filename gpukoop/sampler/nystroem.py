@@ -12,9 +12,9 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import namespace, to_host
-from gpukoop.kernels.profile import AbstractKernel, trace
-from gpukoop.kernels.radial import Gaussian
-from gpukoop.kernels.reduce_numpy import evaluate, squared_distances
+from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel, trace
+from gpukoop.kernels.reference import evaluate, squared_distances
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import AbstractFeatures, column, row_blocks, rows_of
 

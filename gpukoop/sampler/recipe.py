@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 
 from gpukoop.arrays import like, namespace, to_host
 from gpukoop.draws import check_count, check_positive
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.sampler.clock import Clock
 from gpukoop.sampler.evolution import Options
 from gpukoop.sampler.fourier import FourierFeatures

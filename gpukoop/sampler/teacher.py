@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import namespace, points, require_finite
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import column
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.profile import AbstractKernel, AbstractRadial, trace
-from gpukoop.kernels.radial import Gaussian
-from gpukoop.kernels.reduce_numpy import evaluate
+from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, trace
+from gpukoop.kernels.reference import evaluate
 from gpukoop.operator import KernelOperator, median_scale
 
 # A sample that gives itself more than this share of its own row is a Markov state of its own: a spurious slow

@@ -10,8 +10,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
-from gpukoop.kernels.profile import AbstractKernel
-from gpukoop.kernels.radial import Gaussian
+from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.ratio import RatioFunctions
 
 # The default kernel: a Gaussian whose scale is found from the samples.

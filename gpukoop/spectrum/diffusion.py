@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, namespace, points, to_host, vector
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator, check_tol
 from gpukoop.spectrum.bandwidth import kernel_bandwidth, resolve_scale
 from gpukoop.spectrum.base import (

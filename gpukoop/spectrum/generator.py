@@ -9,7 +9,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coefficients import Coefficient, Diffusivity, drift_of
 from gpukoop.spectrum.dictionary import (

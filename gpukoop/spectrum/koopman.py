@@ -9,7 +9,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.dictionary import (
     calibrate,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
 from gpukoop.spectrum.bandwidth import isolation_limit, kernel_at_zero
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, to_host
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
 from gpukoop.spectrum.eigsh import eigenpairs
 from gpukoop.spectrum.markov import (

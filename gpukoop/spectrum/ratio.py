@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, Home, namespace, points, to_host, vector
-from gpukoop.kernels.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
 
 # Numbers in one block of gradients (n, r + 1, d): 64 MB in float64.

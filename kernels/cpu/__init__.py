@@ -1,0 +1,1 @@
+"""Kernel sums on the CPU: loops compiled by Numba."""

@@ -1,0 +1,312 @@
+r"""Kernel sums on the CPU: compiled, vectorised, on every core, in O(n + m) memory.
+
+========= ====================== ==========================================
+letter    shape                  meaning
+========= ====================== ==========================================
+X         (n, d)                 targets
+Y         (m, d)                 sources
+V         (m, t)                 weights, t columns
+b         (m,)                   logarithms of weights; -inf is weight zero
+========= ====================== ==========================================
+
+Arrays are C-contiguous, of one dtype, float32 or float64, and finite (``b`` may hold -inf); they are validated
+by the caller and never changed. Results have their dtype. The same input gives the same bits, whatever
+the number of threads.
+
+Points are scaled by a power of two, which is exact; the rest of the scale multiplies the squared
+distance. So x - y is as exact as the input allows, wherever the cloud lies: no centring, no cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpukoop.kernels.cells import Plan, make_plan
+from gpukoop.kernels.cpu.loops import COLUMNS, LOG2_E
+from gpukoop.kernels.cpu.module import load
+from gpukoop.kernels.cpu.source import source
+from gpukoop.kernels.cpu.threads import n_threads, share
+from gpukoop.kernels.cpu.variant import LANES, Variant, choose
+from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, Trace, trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
+PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
+SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
+
+_trace = lru_cache(maxsize=512)(trace)
+_runs: dict[tuple[str, Variant], Callable[..., None]] = {}
+
+
+def _compiled(of: Trace, variant: Variant) -> Callable[..., None]:
+    key = of.key, variant
+    if key not in _runs:
+        _runs[key] = load(source(of, variant))
+    return _runs[key]
+
+
+# -- layout ------------------------------------------------------------------------------------------
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _pack_rows(X: Array, features: int, rows: int, power: float) -> Array:
+    """Return X times a power of two, padded with zero features and repeated last rows."""
+    n, d = X.shape
+    out = np.zeros((_round_up(n, rows), features), X.dtype)
+    np.multiply(X, X.dtype.type(power), out=out[:n, :d])
+    out[n:] = out[n - 1]
+    return out
+
+
+def _pack_sources(Y: Array, V: Array, columns: int, tile: int, power: float, pad: float) -> Array:
+    """Return tiles of [coordinates; weights], each row ``tile`` sources long: (n_tiles, rows * tile)."""
+    (m, d), t = Y.shape, V.shape[1]
+    n_tiles = -(-m // tile)
+    S = np.zeros((n_tiles, d + columns, tile), Y.dtype)
+    full, rest = divmod(m, tile)
+    scale = Y.dtype.type(power)
+    np.multiply(Y[: full * tile].reshape(full, tile, d).transpose(0, 2, 1), scale, out=S[:full, :d])
+    S[:full, d : d + t] = V[: full * tile].reshape(full, tile, t).transpose(0, 2, 1)
+    if rest:
+        np.multiply(Y[full * tile :].T, scale, out=S[full, :d, :rest])
+        S[full, :d, rest:] = S[full, :d, rest - 1 : rest]  # finite, and as far away as a real point
+        S[full, d : d + t, :rest] = V[full * tile :].T
+        S[full, d:, rest:] = pad
+    return S.reshape(n_tiles, -1)
+
+
+# -- one reduction -----------------------------------------------------------------------------------
+
+
+def _reduce(
+    of: Trace,
+    coefficient: float,
+    X: Array,
+    Y: Array,
+    V: Array,
+    variant: Variant,
+    plan: Plan | None = None,
+) -> tuple[Array, Array]:
+    """Return (value, gradient) of one trace; the one that was not asked for is empty."""
+    (n, d), m, t = X.shape, len(Y), V.shape[1]
+    real = X.dtype.type
+    out = np.empty((n if variant.value else 0, t), real)
+    grad = np.empty((n if variant.slope else 0, t, d), real)
+    if n == 0 or m == 0 or t == 0:
+        out.fill(-np.inf if variant.log else 0.0)
+        grad.fill(0.0)
+        return out, grad
+    run = _compiled(of, variant)
+    exponent = round(math.log2(of.prescale))
+    power = math.ldexp(1.0, max(-100, min(exponent, 100)))
+    ratio = of.prescale / power
+    features = _round_up(d, variant.pad)
+    columns = variant.columns or _round_up(t, COLUMNS)
+    width = columns * variant.value + columns * features * variant.slope + variant.skip
+    if plan:
+        block = plan.block
+        X, Y, V = X[plan.targets.order], Y[plan.sources.order], V[plan.sources.order]
+    else:
+        # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
+        block = min(BLOCK, max(1, (1 << 17) // (8 * width)), -(-n // (2 * n_threads())))
+        block = _round_up(block, variant.targets)
+    Xp = _pack_rows(X, features, variant.targets, power)
+    Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
+    Sp = _pack_sources(Y, V, columns, variant.tile, power, -np.inf if variant.log else 0.0)
+    constants = np.array([ratio * ratio, *of.values], real)
+    padded = min(_round_up(m, LANES), len(Sp) * variant.tile)
+    everything = np.empty((0, 0), np.int32), np.empty((0, 0))
+
+    def piece(start: int, stop: int) -> None:
+        visit, left = everything
+        if plan:
+            visit, left = plan.visits(start, stop)
+        run(
+            start, stop, block, width, d, t, columns, padded, coefficient,
+            2.0 * of.prescale * ratio * coefficient, plan.tol if plan else 0.0,
+            Xp, Sp, Yp, constants, visit, left, out, grad,
+        )  # fmt: skip
+
+    work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
+    rows = PAIRS_PER_TASK // work if plan is None else plan.rows
+    share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
+    if plan:
+        back = np.empty_like(plan.targets.order)
+        back[plan.targets.order] = np.arange(n)
+        out, grad = out[back], grad[back] if variant.slope else grad
+    return out, grad
+
+
+def _read(kernel: AbstractKernel) -> tuple[Trace, float]:
+    """Return (trace, factor): the weight of a single term stays outside the compiled code."""
+    if len(kernel.terms) == 1:
+        coefficient, radial = kernel.terms[0]
+        return _trace(radial), coefficient
+    return _trace(kernel), 1.0
+
+
+def _sums(
+    kernel: AbstractKernel,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float | None,
+    value: bool,
+    slope: bool,
+) -> tuple[Array, Array]:
+    of, coefficient = _read(kernel)
+    # The gradient weighs a distant pair by its distance: there the short exponential would exceed tol.
+    degree = _degree(X, None if slope else tol)
+    variant = choose(value, slope, False, X.shape[1], V.shape[1], X.dtype.name, degree)
+    if tol is None:
+        return _reduce(of, coefficient, X, Y, V, variant)
+    scale = max(float(radial.scale) for _, radial in kernel.terms)
+    plan = None
+    if variant.features and variant.columns == 1 and value:
+        plan = make_plan(of, scale if slope else None, X, Y, V, variant.tile, tol)
+    return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
+
+
+def _degree(X: Array, tol: float | None) -> int:
+    if X.dtype == np.float64:
+        return 11
+    return 4 if tol is not None and tol >= SHORT_POLYNOMIAL_TOL else 5
+
+
+# -- the backend's functions ---------------------------------------------------------------------------
+
+
+def product(
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+) -> Array:
+    r"""Return :math:`\sum_j k(x_i, y_j) V_{jc}`, shape (n, t).
+
+    Parameters
+    ----------
+    kernel : AbstractKernel
+        With numeric scales.
+    X, Y, V : array of shape (n, d), (m, d), (m, t)
+        Targets, sources, weights.
+    tol : float or None
+        Accuracy relative to sum_j abs(V_j) k of every target. None is rounding accuracy. A number lets
+        distant cells of sources be left out, guaranteed (:mod:`gpukoop.kernels.cells`: one column, d <= 4),
+        and from 5e-6 on float32 uses a shorter exponential.
+
+    Returns
+    -------
+    array of shape (n, t)
+        Of the dtype of the points.
+
+    Notes
+    -----
+    Cost: n m (d + t) operations, one exponential a pair for all columns. Memory: copies of the points and
+    weights, O(n d + m (d + t)); the (n, m) matrix is never formed.
+    Accuracy: differences of coordinates are exact to rounding at any offset; partial sums of a tile in the
+    dtype of the points, tiles in float64.
+    """
+    return _sums(kernel, X, Y, V, tol, True, False)[0]
+
+
+def gradient(
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+) -> Array:
+    r"""Return the gradient of ``product`` in the targets, shape (n, t, d).
+
+    .. math:: g_{ic} = 2 \sum_j \varphi'(q_{ij}) V_{jc} (x_i - y_j)  \quad\text{in pre-scaled coordinates}
+
+    Parameters and accuracy as :func:`product`. A pair x_i = y_j contributes zero, also where phi' is infinite.
+    """
+    return _sums(kernel, X, Y, V, tol, False, True)[1]
+
+
+def value_and_gradient(
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+) -> tuple[Array, Array]:
+    """Return :func:`product` and :func:`gradient` from one pass, one exponential a pair."""
+    return _sums(kernel, X, Y, V, tol, True, True)
+
+
+def _log_terms(
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, slope: bool
+) -> list[tuple[Array, Array]]:
+    """Return (L_a, gradient of L_a) for every term of the kernel, in float64 where sums follow."""
+    # exponents in base two; multiplied in float64, so that b = 1e4 keeps its digits
+    bias = (b.astype(np.float64) * LOG2_E).astype(b.dtype)[:, None]
+    return [_log_term(radial, c, X, Y, bias, slope) for c, radial in kernel.terms]
+
+
+def _log_term(
+    radial: AbstractRadial, coefficient: float, X: Array, Y: Array, bias: Array, slope: bool
+) -> tuple[Array, Array]:
+    variant = choose(True, slope, True, X.shape[1], 1, X.dtype.name, _degree(X, None))
+    value, grad = _reduce(_trace(radial), 1.0, X, Y, bias, variant)
+    level = value[:, 0]
+    if coefficient != 1.0:
+        level = (level.astype(np.float64) + math.log(coefficient)).astype(level.dtype)
+    return level, grad[:, 0]
+
+
+def logsumexp(
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
+) -> Array:
+    r"""Return :math:`\log \sum_j k(x_i, y_j) e^{b_j}`, shape (n,): never overflows, never underflows.
+
+    Parameters
+    ----------
+    kernel : AbstractKernel
+        Positive, with numeric scales; every coefficient > 0.
+    X, Y : array of shape (n, d), (m, d)
+        Targets and sources.
+    b : array of shape (m,)
+        Logarithms of the weights; -inf is weight zero.
+    tol : float or None
+        Not used: log-sum-exp is always exact to rounding.
+
+    Returns
+    -------
+    array of shape (n,)
+        -inf where every weight is zero.
+
+    Notes
+    -----
+    Cost: one exponential a pair and term (the maximum of a tile is found before its first exponential). The
+    logarithm of the kernel is taken in the expression, not of a number that has underflowed.
+    """
+    terms = _log_terms(kernel, X, Y, b, False)
+    total = terms[0][0]
+    for level, _ in terms[1:]:
+        total = np.logaddexp(total, level)
+    return total
+
+
+def logsumexp_and_gradient(
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
+) -> tuple[Array, Array]:
+    r"""Return :func:`logsumexp` L and its gradient in the targets, from one pass: (n,), (n, d).
+
+    .. math:: \nabla L_i = \sum_j p_{ij} \, 2 \frac{\varphi'}{\varphi}(q_{ij}) (x_i - y_j), \qquad
+              p_{ij} = k(x_i, y_j) e^{b_j - L_i}
+
+    Where every weight is zero, L is -inf and the gradient is zero.
+    """
+    terms = _log_terms(kernel, X, Y, b, True)
+    total, slope = terms[0]
+    for level, grad in terms[1:]:
+        both = np.logaddexp(total, level)
+        base = np.where(np.isneginf(both), 0.0, both).astype(both.dtype)
+        slope = np.exp(total - base)[:, None] * slope + np.exp(level - base)[:, None] * grad
+        total = both
+    return total, slope

@@ -1,0 +1,1 @@
+"""Kernel sums on NVIDIA GPUs: device functions compiled by numba-cuda."""

@@ -1,0 +1,1 @@
+"""Sums over points of many features: inner products first, kernel values from them."""

@@ -1,0 +1,1 @@
+"""Sums over all pairs of targets and sources, or over listed tiles of them."""

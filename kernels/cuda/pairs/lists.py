@@ -1,0 +1,222 @@
+r"""Local sums on an NVIDIA GPU: a block of targets visits a list of tiles, with the guarantee of :mod:`~gpukoop.kernels.cells`.
+
+A cell of the sources is the tile that a block stages, a cell of the targets the rows that a block owns. Two passes:
+
+1. a product over the few tiles that may matter most to a block, with the absolute values of the weights. What a
+   target collects there, :math:`a_i`, is at most its full sum of absolute values;
+2. what was asked, over every tile J but those with
+
+.. math:: W_J \, e(q_J) \;\le\; \frac{\mathrm{tol}}{C} \, \min_{i \text{ in the block}} a_i .
+
+At most C tiles are left out, C their number: what is missing is at most tol times the sum of absolute values of every
+target of the block. The CPU decides while it sums; here the lists are ready before the launch, because a decision
+inside the loop would cost it a second sum a pair and a vote of the block at a barrier. So a list costs the loop
+over pairs nothing, and no result depends on the order of threads.
+
+Everything is in logarithms, so that weights such as exp(1e4) pass. On CuPy arrays the host reads two things: the extent of
+the sources, which decides whether there is anything to leave out, and the lengths of the lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpukoop.kernels.cells import (
+    MIN_CELLS,
+    MIN_TARGETS,
+    SHARE,
+    Envelope,
+    arrange,
+    boxes,
+    half_squared,
+    in_cells,
+    squared_gaps,
+)
+from gpukoop.kernels.cuda.pairs.part import Part
+from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.cuda.source import WIDEST_TILE
+from gpukoop.kernels.formula.profile import AbstractKernel
+
+Array = Any
+Keep = Callable[[Array, Array], Array]
+
+# Below, ordering the points (some 500 short array operations, 10 to 30 ms) takes as long as all pairs: derived,
+# not measured.
+MIN_PAIRS = 2**36
+NEAR = 16  # tiles of the first pass: twice what a block of 1024 targets covers of its own kind
+ENTRIES = 2**22  # pairs of cells whose bounds are in memory at once, some 200 MB with temporaries
+OPS = ("product", "gradient", "value_and_gradient", "logsumexp")
+LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
+
+
+def make_local(
+    kernel: AbstractKernel,
+    op: str,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float | None,
+    xp: ModuleType = np,
+    **options: Any,
+) -> LocalSums | None:
+    """Return the local sums of a request, or None where nothing would be saved; ``options`` are those of a plan.
+
+    The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
+    gradient that may vanish.
+    """
+    (n, d), m = X.shape, len(Y)
+    if tol is None or op not in OPS or n * m < MIN_PAIRS or n < MIN_TARGETS or d > WIDEST_TILE:
+        return None
+    t = 1 if V.ndim == 1 else V.shape[1]
+    sizes = n, m, d, t, X.dtype.name
+    options |= {"tol": (1 - SHARE) * tol, "listed": True}  # that much is left to the forms of q
+    plan = Plan(kernel, op, *sizes, **options)
+    if m < MIN_CELLS * min(part.shape.tile for part in plan.parts):
+        return None
+    scale = None
+    if "gradient" in op:
+        scale = max(float(radial.scale) for _, radial in kernel.terms)
+    bounds = [Envelope(part.trace, scale, "logsumexp" in op) for part in plan.parts]
+    half = float(half_squared(Y))
+    if not all(bound.decays(half, tol) for bound in bounds):
+        return None
+    first = Plan(kernel, "product", *sizes, **options) if scale else plan
+    return LocalSums(first, plan, bounds, X, Y, V, tol, xp)
+
+
+class LocalSums:
+    """One reduction over lists of tiles: ``plan``, after the sums of absolute values of the plan ``first``."""
+
+    def __init__(
+        self,
+        first: Plan,
+        plan: Plan,
+        bounds: list[Envelope],
+        X: Array,
+        Y: Array,
+        V: Array,
+        tol: float,
+        xp: ModuleType,
+    ) -> None:
+        self.first, self.plan, self.tol, self.xp = first, plan, tol, xp
+        self.exponent = "logsumexp" in plan.sizes.op
+        self.order = arrange(X, min(part.rows_of_block for part in plan.parts), xp).order
+        sources = arrange(Y, min(part.shape.tile for part in plan.parts), xp).order
+        self.X, self.Y, self.V = X[self.order], Y[sources], V[sources]
+        weights = self.V.reshape(len(Y), -1).T.astype(float)
+        logs = weights if self.exponent else _log(abs(weights), xp)
+
+        def pairs(plan: Plan) -> list[Pairs]:
+            each = zip(plan.parts, bounds, strict=True)
+            return [Pairs(part, bound, self.X, self.Y, logs, xp) for part, bound in each]
+
+        self.near = pairs(first)
+        self.far = self.near if first is plan else pairs(plan)
+
+    def run(self, compute: Callable[[Plan, dict[str, Array]], dict[str, Array]]) -> Any:
+        """Return the result; ``compute`` launches a plan on its buffers and returns the outputs among them."""
+        size = self.V if self.exponent else abs(self.V)
+        outs = compute(self.first, self._pack(self.first, size, [p.nearest for p in self.near]))
+        rules = []
+        for near, far in zip(self.near, self.far, strict=True):
+            sums = near.part.unpack(outs, self.xp)["value"].T.astype(float)  # (t, n)
+            if not self.exponent:
+                sums = _log(abs(sums), self.xp)
+            rules.append(far.rule(sums, SHARE * self.tol))
+        result = self.plan.unpack(compute(self.plan, self._pack(self.plan, self.V, rules)), self.xp)
+        if isinstance(result, tuple):
+            return tuple(self._restore(a) for a in result)
+        return self._restore(result)
+
+    def _pack(self, plan: Plan, weights: Array, rules: list[Keep]) -> dict[str, Array]:
+        buffers = plan.pack(self.X, self.Y, weights, self.xp)
+        for pairs, keep in zip(self.near if plan is self.first else self.far, rules, strict=True):
+            names = (pairs.part.name(name) for name in ("bounds", "visits"))
+            buffers.update(zip(names, pairs.lists(keep), strict=True))
+        return buffers
+
+    def _restore(self, result: Array) -> Array:
+        out = self.xp.empty_like(result)
+        out[self.order] = result
+        return out
+
+
+class Pairs:
+    """The pairs of blocks and tiles of one part of a plan, and which of them are visited.
+
+    ``bound`` is e, ``X`` and ``Y`` are in order, ``logs`` (t, m) the logarithms of the absolute weights. A rule
+    gets the rows of pairs of some blocks, their numbers and log e, and returns where to keep them.
+    """
+
+    def __init__(
+        self, part: Part, bound: Envelope, X: Array, Y: Array, logs: Array, xp: ModuleType
+    ) -> None:
+        self.part, self.bound, self.xp = part, bound, xp
+        self.targets = boxes(X, part.rows_of_block, xp)
+        self.sources = boxes(Y, part.shape.tile, xp)
+        cells = in_cells(logs, part.shape.tile, xp)  # (t, n_cells, tile)
+        cells[:, -1, part.shape.tile - (-len(Y) % part.shape.tile) :] = -math.inf  # no copies
+        self.masses = _log_sum(cells, xp)  # (t, n_cells)
+
+    def nearest(self, blocks: Array, level: Array) -> Array:
+        """Keep the :data:`NEAR` tiles that may matter most; of several columns each counts alike."""
+        xp, masses = self.xp, self.masses
+        masses = masses - xp.maximum(masses.max(1), LOWEST)[:, None]
+        masses = _log_sum(masses.T, xp)
+        score = xp.where(masses == -math.inf, -math.inf, level + xp.maximum(masses, LOWEST))
+        kept, row = xp.zeros(level.shape, bool), xp.arange(len(blocks))
+        for _ in range(NEAR):
+            best = score.argmax(1)
+            kept[row, best] |= score[row, best] > -math.inf
+            score[row, best] = -math.inf
+        return kept
+
+    def rule(self, sums: Array, tol: float) -> Keep:
+        """Return the rule that leaves out at most ``tol`` exp(sums), the sums of absolute values (t, n)."""
+        xp, masses = self.xp, self.masses
+        sums = xp.where(xp.isfinite(sums), sums, -math.inf)  # what overflowed bounds nothing
+        least = in_cells(sums, self.part.rows_of_block, xp).min(2)  # (t, n_blocks)
+        share = math.log(tol / masses.shape[1])
+
+        def keep(blocks: Array, level: Array) -> Array:
+            kept = xp.zeros(level.shape, bool)
+            for mass, low in zip(masses, least[:, blocks], strict=True):
+                kept |= (mass > -math.inf) & (
+                    level > share + low[:, None] - xp.maximum(mass, LOWEST)
+                )
+            return kept
+
+        return keep
+
+    def lists(self, keep: Keep) -> tuple[Array, Array]:
+        """Return where the list of every block and split starts, and the lists one after another."""
+        xp, (low, high) = self.xp, self.targets
+        counts, tiles = [], []
+        step = max(1, ENTRIES // len(self.sources[0]))
+        for start in range(0, len(low), step):
+            blocks = xp.arange(start, min(start + step, len(low)))
+            level = self.bound(squared_gaps(low[blocks], high[blocks], *self.sources, xp), xp)
+            kept = keep(blocks, level if self.bound.logarithm else _log(level, xp))
+            counts.append(kept.sum(1))
+            tiles.append(xp.nonzero(kept)[1].astype(xp.uint32))
+        count = xp.concatenate(counts)
+        ends, splits = xp.cumsum(count), self.part.splits
+        starts = (ends - count)[:, None] + count[:, None] * xp.arange(splits) // splits
+        places = xp.concatenate([starts.ravel(), ends[-1:]]).astype(xp.uint64)
+        return places, xp.concatenate([*tiles, xp.zeros(1, xp.uint32)])  # never empty
+
+
+def _log(values: Array, xp: ModuleType) -> Array:
+    with np.errstate(divide="ignore"):
+        return xp.log(values)
+
+
+def _log_sum(values: Array, xp: ModuleType) -> Array:
+    """Return log sum exp over the last axis, -inf of nothing but -inf."""
+    largest = xp.maximum(values.max(-1), LOWEST)
+    return largest + _log(xp.exp(values - largest[..., None]).sum(-1), xp)

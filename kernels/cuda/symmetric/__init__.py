@@ -1,0 +1,1 @@
+"""Products with one cloud of points that visit each pair once."""

@@ -1,0 +1,1 @@
+"""Near-linear sums to a tolerance, by nonuniform Fourier transforms."""

@@ -1,0 +1,1 @@
+"""Sums in many dimensions as means of sums along lines."""

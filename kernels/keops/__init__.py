@@ -1,0 +1,1 @@
+"""Kernel sums by KeOps, from formulas printed from the same profile."""
