@@ -184,7 +184,7 @@ class MachineCode:
             return self.restore(target_context, data)
         # The digest fits, so this is code of another world (a library that changed under the same version): LLVM raises
         # RuntimeError, pickle nearly anything. Compiling anew is right whatever it is.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             _logger.warning("compiled code of %s cannot be used, compiling it anew: %r", sig, error)
             return None
 
@@ -202,7 +202,9 @@ def _load(text: str, kind: str, fingerprint: str) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = file = f"<{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    sys.modules[name] = module  # before it runs: code that comes from the disk looks its module up by name
+    sys.modules[name] = (
+        module  # before it runs: code that comes from the disk looks its module up by name
+    )
     try:
         exec(compile(text, file, "exec"), module.__dict__)
     except BaseException:

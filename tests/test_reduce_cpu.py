@@ -343,7 +343,9 @@ def test_damaged_compiled_code_is_made_anew(tmp_path, content):
     assert _fresh(tmp_path) == "1 0"
 
 
-NUMBER = "from gpukoop.kernels.cpu.module import jit\n@jit('float64()')\ndef run():\n    return 7.0\n"
+NUMBER = (
+    "from gpukoop.kernels.cpu.module import jit\n@jit('float64()')\ndef run():\n    return 7.0\n"
+)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch, caplog):
