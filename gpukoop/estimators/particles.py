@@ -157,7 +157,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
                 if k not in ("target", "own") or len(v) == rows
             }
             last = self._watched(particles, memory, rng, self.n_iter_)
-            self.history_["energy"] = np.append(energies, last.energy)
+            self.history_["energy"] = np.append(energies, float(last.energy))
 
     def _forget(self) -> None:
         """Drop what only a run needs, also after an interruption: an estimator must stay picklable."""
