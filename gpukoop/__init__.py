@@ -24,7 +24,18 @@ from gpukoop.kernels.formula.catalogue import (
 from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
-    from gpukoop import cuda, datasets, distributed, maps, metrics, plot, sampler, spectrum, testing
+    from gpukoop import (
+        cuda,
+        datasets,
+        distributed,
+        maps,
+        metrics,
+        plot,
+        sampler,
+        spectrum,
+        testing,
+        torch,
+    )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
 
@@ -51,6 +62,8 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "torch",
+    "torch",
 )
 
 __all__ = [
@@ -82,6 +95,7 @@ __all__ = [
     "sampler",
     "spectrum",
     "testing",
+    "torch",
     "use_backend",
 ]
 

@@ -30,6 +30,7 @@ ROOMS = [
         "datasets",
         "metrics",
         "plot",
+        "torch",
         "recipes",
         "demo",
         "cli",
