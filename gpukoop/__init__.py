@@ -36,6 +36,7 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "verdict",
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "RationalQuadratic",
     "Riesz",
     "backends",
+    "diagnose",
     "use_backend",
     *_ESTIMATORS,
     *_ROOMS,
@@ -61,6 +63,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"gpukoop.{name}")
     if name in _ESTIMATORS:
         return getattr(import_module("gpukoop.estimators"), name)
+    if name == "diagnose":
+        return import_module("gpukoop.verdict").diagnose
     raise AttributeError(f"module 'gpukoop' has no attribute {name!r}")
 
 

@@ -20,6 +20,7 @@ ROOMS = [
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
+    ["verdict"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [

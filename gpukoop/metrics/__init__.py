@@ -23,8 +23,10 @@ from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "TwoSampleTest",
     "coverage",
     "energy_distance",
     "gaussian_energy_distance",
@@ -35,6 +37,7 @@ __all__ = [
     "mmd",
     "nearest_neighbour_distance",
     "sliced_wasserstein",
+    "two_sample_test",
     "wasserstein",
 ]
 
