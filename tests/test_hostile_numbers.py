@@ -60,7 +60,7 @@ def test_distances_over_an_offset_that_squares_out_of_range():
     length = math.sqrt(3) * offset
     assert metrics.energy_distance(X + offset, Y) == pytest.approx(2 * length, rel=1e-12)
     assert metrics.wasserstein(X + offset, Y) == pytest.approx(length, rel=1e-12)
-    with pytest.raises(ValueError, match="beyond the range"):
+    with pytest.raises(ValueError, match=r"beyond the range|largest float"):
         metrics.energy_distance(np.full((3, 3), 1.5e308), np.full((2, 3), -1.5e308))
 
 
@@ -222,7 +222,7 @@ def test_sinkhorn_refuses_clouds_whose_costs_leave_the_range():
     flow = gk.WassersteinFlow("sinkhorn", blur=1.0, n_iter=1)
     with pytest.raises(ValueError, match="apart"):
         flow.fit(X).transport(X + 1e160)
-    with pytest.raises(ValueError, match="range|scale|apart"):
+    with pytest.raises(ValueError, match=r"range|scale|apart"):
         gk.WassersteinFlow("sinkhorn", n_iter=1).fit(X + 1e160).transport(X)
     with pytest.raises(ValueError, match="apart"):
         flow.fit(X.astype("float32")).transport((X + 1e19).astype("float32"))
