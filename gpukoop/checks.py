@@ -51,7 +51,9 @@ def masses(weights: Any, name: str, n: int) -> np.ndarray:
     if w.shape != (n,):
         raise ValueError(f"{name} has shape {w.shape}, expected ({n},): one weight per sample")
     if (w < 0).any() or not (w > 0).any():
-        raise ValueError(f"{name} holds a negative number or only zeros: pass {n} numbers >= 0")
+        raise ValueError(
+            f"{name} must not be negative, and not all weights may be zero: pass {n} numbers >= 0"
+        )
     w = w / w.max()  # first: the sum of large weights leaves the range
     return w / w.sum()
 

@@ -12,7 +12,7 @@ import gpukoop as gk
 from gpukoop import metrics
 from gpukoop.flow import sinkhorn
 from gpukoop.operator import median_scale
-from gpukoop.spectrum import DiffusionMap
+from gpukoop.spectrum import DiffusionMap, eigsh
 
 
 def normal(n, d, seed=0):
@@ -226,3 +226,54 @@ def test_sinkhorn_refuses_clouds_whose_costs_leave_the_range():
         gk.WassersteinFlow("sinkhorn", n_iter=1).fit(X + 1e160).transport(X)
     with pytest.raises(ValueError, match="apart"):
         flow.fit(X.astype("float32")).transport((X + 1e19).astype("float32"))
+
+
+# --- eigenpairs
+
+
+def lattice_pieces(count, wobble=0.005):
+    """Copies of a 7 x 6 lattice of spacing .2, far apart, each a little larger than the one before."""
+    grid = 0.2 * np.stack(np.meshgrid(np.arange(7.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
+    return np.concatenate([grid * (1 + wobble * i) + [100.0 * i, 0.0] for i in range(count)])
+
+
+@pytest.mark.parametrize("pieces", [18, 20])
+@pytest.mark.filterwarnings("ignore:the samples fall into")
+def test_more_equal_eigenvalues_than_a_block_has_columns(pieces):
+    X = lattice_pieces(pieces)
+    found, exact = (
+        DiffusionMap(gk.Gaussian(0.35), 20, method=method, random_state=0).fit(X).sigma_
+        for method in ("block", "dense")
+    )
+    ones = pieces - 1  # the constant is left out
+    np.testing.assert_allclose(exact[:ones], 1.0, atol=1e-10)
+    assert exact[ones] < 0.8
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("multiplicity", [15, 16, 17, 33])
+def test_multiple_eigenvalues_of_a_matrix(multiplicity):
+    values = np.concatenate(
+        [np.full(multiplicity, 2.0), 1.9 * 0.9 ** np.arange(600 - multiplicity)]
+    )
+    Q = np.linalg.qr(normal(600, 600))[0]
+    A = (Q * values) @ Q.T
+    k = multiplicity + 2
+    found, vectors = eigsh((A + A.T) / 2, k, method="block", random_state=0)
+    np.testing.assert_allclose(found, np.sort(values)[::-1][:k], atol=1e-9)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", ["block", "dense", "lanczos"])
+@pytest.mark.parametrize("unit", [1e-30, 1e-24, 1e24, 1e30])
+def test_eigenpairs_do_not_depend_on_the_unit_of_the_operator(method, unit, dtype):
+    X = normal(600, 2).astype(dtype)
+    A = np.exp(-cdist(X, X, "sqeuclidean") / 2).astype(dtype)
+    scaled = (A.astype(float) * unit).astype(dtype)
+    accuracy = 1e-5 if dtype == "float32" else 1e-12
+    values, vectors = eigsh(scaled, 6, method=method, random_state=0)
+    exact = np.linalg.eigvalsh(A.astype(float))[::-1][:6]
+    np.testing.assert_allclose(values.astype(float) / unit, exact, atol=accuracy * exact[0])
+    residual = scaled.astype(float) / unit @ vectors - vectors * (values.astype(float) / unit)
+    assert np.abs(residual).max() < 10 * accuracy * exact[0]
