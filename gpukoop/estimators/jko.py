@@ -11,6 +11,7 @@ from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
 from gpukoop.flow.critic import (
+    DIVERGENCES,
     CriticField,
     FourierDictionary,
     JoinedDictionary,
@@ -262,6 +263,7 @@ class JKOFlow(AbstractParticleFlow):
             self._length(),
             n_iter=int(self.inner_iter),
             tol=float(self.inner_tol),
+            double=self.objective in DIVERGENCES,
         )
 
     def _riesz_step(self) -> Step:
