@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion"],
+    ["checks"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
