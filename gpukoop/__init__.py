@@ -24,9 +24,21 @@ from gpukoop.kernels.formula.catalogue import (
 from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
-    from gpukoop import cuda, datasets, distributed, maps, metrics, plot, sampler, spectrum, testing
+    from gpukoop import (
+        cuda,
+        datasets,
+        distributed,
+        maps,
+        metrics,
+        plot,
+        sampler,
+        spectrum,
+        testing,
+        verdict,
+    )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.verdict import diagnose
 
 __version__ = "0.1.0"
 
@@ -40,6 +52,7 @@ _HOMES = {
     "KoopmanSampler": "estimators",
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
+    "diagnose": "verdict",
 }
 _ROOMS = (
     "cuda",
@@ -51,6 +64,7 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "verdict",
 )
 
 __all__ = [
@@ -75,6 +89,7 @@ __all__ = [
     "backends",
     "cuda",
     "datasets",
+    "diagnose",
     "distributed",
     "maps",
     "metrics",
@@ -83,6 +98,7 @@ __all__ = [
     "spectrum",
     "testing",
     "use_backend",
+    "verdict",
 ]
 
 

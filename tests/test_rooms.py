@@ -14,12 +14,14 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion"],
+    ["checks"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
+    ["verdict"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
