@@ -35,9 +35,11 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         spectrum,
         testing,
         torch,
+        verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.verdict import diagnose
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,7 @@ _HOMES = {
     "KoopmanSampler": "estimators",
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
+    "diagnose": "verdict",
 }
 _ROOMS = (
     "cuda",
@@ -63,7 +66,7 @@ _ROOMS = (
     "spectrum",
     "testing",
     "torch",
-    "torch",
+    "verdict",
 )
 
 __all__ = [
@@ -88,6 +91,7 @@ __all__ = [
     "backends",
     "cuda",
     "datasets",
+    "diagnose",
     "distributed",
     "maps",
     "metrics",
@@ -97,6 +101,7 @@ __all__ = [
     "testing",
     "torch",
     "use_backend",
+    "verdict",
 ]
 
 
