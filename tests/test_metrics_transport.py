@@ -81,9 +81,15 @@ def test_units_do_not_matter(factor):
     [
         (lambda X, Y: metrics.wasserstein(X, Y, order=3), "order is 3, expected 1 or 2"),
         (lambda X, Y: metrics.wasserstein(X, Y, weights=X), "weights is a pair"),
-        (lambda X, Y: metrics.wasserstein(X, Y, weights=(-np.ones(6), None)), "must be >= 0"),
-        (lambda X, Y: metrics.wasserstein(X, Y, weights=(np.zeros(6), None)), "not all zero"),
-        (lambda X, Y: metrics.wasserstein(X, Y, weights=(np.ones(5), None)), "has 5 rows"),
+        (
+            lambda X, Y: metrics.wasserstein(X, Y, weights=(-np.ones(6), None)),
+            "must not be negative",
+        ),
+        (
+            lambda X, Y: metrics.wasserstein(X, Y, weights=(np.zeros(6), None)),
+            "not all weights may be zero",
+        ),
+        (lambda X, Y: metrics.wasserstein(X, Y, weights=(np.ones(5), None)), r"has shape \(5,\)"),
         (lambda X, Y: metrics.wasserstein(1e307 * X, -1e307 * X), "farther apart"),
         (lambda X, Y: metrics.sinkhorn_divergence(X, Y, blur=0.0), "blur"),
     ],

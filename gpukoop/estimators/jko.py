@@ -154,7 +154,8 @@ class JKOFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
-        self.sample_weight_ = check_weight(sample_weight, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.checks import real_array, root_of_square, times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, check_function, random_generator
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -24,8 +25,10 @@ from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, ga
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.metrics.transport import clouds, sinkhorn_divergence, wasserstein
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "TwoSampleTest",
     "coverage",
     "energy_distance",
     "gaussian_energy_distance",
@@ -37,6 +40,7 @@ __all__ = [
     "nearest_neighbour_distance",
     "sinkhorn_divergence",
     "sliced_wasserstein",
+    "two_sample_test",
     "wasserstein",
 ]
 
@@ -99,7 +103,7 @@ def mmd(
         K = KernelOperator(kernel, A, B, backend=backend, tol=tol)
         return float((K @ namespace(B).full(len(B), 1 / len(B))).mean())
 
-    return math.sqrt(max(0.0, mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)))
+    return root_of_square(mean(X, X) + mean(Y, Y) - 2 * mean(X, Y), "the squared MMD")
 
 
 def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
@@ -114,15 +118,17 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
     the distribution functions.
     """
-    X, Y = clouds(X, Y)
+    (X, Y), exponent = unit_clouds(*clouds(X, Y))  # the distance is homogeneous in the points
     if X.shape[1] == 1:
         xp = namespace(X)
         x, y = xp.sort(X[:, 0]), xp.sort(Y[:, 0])
         z = xp.sort(xp.concatenate([x, y]))
         rise = xp.searchsorted(x, z[:-1], side="right") / len(x)
         gap = rise - xp.searchsorted(y, z[:-1], side="right") / len(y)
-        return float(2 * xp.sum(gap**2 * xp.diff(z)))
-    return mmd(X, Y, Energy(), backend=backend) ** 2
+        value = float(2 * xp.sum(gap**2 * xp.diff(z)))
+    else:
+        value = mmd(X, Y, Energy(), backend=backend) ** 2
+    return times_power(value, exponent, "the energy distance")
 
 
 def sliced_wasserstein(
@@ -148,7 +154,7 @@ def sliced_wasserstein(
     Cost: O(P (n + m) (d + log(n + m))) on the host. It does not carry a factor d: for a shift by a vector a it
     is about |a| / sqrt(d).
     """
-    X, Y = (to_host(A) for A in clouds(X, Y))
+    (X, Y), exponent = unit_clouds(*(to_host(A) for A in clouds(X, Y)))
     rng = random_generator(random_state)
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -157,7 +163,8 @@ def sliced_wasserstein(
         _squared_quantile_gap(X @ part.T, Y @ part.T)
         for part in np.array_split(directions, math.ceil(len(directions) / block))
     ]
-    return math.sqrt(np.concatenate(squared).mean())
+    distance = root_of_square(float(np.concatenate(squared).mean()), "the squared distance")
+    return times_power(distance, exponent, "the sliced Wasserstein distance")
 
 
 def iid_floor(
@@ -209,7 +216,12 @@ def iid_floor(
 
     if reference is None:
         reference = cloud(n if n_reference is None else check_count(n_reference, "n_reference"))
-    scores = np.array([metric(cloud(n), reference) for _ in range(repeats)])
+    scores = np.array(
+        [
+            real_array(metric(cloud(n), reference), "metric(X, reference)", ())
+            for _ in range(repeats)
+        ]
+    )
     return float(scores.mean()), float(scores.std(ddof=1))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points, to_host
-from gpukoop.arrays import weights as checked_weights
+from gpukoop.checks import masses
 from gpukoop.draws import check_positive
 from gpukoop.flow.plans import LARGEST_ASSIGNMENT, assignment, exact_plan
 from gpukoop.flow.sinkhorn import problem, solve, solve_symmetric, transport_value
@@ -47,16 +47,7 @@ def marginals(pair: Weights | None, X: Array, Y: Array) -> tuple[Array, Array]:
         if given is None:
             found.append(xp.full(len(cloud), 1 / len(cloud)))
             continue
-        w = checked_weights(given, name, len(cloud), cloud)
-        if w.shape[1] != 1:
-            raise ValueError(
-                f"{name} has {w.shape[1]} columns, expected one weight per point: shape ({len(cloud)},)"
-            )
-        w = w[:, 0]
-        if bool((w < 0).any()) or not bool((w > 0).any()):
-            raise ValueError(f"{name} must be >= 0 and not all zero")
-        w = w / w.max()  # so that the sum of weights near the largest float does not overflow
-        found.append(w / w.sum())
+        found.append(like(masses(given, name, len(cloud)), cloud))
     return found[0], found[1]
 
 
