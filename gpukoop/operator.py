@@ -10,10 +10,11 @@ t   right-hand sides               columns of v
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
+from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import Array, Home, namespace, points, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
@@ -25,11 +26,12 @@ from gpukoop.kernels.reference import dense, evaluate
 from gpukoop.scales import check_scales, median_scale
 
 
-class KernelOperator:
+class KernelOperator(AbstractOperator):
     r"""The n x m matrix :math:`K_{ij} = k(x_i, y_j)`, never stored; made by ``kernel(X, Y)``.
 
     It has ``shape``, ``dtype``, ``matvec``, ``matmat``, ``rmatvec``, ``rmatmat``, ``@`` and ``.T``, so SciPy's iterative solvers take
-    it unchanged. Results live where X lives.
+    it unchanged. Results live where X lives. ``2 * K`` and sums of kernels on the same points are one pass; ``K[rows, columns]``
+    is the operator on fewer points; ``K + lam * gk.Identity(n)``: see :class:`gpukoop.algebra.AbstractOperator`.
 
     Parameters
     ----------
@@ -61,9 +63,6 @@ class KernelOperator:
     >>> (K @ np.ones(100)).shape
     (100,)
     """
-
-    # SciPy and NumPy ask for these before they try their own arithmetic on a NumPy left operand.
-    __array_ufunc__: Final = None
 
     def __init__(
         self,
@@ -116,22 +115,42 @@ class KernelOperator:
         return self.workspace.get("error_estimate")
 
     @property
-    def ndim(self) -> int:
-        """Two, as for a matrix."""
-        return 2
-
-    @property
     def T(self) -> KernelOperator:
         """The transposed operator: targets and sources exchanged (radial kernels are symmetric)."""
         # Kept, so that what it learns about its points (sorted, on a grid) serves the next transposed product too.
         other = self.workspace.get("transposed")
         if other is None:
-            other = object.__new__(KernelOperator)
-            other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, workspace={})
-            self.workspace["transposed"] = other
+            other = self.workspace["transposed"] = self._with(X=self.Y, Y=self.X)
         return other
 
-    H = T
+    def _with(self, **changes: Any) -> KernelOperator:
+        """Return the operator with other points or another kernel, which have been checked."""
+        other = object.__new__(KernelOperator)
+        other.__dict__.update(self.__dict__, workspace={}, **changes)
+        return other
+
+    @property
+    def reference(self) -> Array:
+        """The targets."""
+        return self.X
+
+    def _times(self, factor: float) -> KernelOperator:
+        return self._with(kernel=factor * self.kernel)
+
+    def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
+        """Add in one pass if the other is a kernel on the same points, summed in the same way."""
+        if not isinstance(other, KernelOperator):
+            return None
+        how = [(K.backend, K.tol, K.precision) for K in (self, other)]
+        same = how[0] == how[1] and _equal(self.X, other.X) and _equal(self.Y, other.Y)
+        return self._with(kernel=factor * self.kernel + other.kernel) if same else None
+
+    def _selected(self, rows: np.ndarray | None, columns: np.ndarray | None) -> KernelOperator:
+        equal = rows is columns  # both None
+        if rows is not None and columns is not None:
+            equal = np.array_equal(rows, columns)
+        X = _rows(self.X, rows)
+        return self._with(X=X, Y=X if equal and self.X is self.Y else _rows(self.Y, columns))
 
     def __repr__(self) -> str:
         n, m = self.shape
@@ -203,13 +222,8 @@ class KernelOperator:
         out, flat = self._run("product", v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
-    def matvec(self, v: Any) -> Array:
-        """Return ``K @ v``; SciPy's name."""
+    def _apply(self, v: Array) -> Array:
         return self @ v
-
-    def matmat(self, V: Any) -> Array:
-        """Return ``K @ V``; SciPy's name."""
-        return self @ V
 
     def rmatvec(self, u: Any) -> Array:
         """Return ``K.T @ u``; SciPy's name."""
@@ -341,6 +355,20 @@ class KernelOperator:
 
 def _ndim(v: Any) -> int:
     return v.ndim if hasattr(v, "ndim") else np.ndim(v)
+
+
+def _equal(a: Array, b: Array) -> bool:
+    """Return whether two arrays of points are one: the same memory, read in the same way."""
+    if a is b:
+        return True
+    first, second = (
+        getattr(x, "__cuda_array_interface__", None) or x.__array_interface__ for x in (a, b)
+    )
+    return all(first[k] == second[k] for k in ("data", "shape", "strides", "typestr"))
+
+
+def _rows(points: Array, index: np.ndarray | None) -> Array:
+    return points if index is None else points[namespace(points).asarray(index)]
 
 
 def check_tol(tol: float | None) -> float | None:

@@ -17,6 +17,7 @@ ROOMS = [
     ["checks"],
     ["scales"],
     ["config", "backends", "dispatch"],
+    ["algebra"],
     ["operator"],
     ["spectrum"],
     ["flow"],
