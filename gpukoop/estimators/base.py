@@ -13,10 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, points, to_host
 from gpukoop.draws import check_count
+from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
 
+# What a flow towards other samples has left.
+FLOWN = ("n_iter_", "converged_", "history_", "report_", "X_held_out_", "_ended", "_on_law")
 
-class AbstractFlowEstimator(BaseEstimator, ABC):
+
+class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
     """A flow with scikit-learn's face: ``fit`` learns the target, ``transport`` moves particles towards it.
 
     Subclasses store their parameters in ``__init__``, set ``X_`` (native array), ``n_features_in_`` and ``backend_`` in
@@ -33,7 +37,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
     def _remember(self, X: Any, name: str = "X") -> Array:
         """Validate the samples and keep them; the first line of every ``fit``."""
         native, home = points(X, name)
-        for flown in ("n_iter_", "converged_", "history_"):  # of a flow towards other samples
+        for flown in FLOWN:
             self.__dict__.pop(flown, None)
         self.X_ = native
         self.n_features_in_ = int(native.shape[1])
@@ -132,12 +136,19 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         -------
         array of shape (n_samples, d)
             Library and device of the samples given to ``fit``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the first sample of 100 particles or more after a fit is off the law of the data; ``report_`` says why.
         """
         check_is_fitted(self)
         n = check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
         rng = np.random.default_rng(seed_from(chosen))
-        return self.transport(self._home.restore(self._start(n, rng)))
+        Z = self.transport(self._home.restore(self._start(n, rng)))
+        self._judge(Z)
+        return Z
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
         """Draw from the normal law with the mean and covariance of the samples, on the host."""

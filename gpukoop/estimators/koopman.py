@@ -8,17 +8,17 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, points
+from gpukoop.arrays import Array, Home, points
 from gpukoop.draws import check_count
+from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.flow.loop import seed_from
 from gpukoop.sampler.fitting import FittedFlow
-from gpukoop.sampler.learning import energy_distance
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport
 from gpukoop.sampler.teacher import as_teacher
 
 
-class KoopmanSampler(BaseEstimator):
+class KoopmanSampler(JudgedMixin, BaseEstimator):
     r"""New samples in one step: a flow from noise to data, made linear by a lift and solved in closed form.
 
     The path x_t = (1-t) x0 + t x1 from N(0, I) to the data defines a velocity field. Functions g(x, t) = [1, t, x, phi] evolve
@@ -190,6 +190,8 @@ class KoopmanSampler(BaseEstimator):
         native, home = points(X, "X")
         self._flow = FittedFlow(recipe, field, native, y, params)
         self.n_features_in_, self._home = int(native.shape[1]), home
+        self.X_ = native  # for the verdict; the law of later points is the same
+        self.__dict__.pop("report_", None)
         return self._publish()
 
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
@@ -240,7 +242,10 @@ class KoopmanSampler(BaseEstimator):
         check_is_fitted(self)
         n = check_count(n_samples, "n_samples")
         seed = seed_from(self.random_state if random_state is None else random_state)
-        return self._home.restore(self._flow.sample(n, seed, y))
+        Z = self._home.restore(self._flow.sample(n, seed, y))
+        if y is None:
+            self._judge(Z)
+        return Z
 
     def transport(self, Z: Any, t: float = 1.0, *, y: Any = None, modes: Any = None) -> Array:
         """Return where the flow carries base points by time t.
@@ -309,12 +314,6 @@ class KoopmanSampler(BaseEstimator):
         check_count(n_seeds, "n_seeds", least=0)
         check_count(n_trajectories, "n_trajectories", least=0)
         return self._flow.report(n_seeds, n_trajectories)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
-        native, _ = self._checked(X, "X", self.n_features_in_)
-        drawn = like(self.sample(len(native)), native)
-        return -energy_distance(drawn, native, self.backend)
 
     def _checked(self, Z: Any, name: str, expected: int) -> tuple[Array, Home]:
         native, home = points(Z, name)

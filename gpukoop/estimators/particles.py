@@ -45,6 +45,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
     generator: Any = None
     persistence: float = 1
     momentum: float = 0.0
+    _pairs_with_samples = True
 
     @abstractmethod
     def _field(self, batch_size: int | None) -> Field:
@@ -243,7 +244,9 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Y = like(rng.standard_normal((n, self.n_features_in_)), self.X_)
         else:
             Y = self._latent[rng.integers(len(self._latent), size=n)]
-        return self._home.restore(self.generator_(Y))
+        Z = self._home.restore(self.generator_(Y))
+        self._judge(Z)
+        return Z
 
 
 def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
