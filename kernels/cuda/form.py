@@ -116,9 +116,9 @@ def log2_phi(trace: Trace) -> Expr:
     return mul(1.0 / math.log(2.0), trace.log_phi)
 
 
-def slope_parts(trace: Trace, spec: Spec) -> tuple[float, Expr]:
-    """Return (number, expression) whose product is dphi, or dphi / phi under log-sum-exp."""
-    tree = trace.log_slope if spec.exponent else trace.dphi
+def slope_parts(trace: Trace, log: bool) -> tuple[float, Expr]:
+    """Return (number, expression) whose product is dphi, or dphi / phi if ``log``."""
+    tree = trace.log_slope if log else trace.dphi
     if tree is None:
         raise ValueError("log-sum-exp needs a positive kernel of one term")
     return split_factor(tree)

@@ -265,7 +265,7 @@ class Part:
         for name, value in zip(self.trace.symbols, self.trace.values, strict=True):
             out[self.name(name)] = real(value)
         if self.spec.slope:
-            number = slope_parts(self.trace, self.spec)[0]
+            number = slope_parts(self.trace, self.spec.exponent)[0]
             for form in self.forms:
                 power = 2 if form == "exact" else 1
                 out[self.name(f"factor_{form}")] = real(2.0 * number * scale**power)

@@ -49,7 +49,7 @@ class TileWriter:
         self.shift = self.merged and spec.form == "dot"
         # Several sums skip the level of groups: it would cost each of them an addition a group.
         self.direct = self.n_sums > 1
-        self.factor = slope_parts(trace, spec)[1] if spec.slope else Number(1.0)
+        self.factor = slope_parts(trace, spec.exponent)[1] if spec.slope else Number(1.0)
         self.log2 = log2_phi(trace) if spec.exponent else Number(0.0)
         # Registers hold -q where the profile wants 2**-q, and c + q where it wants nothing but c + q.
         self.negative = not spec.exponent and smooth(trace.phi) and gaussian_like(trace.phi)
