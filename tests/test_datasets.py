@@ -228,7 +228,7 @@ def test_wells_move_as_their_generator_says():
 
 def test_the_drift_of_the_wells_is_the_slope_of_their_potential():
     Z, h, d = np.random.default_rng(0).uniform(-1.5, 1.5, (30, 2)), 1e-3, 1e-6
-    ends = diffusions._walk_wells(Z, np.zeros((30, 1, 2)), h, False)
+    ends = diffusions._walk_wells(Z, np.zeros((30, 1, 2)), h, False, 1.0)
     shifts = d * np.eye(2)
     slope = [
         (datasets.potential("quadruple_well", Z + e) - datasets.potential("quadruple_well", Z - e))

@@ -1,8 +1,9 @@
 """Data sets and their exact answers, by one name each.
 
-Pairs (X, Y), Y one lag after X: ``quadruple_well``, ``double_well``, ``ornstein_uhlenbeck``, ``allen_cahn``, and
-``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``, ``eight_gaussians``,
-``three_rings``, ``checkerboard``, ``moons``, ``digits``. What is known about a law is asked by name:
+Pairs (X, Y), Y one lag after X: ``quadruple_well``, ``double_well``, ``slow_well``, ``ornstein_uhlenbeck``,
+``allen_cahn``, and ``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``,
+``eight_gaussians``, ``three_rings``, ``checkerboard``, ``moons``, ``banana``, ``unequal_mixture``, ``student_t``,
+``mises_fisher``, ``digits``. What is known about a law is asked by name:
 ``exact``, ``density``, ``potential``. No number of these is typed in: they come from quadratures and
 eigenproblems accurate to about ten digits, so that a fit is compared with the truth and not with another run.
 """
@@ -16,15 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpukoop.datasets import diffusions, manifolds, shapes
+from gpukoop.datasets import diffusions, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
 from gpukoop.datasets.images import allen_cahn, digits
 from gpukoop.datasets.manifolds import circle, project_circle, project_torus, torus, torus_angles
 from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
+from gpukoop.datasets.uneven import (
+    banana,
+    mises_fisher,
+    project_sphere,
+    slow_well,
+    student_t,
+    unequal_mixture,
+)
 from gpukoop.draws import check_count
 
 __all__ = [
     "allen_cahn",
+    "banana",
     "checkerboard",
     "circle",
     "density",
@@ -32,20 +42,25 @@ __all__ = [
     "double_well",
     "eight_gaussians",
     "exact",
+    "mises_fisher",
     "moons",
     "ornstein_uhlenbeck",
     "potential",
     "project_circle",
+    "project_sphere",
     "project_torus",
     "quadruple_well",
+    "slow_well",
+    "student_t",
     "three_rings",
     "torus",
     "torus_angles",
+    "unequal_mixture",
 ]
 
 EXACT: dict[str, Callable[..., dict[str, Any]]] = {
-    "quadruple_well": lambda: diffusions.exact_wells(2),
-    "double_well": lambda: diffusions.exact_wells(1),
+    "quadruple_well": lambda barrier=1.0: diffusions.exact_wells(2, barrier),
+    "double_well": lambda barrier=1.0: diffusions.exact_wells(1, barrier),
     "ornstein_uhlenbeck": diffusions.exact_ornstein_uhlenbeck,
     "circle": manifolds.exact_circle,
     "torus": manifolds.exact_torus,
@@ -53,6 +68,11 @@ EXACT: dict[str, Callable[..., dict[str, Any]]] = {
     "three_rings": shapes.exact_three_rings,
     "checkerboard": shapes.exact_checkerboard,
     "moons": shapes.exact_moons,
+    "banana": uneven.exact_banana,
+    "unequal_mixture": uneven.exact_unequal_mixture,
+    "student_t": uneven.exact_student_t,
+    "mises_fisher": uneven.exact_mises_fisher,
+    "slow_well": uneven.exact_slow_well,
 }
 DENSITY: dict[str, Callable[..., np.ndarray]] = {
     "quadruple_well": diffusions.well_density,
@@ -62,11 +82,26 @@ DENSITY: dict[str, Callable[..., np.ndarray]] = {
     "three_rings": shapes.three_rings_density,
     "checkerboard": shapes.checkerboard_density,
     "moons": shapes.moons_density,
+    "banana": uneven.banana_density,
+    "unequal_mixture": uneven.unequal_mixture_density,
+    "student_t": uneven.student_t_density,
+    "mises_fisher": uneven.mises_fisher_density,
+    "slow_well": uneven.slow_well_density,
 }
 POTENTIAL: dict[str, Callable[..., np.ndarray]] = {
     "quadruple_well": diffusions.well_potential,
     "double_well": diffusions.well_potential,
     "ornstein_uhlenbeck": diffusions.ornstein_uhlenbeck_potential,
+}
+
+# Columns of the laws that are not of the plane; None is any number.
+FEATURES = {
+    "double_well": 1,
+    "ornstein_uhlenbeck": None,
+    "student_t": None,
+    "slow_well": None,
+    "mises_fisher": 3,
+    "unequal_mixture": 5,
 }
 
 
@@ -125,12 +160,12 @@ def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
 
 
 def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
-    """Return the normalised density of a law at the rows of Z, shape (n,).
+    """Return the normalised density of a law at the rows of Z, shape (n,); on the sphere by unit of area.
 
     Parameters
     ----------
     name : str
-        A function of :mod:`gpukoop.datasets` whose law has a density in the plane (or on the line).
+        A function of :mod:`gpukoop.datasets` whose law has a density.
     Z : array of shape (n, d)
         Where to evaluate it.
     **parameters
@@ -168,7 +203,7 @@ def _rows(Z: ArrayLike, name: str) -> np.ndarray:
     if Z.dtype.kind not in "fiub":
         raise TypeError(f"Z has dtype {Z.dtype}: {name!r} takes an array of real numbers")
     Z = Z.astype(float)
-    d = {"double_well": 1, "ornstein_uhlenbeck": None}.get(name, 2)
+    d = FEATURES.get(name, 2)
     if Z.ndim != 2 or d not in (None, Z.shape[1]):
         raise ValueError(f"Z has shape {Z.shape}: {name!r} takes an array of shape (n, {d or 'd'})")
     return Z

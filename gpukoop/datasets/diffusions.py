@@ -25,10 +25,11 @@ def quadruple_well(
     *,
     independent: bool = False,
     n_substeps: int | None = None,
+    barrier: float = 1.0,
 ) -> Pairs:
     r"""Return pairs of the overdamped Langevin diffusion in four wells at :math:`(\pm 1, \pm 1)`.
 
-    .. math:: V(x, y) = (x^2 - 1)^2 + (y^2 - 1)^2, \qquad dX = -\nabla V dt + \sqrt 2\, dW
+    .. math:: V(x, y) = b (x^2 - 1)^2 + b (y^2 - 1)^2, \qquad dX = -\nabla V dt + \sqrt 2\, dW
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ def quadruple_well(
         each with its own successor.
     n_substeps : int, optional
         Euler-Maruyama steps in one lag; by default 10, or as many as keep a step below 0.01.
+    barrier : float, default=1.0
+        b, the height of the potential between two wells in units of the temperature.
 
     Returns
     -------
@@ -65,9 +68,7 @@ def quadruple_well(
     >>> X.shape, bool((X[1:] == Y[:-1]).all())
     ((1000, 2), True)
     """
-    return langevin_pairs(
-        _wells_law(2), _walk_wells, n_samples, lag_time, random_state, independent, n_substeps
-    )
+    return _well_pairs(2, barrier, n_samples, lag_time, random_state, independent, n_substeps)
 
 
 def double_well(
@@ -77,14 +78,13 @@ def double_well(
     *,
     independent: bool = False,
     n_substeps: int | None = None,
+    barrier: float = 1.0,
 ) -> Pairs:
-    """Return pairs of the Langevin diffusion in V(x) = (x^2 - 1)^2, shape (n_samples, 1).
+    """Return pairs of the Langevin diffusion in V(x) = b (x^2 - 1)^2, shape (n_samples, 1).
 
     Parameters are those of :func:`quadruple_well`, of which this is one coordinate.
     """
-    return langevin_pairs(
-        _wells_law(1), _walk_wells, n_samples, lag_time, random_state, independent, n_substeps
-    )
+    return _well_pairs(1, barrier, n_samples, lag_time, random_state, independent, n_substeps)
 
 
 def ornstein_uhlenbeck(
@@ -135,7 +135,24 @@ def ornstein_uhlenbeck(
     return consecutive(start, states)
 
 
-def _walk_wells(starts: np.ndarray, noise: np.ndarray, h: float, chained: bool) -> np.ndarray:
+def _well_pairs(
+    d: int,
+    barrier: float,
+    n_samples: int,
+    lag_time: float,
+    random_state: RandomState,
+    independent: bool,
+    n_substeps: int | None,
+) -> Pairs:
+    b = check_positive(barrier, "barrier")
+    return langevin_pairs(
+        _wells_law(d, b), _walk_wells, n_samples, lag_time, random_state, independent, n_substeps, b
+    )
+
+
+def _walk_wells(
+    starts: np.ndarray, noise: np.ndarray, h: float, chained: bool, barrier: float
+) -> np.ndarray:
     n, n_substeps, d = noise.shape
     ends = np.empty((n, d))
     kick = math.sqrt(2 * h)
@@ -143,46 +160,48 @@ def _walk_wells(starts: np.ndarray, noise: np.ndarray, h: float, chained: bool) 
         for c in range(d):
             x = ends[i - 1, c] if chained and i > 0 else starts[i, c]
             for j in range(n_substeps):
-                x += -4 * x * (x * x - 1) * h + kick * noise[i, j, c]
+                x += -4 * barrier * x * (x * x - 1) * h + kick * noise[i, j, c]
             ends[i, c] = x
     return ends
 
 
-def _wells_law(d: int) -> Callable[[np.random.Generator, int], np.ndarray]:
-    """Draw exp(-(x^2 - 1)^2) exactly: (x^2 - 1)^2 >= (|x| - 1)^2, so |x| is proposed from N(1, 1/2), |x| >= 0."""
+def _wells_law(d: int, barrier: float) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Draw exp(-b (x^2 - 1)^2) exactly: (x^2 - 1)^2 >= (|x| - 1)^2, so |x| is proposed from N(1, 1/(2b)), |x| >= 0."""
 
     def law(rng: np.random.Generator, n: int) -> np.ndarray:
         def accept(y: np.ndarray) -> np.ndarray:
-            return (y >= 0) & (np.log(1 - rng.random(len(y))) < (y - 1) ** 2 - (y**2 - 1) ** 2)
+            gap = barrier * ((y - 1) ** 2 - (y**2 - 1) ** 2)
+            return (y >= 0) & (np.log(1 - rng.random(len(y))) < gap)
 
-        size = rejection(lambda k: 1 + math.sqrt(0.5) * rng.standard_normal(k), accept, n * d)
+        sd = math.sqrt(0.5 / barrier)
+        size = rejection(lambda k: 1 + sd * rng.standard_normal(k), accept, n * d)
         return (size * rng.choice([-1.0, 1.0], n * d)).reshape(n, d)
 
     return law
 
 
-# --- wells: V is a sum of (x^2 - 1)^2 over the coordinates, so everything is made of one-dimensional integrals
+# --- wells: V is a sum of b (x^2 - 1)^2 over the coordinates, so everything is made of one-dimensional integrals
 
 
-def well_potential(Z: np.ndarray) -> np.ndarray:
-    """Return V = sum_c (z_c^2 - 1)^2, shape (n,)."""
-    return np.sum((Z**2 - 1) ** 2, axis=1)
+def well_potential(Z: np.ndarray, *, barrier: float = 1.0) -> np.ndarray:
+    """Return V = b sum_c (z_c^2 - 1)^2, shape (n,)."""
+    return barrier * np.sum((Z**2 - 1) ** 2, axis=1)
 
 
 @functools.cache
-def _well_mass() -> float:
-    """Integral of exp(-(x^2 - 1)^2) over the line; a trapezoid sum of an entire, rapidly decaying function."""
+def _well_mass(barrier: float) -> float:
+    """Integral of exp(-b (x^2 - 1)^2) over the line; a trapezoid sum of an entire, rapidly decaying function."""
     x = np.linspace(-5, 5, 2001)
-    return float(np.sum(np.exp(-((x**2 - 1) ** 2))) * (x[1] - x[0]))
+    return float(np.sum(np.exp(-barrier * (x**2 - 1) ** 2)) * (x[1] - x[0]))
 
 
-def well_density(Z: np.ndarray) -> np.ndarray:
+def well_density(Z: np.ndarray, *, barrier: float = 1.0) -> np.ndarray:
     """Return exp(-V) / Z of :func:`well_potential`, shape (n,)."""
-    return np.exp(-well_potential(Z)) / _well_mass() ** Z.shape[1]
+    return np.exp(-well_potential(Z, barrier=barrier)) / _well_mass(barrier) ** Z.shape[1]
 
 
 @functools.cache
-def _well_spectrum() -> np.ndarray:
+def well_spectrum(barrier: float) -> np.ndarray:
     """Eigenvalues of -u'' + V'u', by sinc collocation of the Schroedinger form -f'' + (V'^2/4 - V''/2) f."""
     x = np.linspace(-4, 4, 161)
     h, i = x[1] - x[0], np.arange(x.size)
@@ -191,27 +210,26 @@ def _well_spectrum() -> np.ndarray:
         np.where(gap == 0, math.pi**2 / 3, 2.0 * (-1.0) ** gap / np.where(gap == 0, 1, gap) ** 2)
         / h**2
     )
-    slope, curvature = 4 * x * (x**2 - 1), 12 * x**2 - 4
+    slope, curvature = 4 * barrier * x * (x**2 - 1), barrier * (12 * x**2 - 4)
     return np.linalg.eigvalsh(second + np.diag(slope**2 / 4 - curvature / 2))[:40]  # the first is 0
 
 
-def exact_wells(n_features: int) -> dict[str, Any]:
+def exact_wells(n_features: int, barrier: float = 1.0) -> dict[str, Any]:
     """Return the exact values of the wells in one or two dimensions, by quadrature."""
     x = np.linspace(-5, 5, 2001)
-    weights = well_density(x[:, None]) * (x[1] - x[0])
+    weights = well_density(x[:, None], barrier=barrier) * (x[1] - x[0])
     centres = np.array(np.meshgrid(*[[-1.0, 1.0]] * n_features)).reshape(n_features, -1).T
     if n_features == 1:
         r, w = np.polynomial.legendre.leggauss(40)
-        mass = WELL_RADIUS * np.sum(w * well_density(1 + WELL_RADIUS * r[:, None]))
+        mass = WELL_RADIUS * np.sum(w * well_density(1 + WELL_RADIUS * r[:, None], barrier=barrier))
     else:  # polar: Gauss in the radius, trapezoid in the angle
         r, w = np.polynomial.legendre.leggauss(40)
         r, w = WELL_RADIUS * (r + 1) / 2, WELL_RADIUS * w / 2
         angle = np.arange(64) * (2 * math.pi / 64)
         disc = 1 + np.stack([np.outer(r, np.cos(angle)), np.outer(r, np.sin(angle))], axis=-1)
-        mass = np.sum((w * r)[:, None] * well_density(disc.reshape(-1, 2)).reshape(40, 64)) * (
-            2 * math.pi / 64
-        )
-    axis = np.clip(_well_spectrum(), 0, None)
+        height = well_density(disc.reshape(-1, 2), barrier=barrier).reshape(40, 64)
+        mass = np.sum((w * r)[:, None] * height) * (2 * math.pi / 64)
+    axis = np.clip(well_spectrum(barrier), 0, None)
     total = functools.reduce(np.add.outer, [axis] * n_features).ravel()
     return {
         "mean": np.zeros(n_features),
@@ -221,8 +239,8 @@ def exact_wells(n_features: int) -> dict[str, Any]:
         "centres": centres,
         "radius": WELL_RADIUS,
         "coverage": 100 * len(centres) * float(mass),
-        "mean_potential": n_features * float(np.sum(weights * (x**2 - 1) ** 2)),
-        "normalization": _well_mass() ** n_features,
+        "mean_potential": n_features * barrier * float(np.sum(weights * (x**2 - 1) ** 2)),
+        "normalization": _well_mass(barrier) ** n_features,
     }
 
 

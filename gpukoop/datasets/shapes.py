@@ -172,6 +172,7 @@ def moons(
     random_state: RandomState = None,
     *,
     noise: float = ...,
+    share: float = ...,
     return_labels: Literal[False] = False,
 ) -> np.ndarray: ...
 @overload
@@ -180,6 +181,7 @@ def moons(
     random_state: RandomState = None,
     *,
     noise: float = ...,
+    share: float = ...,
     return_labels: Literal[True],
 ) -> Labelled: ...
 def moons(
@@ -187,6 +189,7 @@ def moons(
     random_state: RandomState = None,
     *,
     noise: float = 0.05,
+    share: float = 0.5,
     return_labels: bool = False,
 ) -> np.ndarray | Labelled:
     """Return draws of two interleaving half circles, those of scikit-learn's ``make_moons``.
@@ -197,6 +200,8 @@ def moons(
     ----------
     n_samples, random_state, noise, return_labels
         As in :func:`eight_gaussians`; label 0 is the upper moon.
+    share : float, default=0.5
+        Mass of the upper moon, in (0, 1).
 
     Returns
     -------
@@ -204,7 +209,10 @@ def moons(
     """
     n = check_count(n_samples)
     rng = random_generator(random_state)
-    labels, angle = rng.integers(2, size=n), rng.uniform(0, math.pi, n)
+    share = _check_share(share)
+    # equal moons keep the draws that a seed has always given
+    labels = rng.integers(2, size=n) if share == 0.5 else (rng.random(n) >= share).astype(int)
+    angle = rng.uniform(0, math.pi, n)
     upper, lower = moon_arcs(angle)
     X = _blurred(np.where(labels[:, None] == 0, upper, lower), noise, rng)
     return (X, labels) if return_labels else X
@@ -216,22 +224,29 @@ def moon_arcs(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, np.array([1.0, 0.5]) - upper
 
 
-def _moon_nodes() -> tuple[np.ndarray, np.ndarray]:
+def _check_share(share: float) -> float:
+    if not 0 < check_positive(share, "share") < 1:
+        raise ValueError(f"share is {share}: pass the mass of the upper moon, between 0 and 1")
+    return float(share)
+
+
+def _moon_nodes(share: float) -> tuple[np.ndarray, np.ndarray]:
     t, w = np.polynomial.legendre.leggauss(300)
-    return np.vstack(moon_arcs(math.pi * (t + 1) / 2)), np.tile(w / 4, 2)
+    masses = _check_share(share), 1 - share
+    return np.vstack(moon_arcs(math.pi * (t + 1) / 2)), np.concatenate([m * w / 2 for m in masses])
 
 
-def exact_moons(noise: float = 0.05) -> dict[str, Any]:
+def exact_moons(noise: float = 0.05, share: float = 0.5) -> dict[str, Any]:
     """Return mean and covariance."""
-    nodes, weights = _moon_nodes()
+    nodes, weights = _moon_nodes(share)
     mean = weights @ nodes
     covariance = (nodes.T * weights) @ nodes - np.outer(mean, mean) + noise**2 * np.eye(2)
     return {"mean": mean, "covariance": covariance}
 
 
-def moons_density(Z: np.ndarray, *, noise: float = 0.05) -> np.ndarray:
+def moons_density(Z: np.ndarray, *, noise: float = 0.05, share: float = 0.5) -> np.ndarray:
     """Return the density of the blurred arcs, by quadrature over the arcs, shape (n,)."""
-    return _mixture_density(Z, *_moon_nodes(), noise)
+    return _mixture_density(Z, *_moon_nodes(share), noise)
 
 
 # --- checkerboard

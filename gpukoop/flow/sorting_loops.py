@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from gpukoop.kernels.cpu.module import jit
 
 CHUNK = 1024
 # Bits of the digits, lowest first, and the table of counts that holds any of them.
@@ -23,13 +24,13 @@ STRIDE = 64
 SHORT = 32
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _add(total: Any, row: Any, t: Any) -> None:
     for i in range(len(total)):
         total[i] += row[i] * t
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def project(rows: Any, theta: Any, values: Any) -> None:
     """Write sum_c theta[c] rows[c]; negative zero never comes of it."""
     for low in range(0, len(values), CHUNK):
@@ -39,7 +40,7 @@ def project(rows: Any, theta: Any, values: Any) -> None:
             _add(line, rows[c, low : low + len(line)], theta[c])
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def pack(bits: Any, last: int, keys: Any) -> None:
     """Write float32 bits, flipped so that they sort as unsigned numbers, above the place, at most ``last``."""
     top = np.uint32(1 << 31)
@@ -49,7 +50,7 @@ def pack(bits: Any, last: int, keys: Any) -> None:
         keys[i] = (np.uint64(k) << np.uint64(32)) | np.uint64(min(i, last))
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def unpack(keys: Any, bits: Any, places: Any) -> None:
     """Write the bits and the places back."""
     top = np.uint32(1 << 31)
@@ -59,7 +60,7 @@ def unpack(keys: Any, bits: Any, places: Any) -> None:
         places[i] = np.uint32(keys[i])
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _spread(keys: Any, start: Any, shift: Any, mask: Any, out: Any) -> None:
     """Write the keys in the order of one digit; equal digits stay in order."""
     total = np.uint32(0)
@@ -75,7 +76,7 @@ def _spread(keys: Any, start: Any, shift: Any, mask: Any, out: Any) -> None:
         out[at] = k
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def sort(keys: Any, spare: Any, counts: Any) -> None:
     """Sort the keys, whose lower halves are in order, into ``spare``; both are overwritten. O(n) for any data."""
     first, second, third = np.uint64(32), np.uint64(32 + LOW), np.uint64(32 + LOW + MIDDLE)
@@ -92,14 +93,14 @@ def sort(keys: Any, spare: Any, counts: Any) -> None:
     _spread(keys, counts[2], third, high, spare)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def narrow(values: Any, rounded: Any) -> None:
     """Round float64 to float32, which keeps the order but for ties, without NumPy's warning of numbers beyond its range."""
     for i in range(len(values)):
         rounded[i] = values[i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def widen(keys: Any, values: Any, last_place: int, ordered: Any, places: Any) -> bool:
     """Write the float64 values and places of sorted keys of their float32 roundings, and sort where these agree.
 
@@ -125,7 +126,7 @@ def widen(keys: Any, values: Any, last_place: int, ordered: Any, places: Any) ->
     return True
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def transport(z: Any, x: Any, places: Any, target: Any, out: Any) -> float:
     """Write target - particle; return W2^2 / 2. z and x are sorted, ``places`` those of z; ``target`` (n,) is scratch."""
     n, m = len(z), len(x)
@@ -161,7 +162,7 @@ def transport(z: Any, x: Any, places: Any, target: Any, out: Any) -> float:
     return 0.5 * total / n
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _gaps(places: Any, n: int, counts: Any, above: float, below: float, m: int, gap: Any) -> int:
     """Write F_nu - F_mu behind every place, from the numbers of particles and samples before the first; return new samples."""
     samples = np.int32(0)
@@ -175,7 +176,7 @@ def _gaps(places: Any, n: int, counts: Any, above: float, below: float, m: int, 
     return int(samples)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@jit(nogil=True, fastmath={"reassoc", "contract"})
 def _area(value: Any, following: Any, gap: Any) -> float:
     total = 0.0
     for i in range(len(following)):
@@ -183,7 +184,7 @@ def _area(value: Any, following: Any, gap: Any) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _agree(value: Any, following: Any) -> bool:
     found = 0
     for i in range(len(following)):
@@ -191,19 +192,19 @@ def _agree(value: Any, following: Any) -> bool:
     return found > 0
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _slopes(gap: Any, following: Any, slope: Any) -> None:
     for i in range(len(slope)):
         slope[i] = gap[i] + following[i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _scatter(places: Any, slope: Any, out: Any) -> None:
     for i in range(len(slope)):
         out[places[i]] = slope[i]
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def energy(values: Any, places: Any, n: int, scratch: Any, out: Any) -> float:
     """Write n times the gradient of MMD^2 / 2; return MMD^2 / 2.
 
@@ -248,7 +249,7 @@ def energy(values: Any, places: Any, n: int, scratch: Any, out: Any) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def back(pushed: Any, theta: Any, velocity: Any, start: int, stop: int) -> None:
     """Add sum_p pushed[p, i] theta[p] to rows start .. stop of the velocity, in chunks that stay in the cache.
 
