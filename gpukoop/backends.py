@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gpukoop.kernels import operation as operations
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
+from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import nufft
 from gpukoop.kernels.fourier.boxes import Box
@@ -221,8 +223,10 @@ class NumbaCUDABackend(AbstractBackend):
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
         """Run it; what was measured of the points, and the path that was taken, stay in ``workspace``."""
         weights = V[:, 0] if "logsumexp" in request.op else V
-        how = {"tol": request.tol, "precision": request.precision, "memory": workspace}
-        return getattr(self.module(), request.op)(request.kernel, X, Y, weights, **how)
+        memory = workspace.setdefault("cuda", Memory())
+        how = {"tol": request.tol, "precision": request.precision, "memory": memory}
+        operation = operations.OPERATIONS[request.op]
+        return self.module().reduce(request.kernel, operation, X, Y, weights, **how)
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""

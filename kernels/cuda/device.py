@@ -42,11 +42,6 @@ def device(function: Callable[..., Any]) -> Any:
     return function if SIMULATED else cuda.jit(function, device=True, fastmath=True)
 
 
-def shared(shape: int, real: Any) -> Any:
-    """Return shared memory; inlined by hand in frames: Numba wants to see the call."""
-    return cuda.shared.array(shape, real)
-
-
 @dataclass(frozen=True)
 class Arithmetic:
     """The functions of one dtype, by the names that printed profiles use.

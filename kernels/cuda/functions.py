@@ -21,13 +21,11 @@ from gpukoop.kernels.cuda.form import (
     slope_parts,
     smooth,
 )
+from gpukoop.kernels.cuda.specification import OWN
 from gpukoop.kernels.formula.expr import Expr, Number, mul, substitute
 from gpukoop.kernels.formula.printers import NumbaPrinter
 from gpukoop.kernels.formula.profile import Q, Trace
 from gpukoop.kernels.operation import Operation
-
-# Scalars of every frame before those of the kernel: the stretch of the exact form, and the factor of the gradient.
-OWN = ("stretch", "factor")
 
 
 class CudaPrinter(NumbaPrinter):

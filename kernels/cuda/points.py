@@ -7,7 +7,7 @@ host does not wait, and never learns what was chosen unless it asks.
 
 The dot form errs by at most ln 2 * 2 eps * far relative to the kernel, far the largest |x'|^2; it is taken below the
 accuracy asked. Scaling rounds a coordinate by eps half / 2, half the largest |x'_k|: unseen next to the rounding of a sum
-of m terms where half < sqrt(m) / 2. (gpukoop.kernels.cuda.form.Limits.)
+of m terms where half < sqrt(m) / 2 (gpukoop.kernels.cuda.form.limits).
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import numpy as np
 from numba import cuda, float64, int32, uint64
 
 from gpukoop.kernels.cuda.device import Arithmetic, u
-from gpukoop.kernels.cuda.specification import MEASURED, SAMPLE, Points
+from gpukoop.kernels.cuda.specification import FORMS, SAMPLE, Points, padded
 
 
-def measure(spec: Points, arithmetic: Arithmetic) -> Any:
-    """Return the frame of the centre, and of ``found[block] = (largest |x_k - c_k|, largest |x - c|^2)``."""
-    D, BLOCK, SAMPLES, BLOCKS = u(spec.d), u(spec.block), u(SAMPLE), u(MEASURED)
+def measure(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
+    """Return the frame of the centre, and of ``found[block]`` = (largest |x_k - c_k|, largest |x - c|^2)."""
+    D, BLOCK, SAMPLES = u(spec.d), u(spec.block), u(SAMPLE)
     WORDS, LANES = spec.d, spec.block
-    u0, one, two, zero, half = u(0), u(1), u(2), np.float64(0), np.float64(0.5 / SAMPLE)
+    u0, one, two, zero, mean = u(0), u(1), u(2), np.float64(0), np.float64(0.5 / SAMPLE)
 
-    def frame(X, Y, centre, found, n, m):
+    def frame(X, Y, centre, found, n, m, more, blocks):
         c = cuda.shared.array(WORDS, float64)
-        widest, farthest = cuda.shared.array(LANES, float64), cuda.shared.array(LANES, float64)
+        widest = cuda.shared.array(LANES, float64)
+        farthest = cuda.shared.array(LANES, float64)
         tid, block = uint64(cuda.threadIdx.x), uint64(cuda.blockIdx.x)
         k = tid
         while k < D:
@@ -37,23 +38,22 @@ def measure(spec: Points, arithmetic: Arithmetic) -> Any:
             while i < SAMPLES:
                 total += float64(X[(i * n // SAMPLES) * D + k]) + float64(Y[(i * m // SAMPLES) * D + k])
                 i += one
-            c[k] = half * total
+            c[k] = mean * total
             if block == u0:
                 centre[k] = c[k]
             k += BLOCK
         cuda.syncthreads()
         width, far = zero, zero
         i = block * BLOCK + tid
-        while i < n + m:
-            square = zero
-            k = u0
+        while i < n + more:
+            square, k = zero, u0
             while k < D:
                 h = (float64(X[i * D + k]) if i < n else float64(Y[(i - n) * D + k])) - c[k]
                 width = max(width, abs(h))
                 square += h * h
                 k += one
             far = max(far, square)
-            i += BLOCKS * BLOCK
+            i += blocks * BLOCK
         widest[tid], farthest[tid] = width, far
         cuda.syncthreads()
         if tid == u0:
@@ -66,31 +66,30 @@ def measure(spec: Points, arithmetic: Arithmetic) -> Any:
     return frame
 
 
-def pack(spec: Points, arithmetic: Arithmetic) -> Any:
+def pack(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
     """Return the frame of the copies ``x`` and ``y``, feature by feature with their squares in wide frames, and of ``pick``."""
     real = arithmetic.real
-    D, BLOCK, BLOCKS, WIDE = u(spec.d), u(spec.block), u(MEASURED), spec.wide
+    D, PADDED, BLOCK, WIDE = u(spec.d), u(padded(spec.d)), u(spec.block), spec.wide
     u0, one, two, zero = u(0), u(1), u(2), np.float64(0)
-    DOT, DIFFERENCE, EXACT = int32(0), int32(1), int32(2)
+    DOT, DIFFERENCE, EXACT = (np.int32(i) for i in range(len(FORMS)))
     ABLE, SCALED = "dot" in spec.forms, "difference" in spec.forms
 
-    def frame(X, Y, x, y, xx, yy, centre, found, pick, n, m, scale, narrow, near):
-        tid = uint64(cuda.threadIdx.x)
+    def frame(X, Y, x, y, xx, yy, centre, found, pick, n, m, more, blocks, scale, narrow, near):
         width, far, i = zero, zero, u0
-        while i < BLOCKS:
-            width, far = max(width, found[i * two]), max(far, found[i * two + one])
-            i += one
+        if ABLE or SCALED:
+            while i < blocks:
+                width, far = max(width, found[i * two]), max(far, found[i * two + one])
+                i += one
         form = EXACT
         if SCALED and scale * width <= narrow:
             form = DIFFERENCE
         if ABLE and scale * scale * far <= near:
             form = DOT
-        i = uint64(cuda.blockIdx.x) * BLOCK + tid
+        i = uint64(cuda.blockIdx.x) * BLOCK + uint64(cuda.threadIdx.x)
         if i == u0:
-            pick[0] = form
-        if i < n + m:
-            square = zero
-            k = u0
+            pick[0] = int32(form)
+        if i < n + more:
+            square, k = zero, u0
             while k < D:
                 a = float64(X[i * D + k]) if i < n else float64(Y[(i - n) * D + k])
                 if form != EXACT:
@@ -103,6 +102,12 @@ def pack(spec: Points, arithmetic: Arithmetic) -> Any:
                     y[k * m + (i - n) if WIDE else (i - n) * D + k] = b
                 k += one
             if WIDE:
+                while k < PADDED:
+                    if i < n:
+                        x[k * n + i] = real(zero)
+                    else:
+                        y[k * m + (i - n)] = real(zero)
+                    k += one
                 if i < n:
                     xx[i] = real(square)
                 else:

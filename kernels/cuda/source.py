@@ -1,107 +1,32 @@
-"""What a CUDA reduction is made of: its request, its typed printer, its module text and its signature.
+"""Generated text, as the epilogue of products of matrices is still written: printer, lines, module text, loading.
 
-Numba-CUDA compiles Python functions, so a reduction is written as text: scalar registers for the points,
-no arrays in them, every loop over features, columns and targets unrolled by the generator. The pair loops
-are in :mod:`gpukoop.kernels.cuda.pairs.tile` (features in registers) and :mod:`gpukoop.kernels.cuda.pairs.wide`
-(features in chunks); the second pass is in :mod:`gpukoop.kernels.cuda.pairs.finish`.
-
-========= =====================================================================================
-word      meaning
-========= =====================================================================================
-entry     one device function of a module, launched by the host
-form      how q is computed: "dot", "difference" (scaled coordinates) or "exact" (see :func:`gpukoop.kernels.cuda.form.forms`)
-record    what is staged of one source: coordinates, weights, and a bias where the form has one
-uint      unsigned 64-bit index: signed ones carry a wrap-around select at every subscript
-========= =====================================================================================
+Everything else in this house is a visible frame (:mod:`gpukoop.kernels.cuda.device`).
 """
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from gpukoop.kernels.formula.expr import Expr
 from gpukoop.kernels.formula.printers import NumbaPrinter
-from gpukoop.kernels.formula.profile import AbstractKernel, Q
+from gpukoop.kernels.formula.profile import Q
 
-OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
-DTYPES = ("float32", "float64")
-
-# Threads of a block. Four warps a block: registers, not threads, decide how many blocks an SM holds.
-BLOCK = 128
-# More features than this do not fit into registers beside the sums: they go through in chunks.
-WIDEST_TILE = 24
-# Columns that share one exponential: more accumulators would spill (performance is flat from 8 on).
-WIDEST_COLUMNS = 16
+# Reference before the first source: finite, so that b = -inf gives 2**-inf = 0 and never inf - inf.
+LOWEST = -1e30
 
 
 @dataclass(frozen=True)
-class Spec:
-    """One device function: everything its text depends on besides the trace.
+class Entry:
+    """One device function: its module text and its argument kinds, "array", "size" or "real"."""
 
-    ``d`` features, ``t`` columns in this pass, ``form`` of q; ``block`` threads (smaller in the simulator,
-    where a thread costs 50 microseconds); ``listed`` if a block visits a list of tiles instead of all.
-    """
-
-    op: str
-    d: int
-    t: int
-    dtype: str
-    form: str
-    block: int = BLOCK
-    listed: bool = False
-
-    @property
-    def wide(self) -> bool:
-        """Whether features are visited in chunks."""
-        return self.d > WIDEST_TILE
-
-    @property
-    def value(self) -> bool:
-        """Whether K @ v is an output."""
-        return self.op in ("product", "value_and_gradient")
-
-    @property
-    def slope(self) -> bool:
-        """Whether a gradient is an output."""
-        return self.op in ("gradient", "value_and_gradient", "logsumexp_and_gradient")
-
-    @property
-    def exponent(self) -> bool:
-        """Whether weights are logarithms."""
-        return self.op in ("logsumexp", "logsumexp_and_gradient")
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the output buffers of the first pass."""
-        names: tuple[str, ...] = ("top", "sum") if self.exponent else ()
-        names += ("value",) if self.value else ()
-        return names + (("slope",) if self.slope else ())
-
-    @property
-    def scratch(self) -> tuple[str, ...]:
-        """Names of buffers that entries keep corrections in: the gradient of many features is summed in memory."""
-        return ("correction",) if self.wide and self.slope else ()
-
-    @property
-    def lists(self) -> tuple[str, ...]:
-        """Names of the lists of tiles: where that of a block and split starts in ``visits``, and the tiles."""
-        return ("bounds", "visits") if self.listed else ()
-
-    @property
-    def sizes(self) -> tuple[str, ...]:
-        """Names of the index arguments.
-
-        ``step``, the length of a record, hides the length of rare loops from the compiler: unrolled, they would
-        share subexpressions with the main path and take its multiply-adds apart.
-        """
-        share = () if self.listed else ("per", "tiles")
-        return ("n", *share) + (("step",) if self.exponent and not self.wide else ())
-
-    @property
-    def scalars(self) -> tuple[str, ...]:
-        """Names of the real arguments after the sizes, besides the symbols of the trace."""
-        return (("factor",) if self.slope else ()) + (("stretch",) if self.form == "exact" else ())
+    name: str
+    source: str
+    kinds: tuple[str, ...]
 
 
 class CudaPrinter(NumbaPrinter):
@@ -221,25 +146,18 @@ def module_text(body: str, dtype: str, simulator: bool) -> str:
     return f"{names}{constants}one, zero = real(1.0), real(0.0)\n\n\n{body}"
 
 
-def tile_range(spec: Spec) -> tuple[str, str]:
-    """Return the statements for the tiles ``block`` to ``stop`` of a block and split, or of its list.
-
-    They are the same for all threads of a block, so that all meet at its barriers.
-    """
-    if spec.listed:
-        return (
-            "place = uint(cuda.blockIdx.x) * uint(cuda.gridDim.y) + uint(cuda.blockIdx.y)",
-            "block, stop = uint(bounds[place]), uint(bounds[place + k_1])",
-        )
-    return "first = uint(cuda.blockIdx.y) * per", "block, stop = first, min(first + per, tiles)"
+@functools.cache
+def load(name: str, source: str) -> Callable[..., Any]:
+    """Return the device function of a generated module."""
+    module = ModuleType(f"_gpukoop_{name}")
+    exec(compile(source.replace(", cache=True", ""), f"<{name}>", "exec"), module.__dict__)
+    return getattr(module, name)
 
 
-def label(kernel: AbstractKernel) -> str:
-    """Return a readable name of a kernel, a valid identifier."""
-    return "_plus_".join(type(k).__name__.lower() for _, k in kernel.terms)
+def view(array: Any) -> Any:
+    """Return a CuPy array as a Numba array without waiting for its stream: both use the same one."""
+    from numba import cuda
 
-
-def entry_name(kernel_label: str, spec: Spec) -> str:
-    """Return the name of an entry, such as ``gaussian_product_difference_d3_t1_float32``."""
-    tail = "_listed" if spec.listed else ""
-    return f"{kernel_label}_{spec.op}_{spec.form}_d{spec.d}_t{spec.t}_{spec.dtype}{tail}"
+    description = dict(array.__cuda_array_interface__)
+    description["stream"] = None  # with a stream Numba would block the host until it is idle
+    return cuda.from_cuda_array_interface(description, owner=array, sync=False)

@@ -76,7 +76,7 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                     P[r, k + one] += w * H[k]
 
     def frame(x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s):
-        tile = cuda.shared.array(WORDS, real, alignment=16)
+        tile = cuda.shared.array(WORDS, real)
         if pick[0] != FORM:
             return
         X, N, H = cuda.local.array(FEATURES, real), cuda.local.array(TARGETS, real), cuda.local.array(HEIGHTS, real)

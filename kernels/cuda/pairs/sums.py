@@ -64,7 +64,7 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                         P[r, FIRST_SLOPE + c * D + k] += w * H[k]
 
     def frame(x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s):
-        tile = cuda.shared.array(WORDS, real, alignment=16)
+        tile = cuda.shared.array(WORDS, real)
         if pick[0] != FORM:
             return
         X, N, H = cuda.local.array(FEATURES, real), cuda.local.array(TARGETS, real), cuda.local.array(HEIGHTS, real)

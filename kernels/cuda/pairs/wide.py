@@ -18,7 +18,7 @@ from numba import cuda, uint64
 
 from gpukoop.kernels.cuda.device import LOWEST, Arithmetic, device, u
 from gpukoop.kernels.cuda.functions import Functions
-from gpukoop.kernels.cuda.specification import CHUNK, FORMS, Specification
+from gpukoop.kernels.cuda.specification import CHUNK, FEATURE_STEP, FORMS, Specification, padded
 
 
 def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
@@ -30,10 +30,12 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
     GUARDED, KINK, FORM = of.guarded, of.kink, FORMS.index(spec.form)
     n_sums = 1 if LOG else spec.t if VALUE else 0
     PAIRS, TARGETS, SUMS, WORDS = (spec.targets, spec.tile), spec.targets, (spec.targets, max(1, n_sums)), CHUNK * spec.tile
-    WEIGHTS = spec.t * spec.tile
+    WEIGHTS = (spec.t + DOT) * spec.tile
     R, SOURCES, D, T, A, BLOCK = (u(i) for i in (spec.targets, spec.tile, spec.d, spec.t, n_sums, spec.block))
-    FEATURES, ALL, u0, one = u(CHUNK), u(WEIGHTS), u(0), u(1)
+    FEATURES, ALL, u0, one, BIAS = u(CHUNK), u(spec.t * spec.tile), u(0), u(1), u(spec.t * spec.tile)
     zero, lag, lowest, nothing = real(0), real(40), real(LOWEST), real(-np.inf)
+    PADDED, TWO, THREE, FOUR = u(padded(spec.d)), u(2), u(3), u(FEATURE_STEP)
+    K2, K3, K4 = (u(i * spec.tile) for i in (2, 3, 4))
     base_two, OFFSET = real(1 / np.log(2.0)), real(of.offset)
 
     @device
@@ -44,7 +46,7 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             w += BLOCK
 
     @device
-    def stage_weights(weights, v, b, m, column, columns, tid):
+    def stage_weights(weights, v, yy, b, m, column, columns, tid):
         w = tid
         while w < ALL:
             i, c = b * SOURCES + w % SOURCES, column + w // SOURCES
@@ -55,6 +57,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     weight *= base_two
             weights[w] = weight
             w += BLOCK
+        if DOT and tid < SOURCES:
+            weights[BIAS + tid] = yy[min(b * SOURCES + tid, m - one)]
 
     @device
     def distances(Q, x, tile, row, n, f, k):  # one feature
@@ -68,8 +72,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     Q[r, j] += h * h
 
     def frame(x, y, xx, yy, v, pick, top, value, slope, correction, n, m, per, tiles, column, columns, s):
-        tile = cuda.shared.array(WORDS, real, alignment=16)
-        weights = cuda.shared.array(WEIGHTS, real, alignment=16)
+        tile = cuda.shared.array(WORDS, real)
+        weights = cuda.shared.array(WEIGHTS, real)
         if pick[0] != FORM:
             return
         Q, P = cuda.local.array(PAIRS, real), cuda.local.array(SUMS, real)
@@ -98,24 +102,27 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                 for j in range(SOURCES):
                     Q[r, j] = zero
             c = u0
-            while c < D:
-                end = min(c + FEATURES, D)
+            while c < PADDED:
+                end = min(c + FEATURES, PADDED)
                 cuda.syncthreads()
                 stage(tile, y, b, m, c, end, tid)
                 if c == u0:
-                    stage_weights(weights, v, b, m, column, columns, tid)
+                    stage_weights(weights, v, yy, b, m, column, columns, tid)
                 cuda.syncthreads()
                 f, k = c, u0
                 while f < end:
                     distances(Q, x, tile, row, n, f, k)
-                    f += one
-                    k += SOURCES
+                    distances(Q, x, tile, row, n, f + one, k + SOURCES)
+                    distances(Q, x, tile, row, n, f + TWO, k + K2)
+                    distances(Q, x, tile, row, n, f + THREE, k + K3)
+                    f += FOUR
+                    k += K4
                 c = end
             for r in range(R):
                 for j in range(SOURCES):
                     q = Q[r, j]
                     if DOT:
-                        q = (yy[min(b * SOURCES + j, m - one)] + N[r]) - (q + q)
+                        q = (weights[BIAS + j] + N[r]) - (q + q)
                     elif EXACT:
                         q = s[0] * q
                     Q[r, j] = -q if DOWN else OFFSET + q
