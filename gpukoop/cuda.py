@@ -170,7 +170,9 @@ def compile_ptx(
             raise ValueError("symmetric and listed are different variants: choose one")
         _check_symmetric(op)
     # The text does not depend on the number of points.
-    sizes = Sizes(OPERATIONS[str(op)], Clouds(1, 1, d, name, symmetric), t, only=only, listed=listed)
+    sizes = Sizes(
+        OPERATIONS[str(op)], Clouds(1, 1, d, name, symmetric), t, only=only, listed=listed
+    )
     plan = SymmetricPlan(kernel, sizes) if symmetric else Plan(kernel, sizes)
     if form != "auto" and any(form not in part.forms for part in plan.parts):
         forms = ", ".join(plan.parts[0].offered)

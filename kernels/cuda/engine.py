@@ -66,7 +66,9 @@ class NumbaEngine(AbstractEngine):
             fresh = name in made
             device[name] = cuda.device_array(a.shape, a.dtype) if fresh else cuda.to_device(a)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", _performance_warning())  # a small problem has a small grid
+            warnings.simplefilter(
+                "ignore", _performance_warning()
+            )  # a small problem has a small grid
             for launch in plan.launches:
                 program = plan.programs[launch.entry]
                 call = _dispatcher(program)[launch.grid, launch.block]

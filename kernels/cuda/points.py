@@ -36,7 +36,9 @@ def measure(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
         while k < D:
             total, i = zero, u0
             while i < SAMPLES:
-                total += float64(X[(i * n // SAMPLES) * D + k]) + float64(Y[(i * m // SAMPLES) * D + k])
+                total += float64(X[(i * n // SAMPLES) * D + k]) + float64(
+                    Y[(i * m // SAMPLES) * D + k]
+                )
                 i += one
             c[k] = mean * total
             if block == u0:

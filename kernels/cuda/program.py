@@ -70,7 +70,9 @@ class Program:
     @property
     def name(self) -> str:
         """A readable name, such as ``gaussian_product_dot_d3_t1_float32``."""
-        return f"{self.kernel}_{self.specification.label}" if self.kernel else self.specification.label
+        return (
+            f"{self.kernel}_{self.specification.label}" if self.kernel else self.specification.label
+        )
 
     @property
     def scalars(self) -> int:
@@ -90,7 +92,9 @@ class Program:
         from numba import types
 
         real = getattr(types, self.specification.dtype)  # type: ignore[attr-defined]
-        kinds = {"real": real} | {k: getattr(types, k) for k in ("float64", "int32", "uint32", "uint64")}
+        kinds = {"real": real} | {
+            k: getattr(types, k) for k in ("float64", "int32", "uint32", "uint64")
+        }
 
         def of(kind: str) -> Any:
             if kind in kinds:
@@ -131,10 +135,14 @@ def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
 
     with _lock, _compiling_for(cc):
         try:
-            ptx, _ = cuda.compile_ptx(program.build(), program.signature(True), cc=cc, fastmath=True)
+            ptx, _ = cuda.compile_ptx(
+                program.build(), program.signature(True), cc=cc, fastmath=True
+            )
         except (NvvmError, NvvmSupportError, NumbaError) as error:
             words = " ".join(str(error).split())
-            raise RuntimeError(f"compiling {program.name} for cc={cc} failed: {words} ({INSTALL})") from error
+            raise RuntimeError(
+                f"compiling {program.name} for cc={cc} failed: {words} ({INSTALL})"
+            ) from error
     return rename(ptx, program.name)
 
 

@@ -197,7 +197,9 @@ class Call:
         fixed = made | plan.scalars
         fixed |= {name: self.xp.empty(*size) for name, size in plan.unused.items()}
         wanted = {program.name for program in running}
-        others = {program.name for part in plan.parts for program in part.programs.values()} - wanted
+        others = {
+            program.name for part in plan.parts for program in part.programs.values()
+        } - wanted
         self.fresh = list(plan.fresh.items())
         self.steps = []
         for launch in plan.summing:

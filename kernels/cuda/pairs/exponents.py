@@ -24,14 +24,26 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
     real, plus, carry, exp2 = arithmetic.real, arithmetic.plus, arithmetic.carry, arithmetic.exp2
     _, log2_phi, steepness = of.build(arithmetic.names(), device)
     squares, stage = make_squares(spec, of, arithmetic), make_stage(spec, of, arithmetic)
-    SLOPE, DOT, EXACT, MERGED = spec.operation.slope, spec.form == "dot", spec.form == "exact", of.merged
+    SLOPE, DOT, EXACT, MERGED = (
+        spec.operation.slope,
+        spec.form == "dot",
+        spec.form == "exact",
+        of.merged,
+    )
     KINK, UNIT, LISTED, FORM = of.kink, of.unit_slope, spec.listed, FORMS.index(spec.form)
     SHIFTED = DOT and MERGED  # the bias of a record holds b - |y|^2, and L holds -|x|^2 - reference
     WORDS, GROUP = spec.tile * spec.record, spec.group
     FEATURES, TARGETS, SUMS = (spec.targets, spec.d), spec.targets, (spec.targets, spec.sums)
     HEIGHTS = spec.d if SLOPE else 1
     R, D, A, BLOCK = u(spec.targets), u(spec.d), u(spec.sums), u(spec.block)
-    W, END, STEP, zero, lag, lowest = u(spec.record), u(WORDS), u(GROUP * spec.record), real(0), real(LAG), real(LOWEST)
+    W, END, STEP, zero, lag, lowest = (
+        u(spec.record),
+        u(WORDS),
+        u(GROUP * spec.record),
+        real(0),
+        real(LAG),
+        real(LOWEST),
+    )
     u0, one, BIAS, W2, W3 = u(0), u(1), u(spec.d + 1), u(2 * spec.record), u(3 * spec.record)
     OFFSET = real(of.offset)
 
@@ -75,13 +87,27 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                 for k in range(D):
                     P[r, k + one] += w * H[k]
 
-    def frame(x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s):
+    def frame(
+        x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s
+    ):
         tile = cuda.shared.array(WORDS, real)
         if pick[0] != FORM:
             return
-        X, N, H = cuda.local.array(FEATURES, real), cuda.local.array(TARGETS, real), cuda.local.array(HEIGHTS, real)
-        P, S, E = cuda.local.array(SUMS, real), cuda.local.array(SUMS, real), cuda.local.array(SUMS, real)
-        L, G, REF = cuda.local.array(TARGETS, real), cuda.local.array(TARGETS, real), cuda.local.array(TARGETS, real)
+        X, N, H = (
+            cuda.local.array(FEATURES, real),
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(HEIGHTS, real),
+        )
+        P, S, E = (
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+        )
+        L, G, REF = (
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(TARGETS, real),
+        )
         tid = uint64(cuda.threadIdx.x)
         row = uint64(cuda.blockIdx.x) * (BLOCK * R) + tid
         for r in range(R):
@@ -131,7 +157,9 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                     most = max(most, P[r, u0])
                 rounds += one
                 if rounds == one:
-                    if most > lag:  # rare: raise every reference to the maximum of this tile, then once more
+                    if (
+                        most > lag
+                    ):  # rare: raise every reference to the maximum of this tile, then once more
                         for r in range(R):
                             G[r] = REF[r]
                             L[r] = N[r] if SHIFTED else zero

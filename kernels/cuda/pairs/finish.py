@@ -18,7 +18,15 @@ from gpukoop.kernels.cuda.specification import Finish
 def add_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
     """Return the frame that adds values (split, i, c) and slopes (split, i, c, k), or (split, c, k, i) of wide frames."""
     real, carry = arithmetic.real, arithmetic.carry
-    WIDE, VALUE, SLOPE, D, u0, one, zero = spec.wide, spec.operation.value, spec.operation.slope, u(spec.d), u(0), u(1), real(0)
+    WIDE, VALUE, SLOPE, D, u0, one, zero = (
+        spec.wide,
+        spec.operation.value,
+        spec.operation.slope,
+        u(spec.d),
+        u(0),
+        u(1),
+        real(0),
+    )
 
     def frame(value_part, slope_part, value, slope, n, columns, splits):
         i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
@@ -48,8 +56,21 @@ def join_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
 
     L = ln 2 (top + log2 sum); the gradient is the quotient of two sums, zero where no source has weight.
     """
-    real, carry, exp2, log2 = arithmetic.real, arithmetic.carry, arithmetic.exp2, arithmetic.log2_exact
-    WIDE, SLOPE, D, u0, one, zero, unit = spec.wide, spec.operation.slope, u(spec.d), u(0), u(1), real(0), real(math.log(2.0))
+    real, carry, exp2, log2 = (
+        arithmetic.real,
+        arithmetic.carry,
+        arithmetic.exp2,
+        arithmetic.log2_exact,
+    )
+    WIDE, SLOPE, D, u0, one, zero, unit = (
+        spec.wide,
+        spec.operation.slope,
+        u(spec.d),
+        u(0),
+        u(1),
+        real(0),
+        real(math.log(2.0)),
+    )
 
     def frame(top_part, value_part, slope_part, value, slope, n, splits):
         i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)

@@ -175,12 +175,16 @@ class Part(AbstractPart):
         for i in range(self.passes):
             for program in self.programs.values():
                 args = self._args(program, partial | {"column": f"column_{i}"})
-                found.append(Launch(program.name, (self.rows, self.splits, 1), (r.block, 1, 1), 0, args))
+                found.append(
+                    Launch(program.name, (self.rows, self.splits, 1), (r.block, 1, 1), 0, args)
+                )
         if self.finishes:
             known = {f"{o}_part": f"part_{o}" for o in ("top", "value", "slope")}
             count = r.clouds.n * (1 if r.operation.log else sum(self.results.values()))
             args = self._args(self.finish, known)
-            found.append(Launch(self.finish.name, (-(-count // BLOCK), 1, 1), (BLOCK, 1, 1), 0, args))
+            found.append(
+                Launch(self.finish.name, (-(-count // BLOCK), 1, 1), (BLOCK, 1, 1), 0, args)
+            )
         return found
 
     def all_programs(self) -> list[Program]:

@@ -17,7 +17,12 @@ def make_squares(spec: Specification, of: Functions, arithmetic: Arithmetic) -> 
     With ``down`` that is N - q for the dot form and -q else; otherwise offset + q.
     """
     real = arithmetic.real
-    DOT, EXACT, DOWN, SLOPE = spec.form == "dot", spec.form == "exact", of.down, spec.operation.slope
+    DOT, EXACT, DOWN, SLOPE = (
+        spec.form == "dot",
+        spec.form == "exact",
+        of.down,
+        spec.operation.slope,
+    )
     D, BIAS, OFFSET, zero = u(spec.d), u(spec.d + spec.t), real(of.offset), real(0)
 
     @device

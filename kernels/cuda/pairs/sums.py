@@ -28,7 +28,12 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
     real, plus, carry = arithmetic.real, arithmetic.plus, arithmetic.carry
     phi, _, steepness = of.build(arithmetic.names(), device)
     squares, stage = make_squares(spec, of, arithmetic), make_stage(spec, of, arithmetic)
-    VALUE, SLOPE, DOT, DOWN = spec.operation.value, spec.operation.slope, spec.form == "dot", of.down
+    VALUE, SLOPE, DOT, DOWN = (
+        spec.operation.value,
+        spec.operation.slope,
+        spec.form == "dot",
+        of.down,
+    )
     GUARDED, KINK, LISTED, FORM = of.guarded, of.kink, spec.listed, FORMS.index(spec.form)
     GROUPED = spec.sums == 1  # an addition a group for each of several sums would cost slots
     WORDS, GROUP = spec.tile * spec.record, spec.group
@@ -63,17 +68,29 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     for k in range(D):
                         P[r, FIRST_SLOPE + c * D + k] += w * H[k]
 
-    def frame(x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s):
+    def frame(
+        x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s
+    ):
         tile = cuda.shared.array(WORDS, real)
         if pick[0] != FORM:
             return
-        X, N, H = cuda.local.array(FEATURES, real), cuda.local.array(TARGETS, real), cuda.local.array(HEIGHTS, real)
-        P, S, E = cuda.local.array(SUMS, real), cuda.local.array(SUMS, real), cuda.local.array(SUMS, real)
+        X, N, H = (
+            cuda.local.array(FEATURES, real),
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(HEIGHTS, real),
+        )
+        P, S, E = (
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+        )
         G = cuda.local.array(STEP_SUMS, real)
         tid = uint64(cuda.threadIdx.x)
         row = uint64(cuda.blockIdx.x) * (BLOCK * R) + tid
         for r in range(R):
-            i = min(row + r * BLOCK, n - one) * D  # rows past the end repeat the last one and are not stored
+            i = (
+                min(row + r * BLOCK, n - one) * D
+            )  # rows past the end repeat the last one and are not stored
             norm = zero
             for k in range(D):
                 a = x[i + k]

@@ -25,14 +25,32 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
     """Return the frame of any operation: outputs as in the other frames, but slopes are (split, column, feature, target)."""
     real, carry, exp2 = arithmetic.real, arithmetic.carry, arithmetic.exp2
     phi, log2_phi, steepness = of.build(arithmetic.names(), device)
-    LOG, SLOPE, DOT, EXACT = spec.operation.log, spec.operation.slope, spec.form == "dot", spec.form == "exact"
+    LOG, SLOPE, DOT, EXACT = (
+        spec.operation.log,
+        spec.operation.slope,
+        spec.form == "dot",
+        spec.form == "exact",
+    )
     VALUE, MERGED, DOWN = spec.operation.value and not LOG, of.merged, of.down
     GUARDED, KINK, FORM = of.guarded, of.kink, FORMS.index(spec.form)
     n_sums = 1 if LOG else spec.t if VALUE else 0
-    PAIRS, TARGETS, SUMS, WORDS = (spec.targets, spec.tile), spec.targets, (spec.targets, max(1, n_sums)), CHUNK * spec.tile
+    PAIRS, TARGETS, SUMS, WORDS = (
+        (spec.targets, spec.tile),
+        spec.targets,
+        (spec.targets, max(1, n_sums)),
+        CHUNK * spec.tile,
+    )
     WEIGHTS = (spec.t + DOT) * spec.tile
-    R, SOURCES, D, T, A, BLOCK = (u(i) for i in (spec.targets, spec.tile, spec.d, spec.t, n_sums, spec.block))
-    FEATURES, ALL, u0, one, BIAS = u(CHUNK), u(spec.t * spec.tile), u(0), u(1), u(spec.t * spec.tile)
+    R, SOURCES, D, T, A, BLOCK = (
+        u(i) for i in (spec.targets, spec.tile, spec.d, spec.t, n_sums, spec.block)
+    )
+    FEATURES, ALL, u0, one, BIAS = (
+        u(CHUNK),
+        u(spec.t * spec.tile),
+        u(0),
+        u(1),
+        u(spec.t * spec.tile),
+    )
     zero, lag, lowest, nothing = real(0), real(40), real(LOWEST), real(-np.inf)
     PADDED, TWO, THREE, FOUR = u(padded(spec.d)), u(2), u(3), u(FEATURE_STEP)
     K2, K3, K4 = (u(i * spec.tile) for i in (2, 3, 4))
@@ -71,7 +89,9 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     h = a - tile[k + j]
                     Q[r, j] += h * h
 
-    def frame(x, y, xx, yy, v, pick, top, value, slope, correction, n, m, per, tiles, column, columns, s):
+    def frame(
+        x, y, xx, yy, v, pick, top, value, slope, correction, n, m, per, tiles, column, columns, s
+    ):
         tile = cuda.shared.array(WORDS, real)
         weights = cuda.shared.array(WEIGHTS, real)
         if pick[0] != FORM:

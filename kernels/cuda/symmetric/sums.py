@@ -38,25 +38,52 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
     DOT, DOWN, GUARDED, FORM = spec.form == "dot", of.down, of.guarded, FORMS.index(spec.form)
     widths = planes(spec.d + spec.t + spec.biased, spec.dtype)
     RECORD, STRIPS, GROUP, GROUPED = sum(widths), spec.tile // WARP, spec.group, spec.t == 1
-    WORDS, COLUMNS, RING = STRIPS * POSITIONS * RECORD, spec.block // WARP * spec.t * spec.tile, spec.block
+    WORDS, COLUMNS, RING = (
+        STRIPS * POSITIONS * RECORD,
+        spec.block // WARP * spec.t * spec.tile,
+        spec.block,
+    )
     FEATURES, TARGETS, SUMS = (spec.targets, spec.d), spec.targets, (spec.targets, spec.t)
     STEP_SUMS = (spec.targets if GROUPED else 1, 1)
     R, D, T, BLOCK, TILE = u(spec.targets), u(spec.d), u(spec.t), u(spec.block), u(spec.tile)
-    LANES, WARPS, PLACES, TWICE, STRIP = u(WARP), u(spec.block // WARP), u(STRIPS * POSITIONS), u(POSITIONS), u(POSITIONS * RECORD)
-    OWN, MASK, ALL, NUMBERS = u(spec.block * spec.targets // spec.tile), u(WARP - 1), u(EVERY_LANE), u(spec.d + spec.t + spec.biased)
+    LANES, WARPS, PLACES, TWICE, STRIP = (
+        u(WARP),
+        u(spec.block // WARP),
+        u(STRIPS * POSITIONS),
+        u(POSITIONS),
+        u(POSITIONS * RECORD),
+    )
+    OWN, MASK, ALL, NUMBERS = (
+        u(spec.block * spec.targets // spec.tile),
+        u(WARP - 1),
+        u(EVERY_LANE),
+        u(spec.d + spec.t + spec.biased),
+    )
     WIDTH, LAST = u(widths[0]), u(widths[-1])
     WHOLE, REST = u((len(widths) - 1) * widths[0]), u((len(widths) - 1) * widths[0] * POSITIONS)
-    u0, one, two, three, step, zero, OFFSET = u(0), u(1), u(2), u(3), u(spec.group), real(0), real(of.offset)
+    u0, one, two, three, step, zero, OFFSET = (
+        u(0),
+        u(1),
+        u(2),
+        u(3),
+        u(spec.group),
+        real(0),
+        real(of.offset),
+    )
     REGISTERS, VECTOR = spec.d + spec.t + spec.biased, spec.t
 
     @device
-    def place(k, position):  # of number k of a record, in its strip: planes of equal width, the last one narrower
+    def place(
+        k, position
+    ):  # of number k of a record, in its strip: planes of equal width, the last one narrower
         if k < WHOLE:
             return k // WIDTH * (WIDTH * TWICE) + position * WIDTH + k % WIDTH
         return REST + position * LAST + (k - WHOLE)
 
     @device
-    def stage(tile, x, v, b, n, tid):  # the first sources of a strip come again at its end, so that no lane wraps around
+    def stage(
+        tile, x, v, b, n, tid
+    ):  # the first sources of a strip come again at its end, so that no lane wraps around
         w = tid
         while w < PLACES:
             strip, position = w // TWICE, w % TWICE
@@ -74,7 +101,9 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
             w += BLOCK
 
     @device
-    def pairs(X, N, V, Y, P, C, tile, ring, base, position, lane, tid, s):  # one step: a source a lane, R targets
+    def pairs(
+        X, N, V, Y, P, C, tile, ring, base, position, lane, tid, s
+    ):  # one step: a source a lane, R targets
         for k in range(NUMBERS):
             Y[k] = tile[base + place(k, position)]
         share = zero
@@ -110,9 +139,21 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
         ring = cuda.shared.array(RING, real) if SIMULATED else sums
         if pick[0] != FORM:
             return
-        X, N, V = cuda.local.array(FEATURES, real), cuda.local.array(TARGETS, real), cuda.local.array(SUMS, real)
-        P, S, E = cuda.local.array(SUMS, real), cuda.local.array(SUMS, real), cuda.local.array(SUMS, real)
-        G, C, Y = cuda.local.array(STEP_SUMS, real), cuda.local.array(VECTOR, real), cuda.local.array(REGISTERS, real)
+        X, N, V = (
+            cuda.local.array(FEATURES, real),
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(SUMS, real),
+        )
+        P, S, E = (
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+        )
+        G, C, Y = (
+            cuda.local.array(STEP_SUMS, real),
+            cuda.local.array(VECTOR, real),
+            cuda.local.array(REGISTERS, real),
+        )
         tid = uint64(cuda.threadIdx.x)
         lane, warp = tid & MASK, tid // LANES
         band = uint64(cuda.blockIdx.y)
@@ -203,7 +244,9 @@ def add_band(spec: SymmetricFinish, _: None, arithmetic: Arithmetic) -> Any:
     """
     carry, zero, u0, one = arithmetic.carry, arithmetic.real(0), u(0), u(1)
 
-    def frame(part_row, part_column, part_error, value, width, targets, own, tiles, first, bottom, per):
+    def frame(
+        part_row, part_column, part_error, value, width, targets, own, tiles, first, bottom, per
+    ):
         start = first * targets
         j = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
         i = start + j
