@@ -13,6 +13,7 @@ from gpukoop.arrays import Array, to_host
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.ratio import RatioFunctions
+from gpukoop.spectrum.rotating import RotatingFunctions
 
 # The default kernel: a Gaussian whose scale is found from the samples.
 AUTO = Gaussian("auto")
@@ -91,7 +92,9 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
                 "as input: the columns of the X it was fitted to"
             )
 
-    def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
+    def _store(
+        self, functions: RatioFunctions | RotatingFunctions, eigenvalues: np.ndarray
+    ) -> None:
         self.functions_ = functions
         self.kernel_, self.sources_ = functions.kernel, functions.sources
         self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset
