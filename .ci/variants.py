@@ -55,11 +55,11 @@ sys.path.insert(0, str(ROOT))
 from bench.cuda_static import assemble, functions, loops, missing  # noqa: E402
 from gpukoop.cuda import compile_entry, entry_ptx, merge  # noqa: E402
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue  # noqa: E402
+from gpukoop.kernels.cuda.matrix.text import Entry  # noqa: E402
 from gpukoop.kernels.cuda.packing import Clouds  # noqa: E402
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes  # noqa: E402
 from gpukoop.kernels.cuda.pairs.shape import columns  # noqa: E402
 from gpukoop.kernels.cuda.program import Program  # noqa: E402
-from gpukoop.kernels.cuda.source import Entry  # noqa: E402
 from gpukoop.kernels.cuda.specification import BLOCK, DTYPES, Points  # noqa: E402
 from gpukoop.kernels.cuda.symmetric.plan import MOST_COLUMNS, SymmetricPlan  # noqa: E402
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32, Riesz  # noqa: E402

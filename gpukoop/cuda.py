@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from gpukoop.kernels.cuda import program as programs
+from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.packing import Clouds, Launch
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
 from gpukoop.kernels.cuda.program import INSTALL, Program
-from gpukoop.kernels.cuda.source import Entry
 from gpukoop.kernels.cuda.specification import DTYPES, FORMS, WIDEST_TILE
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan
 from gpukoop.kernels.formula.profile import AbstractKernel

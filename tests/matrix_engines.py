@@ -124,7 +124,7 @@ def simulate():
 
     from gpukoop.kernels.cuda.engine import SIMULATOR_BLOCK
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
-    from gpukoop.kernels.cuda.source import load
+    from gpukoop.kernels.cuda.matrix.text import load
     from gpukoop.kernels.formula.catalogue import Gaussian, Laplace, RationalQuadratic
     from gpukoop.testing import tolerance
 

@@ -13,8 +13,8 @@ import pytest
 from gpukoop import cuda as gpu
 from gpukoop.kernels import cells
 from gpukoop.kernels.cuda import reduce as reduce_cuda
-from gpukoop.kernels.cuda.pairs import lists as cells_cuda
 from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs import lists as cells_cuda
 from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import (
     Energy,

@@ -117,7 +117,7 @@ class Packing:
     @property
     def launches(self) -> list[Launch]:
         """The launches in order."""
-        c, block = self.clouds, (self.block, 1, 1)
+        block = (self.block, 1, 1)
         grids = {"measure": self.blocks, "pack": -(-self.points // self.block)}
         return [
             Launch(

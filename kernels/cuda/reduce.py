@@ -21,12 +21,12 @@ from typing import Any
 from gpukoop.kernels.cuda.engine import NumbaEngine, cupy_engine, simulating
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+from gpukoop.kernels.cuda.matrix.text import load, view
 from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
 from gpukoop.kernels.cuda.program import INSTALL
-from gpukoop.kernels.cuda.source import load, view
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
-from gpukoop.kernels.cuda.source import Entry
+from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.specification import BLOCK
 
 Array = Any
