@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion"],
-    ["checks"],
+    ["checks", "fitted"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
@@ -33,6 +33,7 @@ ROOMS = [
         "plot",
         "recipes",
         "demo",
+        "terminal",
         "cli",
     ],
 ]

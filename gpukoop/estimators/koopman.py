@@ -9,7 +9,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, points
-from gpukoop.draws import check_count
+from gpukoop.backends import check_name
+from gpukoop.draws import check_count, random_generator
+from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.sampler.fitting import FittedFlow
 from gpukoop.sampler.learning import energy_distance
@@ -163,6 +165,7 @@ class KoopmanSampler(BaseEstimator):
         self.backend = backend
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, teacher: Any = None) -> KoopmanSampler:
         """Learn the flow from N(0, I) to the law of X.
 
@@ -185,13 +188,14 @@ class KoopmanSampler(BaseEstimator):
             If the data or a parameter cannot be used; the message says which and what to do.
         """
         field = as_teacher(self.teacher if teacher is None else teacher)
-        params = self.get_params(deep=False)
-        recipe = Recipe.checked(params)
-        native, home = points(X, "X")
+        recipe, params = self._check_parameters(), self.get_params(deep=False)
+        native, home = own_points(X, "X")
+        remember_columns(self, X)
         self._flow = FittedFlow(recipe, field, native, y, params)
         self.n_features_in_, self._home = int(native.shape[1]), home
         return self._publish()
 
+    @whole
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
         """Learn from more points of the same law: frame, dictionary and ridge stay those of the first call.
 
@@ -199,8 +203,21 @@ class KoopmanSampler(BaseEstimator):
         """
         if not hasattr(self, "_flow"):
             return self.fit(X, y)
-        self._flow.learn_more(self._checked(X, "X", self.n_features_in_)[0], y)
+        native = self._checked(X, "X", self.n_features_in_)[0]
+        flow = (
+            self._flow.copy()
+        )  # learning that fails half-way must not spoil the moments of earlier calls
+        flow.learn_more(native, y)
+        self._flow = flow
         return self._publish()
+
+    def _check_parameters(self) -> Recipe:
+        """Return the recipe that the parameters ask for; raise if one is out of range."""
+        if self.backend is not None:
+            check_name(self.backend, "backend=")
+        if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
+            random_generator(self.random_state)
+        return Recipe.checked(self.get_params(deep=False))
 
     def _publish(self) -> KoopmanSampler:
         flow, learner = self._flow, self._flow.learner
@@ -238,6 +255,7 @@ class KoopmanSampler(BaseEstimator):
             Library, device and dtype of X.
         """
         check_is_fitted(self)
+        self._check_parameters()
         n = check_count(n_samples, "n_samples")
         seed = seed_from(self.random_state if random_state is None else random_state)
         return self._home.restore(self._flow.sample(n, seed, y))
@@ -262,6 +280,7 @@ class KoopmanSampler(BaseEstimator):
         array of shape (n, d)
             Library, device and dtype of Z.
         """
+        check_is_fitted(self)
         native, home = self._checked(Z, "Z", self.n_latent_)
         return home.restore(self._flow.transport(native, t, y, modes))
 
@@ -277,6 +296,7 @@ class KoopmanSampler(BaseEstimator):
             exponential is exact at every time.
         y : label or array of shape (n,), optional
         """
+        check_is_fitted(self)
         native, home = self._checked(Z, "Z", self.n_latent_)
         return home.restore(self._flow.trajectory(native, times, y))
 
@@ -285,6 +305,7 @@ class KoopmanSampler(BaseEstimator):
 
         A solve of its own with the other sign, not exp(-A), which amplifies every decaying mode.
         """
+        check_is_fitted(self)
         native, home = self._checked(X, "X", self.n_features_in_)
         return home.restore(self._flow.inverse(native, y))
 
@@ -312,11 +333,15 @@ class KoopmanSampler(BaseEstimator):
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
+        check_is_fitted(self)
         native, _ = self._checked(X, "X", self.n_features_in_)
         drawn = like(self.sample(len(native)), native)
         return -energy_distance(drawn, native, self.backend)
 
     def _checked(self, Z: Any, name: str, expected: int) -> tuple[Array, Home]:
+        self._check_parameters()
+        if name == "X":
+            check_columns(self, Z)
         native, home = points(Z, name)
         if native.shape[1] != expected:
             raise ValueError(

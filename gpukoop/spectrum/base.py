@@ -6,19 +6,23 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
+from gpukoop.backends import check_name
+from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.fitted import check_columns
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.operator import check_tol
 from gpukoop.spectrum.ratio import RatioFunctions
 
 # The default kernel: a Gaussian whose scale is found from the samples.
 AUTO = Gaussian("auto")
 
 
-class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
+class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
     """Eigenvalues of the positive generator and eigenfunctions in ratio form.
 
     Attributes
@@ -33,6 +37,11 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         a of the diffusion whose eigenvalues these are, <grad phi_k, a grad phi_k> = lambda_k: 1 for a diffusion map.
     """
 
+    n_components: int
+    n_landmarks: int | None
+    backend: str | None
+    tol: float | None
+    random_state: RandomState
     functions_: Any
     eigenvalues_: np.ndarray
     n_features_in_: int
@@ -84,12 +93,31 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
 
     def _check(self, X: Any) -> None:
         check_is_fitted(self, "functions_")
+        self._check_parameters()
+        check_columns(self, X)
         shape: tuple[int, ...] = getattr(X, "shape", ())
         if len(shape) == 2 and shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
                 "as input: the columns of the X it was fitted to"
             )
+
+    @property
+    def _n_features_out(self) -> int:
+        """Number of modes; names the columns of ``transform`` for scikit-learn."""
+        return len(self.eigenvalues_)
+
+    def _check_parameters(self) -> None:
+        """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
+        check_count(self.n_components, "n_components")
+        check_tol(self.tol)
+        if self.backend is not None:
+            check_name(self.backend, "backend=")
+        if self.n_landmarks is not None:
+            check_count(self.n_landmarks, "n_landmarks", least=2)
+        # A generator is not asked for numbers here: each answer would change the next run.
+        if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
+            random_generator(self.random_state)
 
     def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
         self.functions_ = functions

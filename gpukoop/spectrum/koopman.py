@@ -9,6 +9,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.dictionary import (
@@ -137,6 +138,7 @@ class KernelEDMD(AbstractSpectrum):
         self.tol = tol
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: None = None, *, successors: Any = None) -> KernelEDMD:
         """Learn the spectrum from pairs.
 
@@ -158,7 +160,9 @@ class KernelEDMD(AbstractSpectrum):
         ValueError
             If successors are missing or of another shape, or no mode survives one lag.
         """
-        X, _ = points(X, "X")
+        remember_columns(self, X)
+        X, _ = own_points(X, "X")
+        self._check_parameters()
         Y = _successors(X, y, successors)
         r = check_count(self.n_components, "n_components")
         check_samples(X, r)
