@@ -24,9 +24,22 @@ from gpukoop.kernels.formula.catalogue import (
 from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
-    from gpukoop import cuda, datasets, distributed, maps, metrics, plot, sampler, spectrum, testing
+    from gpukoop import (
+        cuda,
+        datasets,
+        distributed,
+        maps,
+        metrics,
+        plot,
+        sampler,
+        spectrum,
+        testing,
+        torch,
+        verdict,
+    )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.verdict import diagnose
 
 __version__ = "0.1.0"
 
@@ -40,6 +53,7 @@ _HOMES = {
     "KoopmanSampler": "estimators",
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
+    "diagnose": "verdict",
 }
 _ROOMS = (
     "cuda",
@@ -51,6 +65,8 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "torch",
+    "verdict",
 )
 
 __all__ = [
@@ -75,6 +91,7 @@ __all__ = [
     "backends",
     "cuda",
     "datasets",
+    "diagnose",
     "distributed",
     "maps",
     "metrics",
@@ -82,7 +99,9 @@ __all__ = [
     "sampler",
     "spectrum",
     "testing",
+    "torch",
     "use_backend",
+    "verdict",
 ]
 
 

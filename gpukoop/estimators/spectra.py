@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array
@@ -55,6 +56,11 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
             raise ValueError(
                 "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD "
                 f"with dictionary='diffusion', got {chosen!r}: {hint}"
+            )
+        if np.iscomplexobj(chosen.eigenvalues_):
+            raise ValueError(
+                f"{chosen!r} has complex eigenvalues, those of a process that is not reversible: KSWGD follows the gradient "
+                "flow of a reversible one. Fit it with reversible=True, whose law is the same, or to samples of X alone"
             )
         if chosen.sources_.shape[1] != X.shape[1]:
             raise ValueError(

@@ -25,8 +25,10 @@ from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, ga
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.metrics.transport import clouds, sinkhorn_divergence, wasserstein
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "TwoSampleTest",
     "coverage",
     "energy_distance",
     "gaussian_energy_distance",
@@ -38,6 +40,7 @@ __all__ = [
     "nearest_neighbour_distance",
     "sinkhorn_divergence",
     "sliced_wasserstein",
+    "two_sample_test",
     "wasserstein",
 ]
 

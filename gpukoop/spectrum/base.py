@@ -17,6 +17,7 @@ from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.spectrum.ratio import RatioFunctions
+from gpukoop.spectrum.rotating import RotatingFunctions
 
 # The default kernel: a Gaussian whose scale is found from the samples.
 AUTO = Gaussian("auto")
@@ -119,7 +120,9 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
             random_generator(self.random_state)
 
-    def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
+    def _store(
+        self, functions: RatioFunctions | RotatingFunctions, eigenvalues: np.ndarray
+    ) -> None:
         self.functions_ = functions
         self.kernel_, self.sources_ = functions.kernel, functions.sources
         self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset
