@@ -250,4 +250,4 @@ def test_quiet_and_warnings_are_one_line(data, tmp_path, capfd):
     warned = capfd.readouterr().err.splitlines()
     assert len(warned) == 1
     assert warned[0].startswith("gpukoop: warning: ")
-    assert warnings.showwarning is not cli._show_warning
+    assert warnings.showwarning is not cli.show_warning

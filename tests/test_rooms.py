@@ -18,6 +18,7 @@ ROOMS = [
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
+    ["parameters"],
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],

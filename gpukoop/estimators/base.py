@@ -10,12 +10,12 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, points, to_host
-from gpukoop.backends import check_name
-from gpukoop.draws import check_count, random_generator
-from gpukoop.fitted import check_columns, own_points, remember_columns
+from gpukoop.arrays import Array, Home, like, to_host
+from gpukoop.draws import check_count
+from gpukoop.fitted import own_points, remember_columns
 from gpukoop.flow.identity import identity
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
+from gpukoop.parameters import check_points
 
 
 class AbstractFlowEstimator(BaseEstimator, ABC):
@@ -37,16 +37,6 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
     def _check_parameters(self) -> Any:
         """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
 
-    def _check_shared(self) -> None:
-        """Raise if a parameter that every flow has is out of range."""
-        if self.backend is not None:
-            check_name(self.backend, "backend=")
-        # A generator is not asked for numbers here: each answer would change the next run.
-        if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
-            random_generator(self.random_state)
-        if not isinstance(self.verbose, bool | np.bool_):
-            check_count(self.verbose, "verbose", least=0)
-
     def _remember(self, X: Any, name: str = "X") -> Array:
         """Validate the samples and keep a copy of them; the first line of every ``fit``."""
         native, home = own_points(X, name)
@@ -59,16 +49,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         return native
 
     def _check_points(self, Z: Any, name: str = "Z") -> tuple[Array, Home]:
-        check_is_fitted(self)
-        self._check_parameters()
-        check_columns(self, Z)
-        native, home = points(Z, name)
-        if native.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"{name} has {native.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input: the columns of the X it was fitted to"
-            )
-        return native, home
+        return check_points(self, Z, name)
 
     def transport(
         self,

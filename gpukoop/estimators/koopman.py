@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, points
-from gpukoop.backends import check_name
-from gpukoop.draws import check_count, random_generator
-from gpukoop.fitted import check_columns, own_points, remember_columns, whole
+from gpukoop.arrays import Array, like
+from gpukoop.draws import check_count
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
+from gpukoop.parameters import check_points, check_shared
 from gpukoop.sampler.fitting import FittedFlow
 from gpukoop.sampler.learning import energy_distance
 from gpukoop.sampler.recipe import Recipe
@@ -49,9 +49,8 @@ class KoopmanSampler(BaseEstimator):
     teacher : object with velocity(x, t), callable or None
         A known velocity field in the units of X; None learns from the data alone. A teacher is not called when sampling.
     degree, time_degree : int, int or "auto"
-        Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto" is 6 for the SAT solver; the
-        exponential takes 2 with polynomials and 1 else, for its trajectories leave the data with more (moons: .42 off at
-        t = 1 with 2, 4.9 with 6).
+        Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto": 6 for SAT; for the exponential 2
+        with polynomials, else 1, as more takes trajectories off the data (moons at t = 1: .42 off with 2, 4.9 with 6).
     scale : float or "auto"
         Length of the features, in units of the root mean square deviation of X (of X itself with a teacher). "auto" is
         0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.
@@ -193,9 +192,8 @@ class KoopmanSampler(BaseEstimator):
         recipe, params = self._check_parameters(), self.get_params(deep=False)
         native, home = own_points(X, "X")
         remember_columns(self, X)
-        self._flow = FittedFlow(recipe, field, native, y, params)
-        self.n_features_in_, self._home = int(native.shape[1]), home
-        return self._publish()
+        self._home, self.n_features_in_ = home, int(native.shape[1])
+        return self._publish(FittedFlow(recipe, field, native, y, params))
 
     @whole
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
@@ -205,25 +203,18 @@ class KoopmanSampler(BaseEstimator):
         """
         if not hasattr(self, "_flow"):
             return self.fit(X, y)
-        native = self._checked(X, "X", self.n_features_in_)[0]
-        flow = (
-            self._flow.copy()
-        )  # learning that fails half-way must not spoil the moments of earlier calls
+        native, _ = check_points(self, X, "X")
+        flow = self._flow.copy()  # a failure half-way must not spoil the moments of earlier calls
         flow.learn_more(native, y)
-        self._flow = flow
-        return self._publish()
+        return self._publish(flow)
 
     def _check_parameters(self) -> Recipe:
         """Return the recipe that the parameters ask for; raise if one is out of range."""
-        if self.backend is not None:
-            check_name(self.backend, "backend=")
-        if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
-            random_generator(self.random_state)
+        check_shared(self)
         return Recipe.checked(self.get_params(deep=False))
 
-    def _publish(self) -> KoopmanSampler:
-        flow, learner = self._flow, self._flow.learner
-        self._learner = learner
+    def _publish(self, flow: FittedFlow) -> KoopmanSampler:
+        self._flow, learner = flow, flow.learner
         self.classes_, self.n_latent_ = flow.classes, flow.n_latent
         self.reg_, self.reg_path_ = learner.reg, learner.reg_path
         self.generator_ = flow.generator
@@ -282,8 +273,7 @@ class KoopmanSampler(BaseEstimator):
         array of shape (n, d)
             Library, device and dtype of Z.
         """
-        check_is_fitted(self)
-        native, home = self._checked(Z, "Z", self.n_latent_)
+        native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.transport(native, t, y, modes))
 
     def trajectory(self, Z: Any, times: Any, *, y: Any = None) -> Array:
@@ -298,8 +288,7 @@ class KoopmanSampler(BaseEstimator):
             exponential is exact at every time.
         y : label or array of shape (n,), optional
         """
-        check_is_fitted(self)
-        native, home = self._checked(Z, "Z", self.n_latent_)
+        native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.trajectory(native, times, y))
 
     def invert(self, X: Any, *, y: Any = None) -> Array:
@@ -307,8 +296,7 @@ class KoopmanSampler(BaseEstimator):
 
         A solve of its own with the other sign, not exp(-A), which amplifies every decaying mode.
         """
-        check_is_fitted(self)
-        native, home = self._checked(X, "X", self.n_features_in_)
+        native, home = check_points(self, X, "X")
         return home.restore(self._flow.inverse(native, y))
 
     def spectral_report(self, *, n_seeds: int = 0, n_trajectories: int = 0) -> SpectralReport:
@@ -335,22 +323,6 @@ class KoopmanSampler(BaseEstimator):
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
-        check_is_fitted(self)
-        native, _ = self._checked(X, "X", self.n_features_in_)
+        native, _ = check_points(self, X, "X")
         drawn = like(self.sample(len(native)), native)
         return -energy_distance(drawn, native, self.backend)
-
-    def _checked(self, Z: Any, name: str, expected: int) -> tuple[Array, Home]:
-        self._check_parameters()
-        if name == "X":
-            check_columns(self, Z)
-        native, home = points(Z, name)
-        if native.shape[1] != expected:
-            raise ValueError(
-                f"{name} has {native.shape[1]} features, but {type(self).__name__} is expecting {expected} features "
-                "as input: the columns of the X it was fitted to, or of its latent space"
-            )
-        return native, home
-
-
-__all__ = ["KoopmanSampler"]

@@ -20,6 +20,7 @@ from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
@@ -195,7 +196,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
-        self._check_shared()
+        check_shared(self)
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         check_positive(self.lag_time, "lag_time")

@@ -22,6 +22,7 @@ from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
 from gpukoop.maps.stages import StagewiseMap
 from gpukoop.operator import median_scale
+from gpukoop.parameters import check_shared
 
 
 class Recorder:
@@ -71,7 +72,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         return self.n_iter
 
     def _check_common(self) -> None:
-        self._check_shared()
+        check_shared(self)
         check_persistence(self.persistence)
         if self.generator is not None:
             if not isinstance(self.generator, AbstractMap):

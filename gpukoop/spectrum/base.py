@@ -10,12 +10,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
-from gpukoop.backends import check_name
-from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.draws import RandomState, check_count
 from gpukoop.fitted import check_columns
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.rotating import RotatingFunctions
 
@@ -110,15 +109,10 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _check_parameters(self) -> None:
         """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
+        check_shared(self)
         check_count(self.n_components, "n_components")
-        check_tol(self.tol)
-        if self.backend is not None:
-            check_name(self.backend, "backend=")
         if self.n_landmarks is not None:
             check_count(self.n_landmarks, "n_landmarks", least=2)
-        # A generator is not asked for numbers here: each answer would change the next run.
-        if not isinstance(self.random_state, np.random.Generator | np.random.RandomState):
-            random_generator(self.random_state)
 
     def _store(
         self, functions: RatioFunctions | RotatingFunctions, eigenvalues: np.ndarray
