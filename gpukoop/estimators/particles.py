@@ -159,7 +159,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
                 k: v for k, v in step.memory.items() if k not in ("target", "own") or len(v) == rows
             }
             last = step.field(particles, memory, rng, outcome.n_iter)
-            history["energy"] = np.append(energies, last.energy)
+            history["energy"] = np.append(energies, float(last.energy))
         return history
 
     def transport(
