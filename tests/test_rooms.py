@@ -14,10 +14,11 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion"],
-    ["checks"],
+    ["checks", "fitted"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
+    ["parameters"],
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
@@ -35,6 +36,7 @@ ROOMS = [
         "torch",
         "recipes",
         "demo",
+        "terminal",
         "cli",
     ],
 ]
