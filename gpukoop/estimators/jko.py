@@ -9,6 +9,7 @@ import numpy as np
 
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
+from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
     DIVERGENCES,
     CriticField,
@@ -130,6 +131,7 @@ class JKOFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
     ) -> JKOFlow:

@@ -16,10 +16,12 @@ from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.spectra import coarse_spectrum_of, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
+from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
@@ -154,6 +156,7 @@ class KSWGD(
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
         """Learn the spectrum of the generator from samples or pairs.
 
@@ -209,6 +212,7 @@ class KSWGD(
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
+        check_shared(self)
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         check_positive(self.lag_time, "lag_time")
@@ -235,7 +239,6 @@ class KSWGD(
             )
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        self._check_parameters()  # set_params may have changed them since fit
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
-from gpukoop.flow.loop import seed_from
+from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
 
 # The first sample is judged by at most so many particles and data: half a second, and differences too small for them to
@@ -35,11 +35,9 @@ REMEDY = "raise n_iter (total_time), n_components or n_features, or lower the ke
 
 
 class JudgedMixin:
-    """``diagnose`` and ``score`` of an estimator that samples, and the warning of its first sample."""
+    """``diagnose`` and ``score`` of an estimator that samples."""
 
     random_state: Any
-    # Whether particles on top of the samples are what the method is for, and no reason to warn.
-    _pairs_with_samples = False
 
     def diagnose(
         self, Z: Any = None, law: Any = None, *, random_state: RandomState = 0, **options: Any
@@ -78,12 +76,11 @@ class JudgedMixin:
         About -1 is as good as fresh data, whatever the parameters, so that settings can be compared; X are data that were not
         learned from. The same starting points are used at every call.
         """
-        check_is_fitted(self)
-        native, _ = points(X, "X", n_features=self.n_features_in_)  # type: ignore[attr-defined]
+        native, _ = check_points(self, X, "X")
         size = int(np.clip(len(native), *SCORED))
         self._silent = True
         try:
-            Z = self.sample(size, random_state=seed_from(0))  # type: ignore[attr-defined]
+            Z = self.sample(size, random_state=0)  # type: ignore[attr-defined]
         finally:
             del self._silent
         Z = to_host(points(Z, "samples")[0]).astype(float)
@@ -96,33 +93,52 @@ class JudgedMixin:
     def _kept_aside(self) -> Array | None:
         return getattr(self, "X_held_out_", None)
 
-    def _judge(self, Z: Any) -> None:
-        """Judge the first sample of enough particles after a fit, and warn once if it is off its law."""
-        if "report_" in vars(self) or "_silent" in vars(self) or len(Z) < LEAST:
-            return
-        self.report_ = self.diagnose(Z, n_points=JUDGED)
-        self._on_law = self.report_.on_law
-        failures = [
-            line
-            for line in self.report_.failures
-            if not (self._pairs_with_samples and line.name in ("memorisation", "diversity"))
-        ]
-        if failures:
-            worst = failures[0]
-            warnings.warn(
-                f"{type(self).__name__} ended off the law of its data: {worst.text} ({worst.name}, p = {worst.p_value:.1g}). "
-                f"What to try: {REMEDIES.get(worst.name, REMEDY)}. print(estimator.report_) says more.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-
 
 class ConvergedByVerdict(JudgedMixin):
-    """``converged_`` is the verdict on the last particles, and not that the flow itself sees nothing left to do."""
+    """An estimator whose first sample is judged, and whose ``converged_`` is the verdict on its last particles.
+
+    That the flow itself sees nothing left to do does not count.
+    """
 
     _ended: Any = None
     _on_law: bool | None = None
     _settled = False
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+        """Draw starting points, move them by the flow and return where they end.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of particles, at least 1.
+        random_state : None, int, Generator or RandomState
+            Seed of the draw; None takes the estimator's ``random_state``.
+
+        Returns
+        -------
+        array of shape (n_samples, d)
+            Library and device of the samples given to ``fit``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the first sample of 100 particles or more after a fit is off the law of the data, or copies them;
+            ``report_`` says more.
+        """
+        Z = super().sample(n_samples, random_state)  # type: ignore[misc]
+        if "report_" not in vars(self) and "_silent" not in vars(self) and len(Z) >= LEAST:
+            self.report_ = self.diagnose(Z, n_points=JUDGED)
+            self._on_law = self.report_.on_law
+            if not self.report_.passed:
+                worst = self.report_.failures[0]
+                warnings.warn(
+                    f"{type(self).__name__} ended off the law of its data: {worst.text} ({worst.name}, p = "
+                    f"{worst.p_value:.1g}). What to try: {REMEDIES.get(worst.name, REMEDY)}. print(estimator.report_) "
+                    "says more.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+        return Z
 
     def _arrived(self, Z: Array) -> None:
         """Remember where the particles of a run ended, before the verdict is asked for."""
