@@ -101,4 +101,8 @@ def rows() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     for row in rows():
-        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        print(
+            "  ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
+        )

@@ -29,7 +29,9 @@ def device(monkeypatch):
     """The stand-in, and what is launched on it; every program is loaded, and a multiprocessor holds five blocks."""
     launches = Launches()
     with counted_device() as cupy:
-        monkeypatch.setattr(engine_cuda.CuPyEngine, "function", lambda self, p: launches.function(p.name))
+        monkeypatch.setattr(
+            engine_cuda.CuPyEngine, "function", lambda self, p: launches.function(p.name)
+        )
         monkeypatch.setattr(engine_cuda.CuPyEngine, "loaded", lambda self, p: True)
         monkeypatch.setattr(engine_cuda.CuPyEngine, "capacity", lambda self, p: 660)
         engine_cuda.cupy_engine.cache_clear()
@@ -59,7 +61,11 @@ def test_a_warm_call_launches_and_does_nothing_else(op, d, device, monkeypatch):
     def printed(*_):
         raise AssertionError("a warm call printed code")
 
-    for owner, name in ((functions.Functions, "build"), (functions.CudaPrinter, "print"), (program.Program, "build")):
+    for owner, name in (
+        (functions.Functions, "build"),
+        (functions.CudaPrinter, "print"),
+        (program.Program, "build"),
+    ):
         monkeypatch.setattr(owner, name, printed)
     monkeypatch.setattr(program, "compile_ptx", printed)
     with cupy.counting() as count:
@@ -80,7 +86,9 @@ def test_the_same_points_are_packed_once_for_all_operations_of_one_form(device):
     memory = Memory()
     for op in ("product", "gradient", "value_and_gradient", "product"):
         reduce_cuda.reduce(Laplace(1.0), OPERATIONS[op], X, Y, V, memory=memory)
-    reduce_cuda.reduce(Laplace(1.0), OPERATIONS["product"], X, Y, problem(cupy, 1, 400, 1, 5)[2], memory=memory)
+    reduce_cuda.reduce(
+        Laplace(1.0), OPERATIONS["product"], X, Y, problem(cupy, 1, 400, 1, 5)[2], memory=memory
+    )
     assert sum("points" in name for name, *_ in launches) == 2
 
 

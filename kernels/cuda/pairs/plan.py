@@ -104,7 +104,7 @@ class Part(AbstractPart):
         c, operation = sizes.clouds, sizes.operation
         self.pass_columns = columns(operation, c.d, sizes.t, c.dtype)
         self.passes = -(-sizes.t // self.pass_columns)
-        how = c.d, self.pass_columns, sizes.block, sizes.listed
+        how = c.d, self.pass_columns, sizes.block, sizes.listed, self.functions.heavy
         self.programs = {
             form: self.program(specify(operation, c.dtype, form, *how)) for form in self.forms
         }
