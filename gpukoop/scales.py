@@ -74,9 +74,9 @@ def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
 
 def check_range(kernel: AbstractKernel, *clouds: Array) -> None:
     """Raise if squares of distances leave the range of the dtype where the kernel does not vanish: sums would be 0 or NaN."""
-    if kernel.positive or any(
-        is_cupy(A) for A in clouds
-    ):  # decaying kernels are 0 there; a device would have to wait
+    slow = any(isinstance(radial, RationalQuadratic) for _, radial in kernel.terms)
+    # Other positive kernels are 0 there; on a device the host would have to wait for the largest coordinate.
+    if (kernel.positive and not slow) or any(is_cupy(A) for A in clouds):
         return
     dtype = clouds[0].dtype
     largest = max(float(np.abs(A).max()) for A in clouds)
