@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.cuda.matrix.compile import program
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
+from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
 from gpukoop.kernels.cuda.pairs.part import Entry
 from gpukoop.kernels.cuda.source import BLOCK
+from gpukoop.kernels.formula.profile import Trace
 
 Array = Any
 
@@ -47,6 +50,12 @@ class AbstractEngine(ABC):
     @abstractmethod
     def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
         """Launch a generated kernel."""
+
+    @abstractmethod
+    def pairs(
+        self, of: Trace, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+    ) -> None:
+        """Launch a tensor-core program of a trace (:mod:`gpukoop.kernels.cuda.matrix.tensor`)."""
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a reduction runs."""
@@ -162,6 +171,14 @@ class CuPyEngine(AbstractEngine):
             warnings.filterwarnings("ignore", message="Grid size")
             call = self._load(entry.name, entry.source)[blocks, self.block, self.stream]
             call(*(self._device(a) for a in arguments))
+
+    def pairs(
+        self, of: Trace, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+    ) -> None:
+        """Launch by CuPy with raw pointers."""
+        call = program(of, shape)
+        raw = (np.uint64(a.data.ptr) if isinstance(a, self.xp.ndarray) else a for a in arguments)
+        call((*grid, 1), (THREADS, 1, 1), tuple(raw))
 
     def _device(self, argument: Any) -> Any:
         if not isinstance(argument, self.xp.ndarray):

@@ -24,6 +24,7 @@ import numpy as np
 from gpukoop.kernels.cuda.matrix.choice import Choice, choose, measure
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue, epilogue
+from gpukoop.kernels.cuda.matrix.fused import Sums, fits
 from gpukoop.kernels.cuda.matrix.precision import (
     FEWEST_FEATURES,
     Points,
@@ -161,8 +162,10 @@ class _Run:
         dtype = self.x.dtype.name
         choice = choose(self.kernel, self.op, self.m, self.d, dtype, precision, tol, memory[key])
         memory["matrix"] = self.choice = choice
-        if choice.path == "matrix":
-            self.tensor = choice.precision != "fp32"
+        self.tensor = choice.precision != "fp32"
+        self.n_parts = 1 if choice.precision == "tf32" else 2
+        self.fused = self.tensor and fits(self.op, self.d, self.t, self.n_parts)
+        if choice.path == "matrix" and not self.fused:
             self.left = self._points(self.x, nx, 0)
             self.right = self._points(self.y, ny, 1)
         return choice
@@ -175,6 +178,12 @@ class _Run:
 
     def result(self) -> dict[str, Array]:
         """Return the outputs, (n, t) and (n, t, d), by name."""
+        if self.fused:
+            with self.engine.scope():
+                return Sums(
+                    self.engine, self.trace, self.op, self.X, self.Y, self.x[: self.n],
+                    self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut,
+                ).result()  # fmt: skip
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)
         found = {}
         if spec.value or spec.exponent:
