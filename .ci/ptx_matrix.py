@@ -25,8 +25,8 @@ def run(case):
 
     from gpukoop.cuda import compile_entry
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
-    from gpukoop.kernels.cuda.matrix.compile import compile_ptx
     from gpukoop.kernels.cuda.matrix.shape import THREADS
+    from gpukoop.kernels.cuda.program import compile_ptx
     from gpukoop.kernels.formula.catalogue import CATALOGUE
     from gpukoop.testing import tolerance
 
@@ -42,9 +42,10 @@ def run(case):
             launch = modules[entry.name][entry.name].launch
             launch((blocks, 1, 1), (self.block, 1, 1), list(arguments), order=self.order)
 
-        def pairs(self, of, shape, grid, arguments):
+        def pairs(self, program, shape, grid, arguments):
             if shape not in modules:
-                modules[shape] = ptxcpu.Module(compile_ptx(of, shape), check=True)[shape.label]
+                code = compile_ptx(program, (9, 0))
+                modules[shape] = ptxcpu.Module(code, check=True)[program.name]
             flat = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments]
             raw = [ptxcpu.Ptr(a) if isinstance(a, np.ndarray) else a for a in flat]
             modules[shape].launch((*grid, 1), (THREADS, 1, 1), raw, order=self.order)

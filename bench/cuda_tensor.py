@@ -16,10 +16,12 @@ import re
 from typing import Any
 
 from bench.cuda_static import assemble, functions, opcode
-from gpukoop.kernels.cuda.matrix.compile import compile_ptx
+from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape, ceil
+from gpukoop.kernels.cuda.program import Program, compile_ptx
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import trace
+from gpukoop.kernels.operation import OPERATIONS
 
 # Multiprocessors and clock of an H200 SXM, as under load.
 MULTIPROCESSORS, CLOCK = 132, 1.98e9
@@ -40,6 +42,12 @@ def shape(op: str, d: int, precision: str, t: int) -> Shape:
     return Shape(op, d, PARTS[precision], d if slope else t if t > 1 else 0, slope)
 
 
+def code(of: Shape, cc: tuple[int, int] = (9, 0)) -> str:
+    """Return the PTX of a Gaussian's program under the label of its shape."""
+    functions = Functions(trace(Gaussian(1.0)), OPERATIONS[of.op])
+    return compile_ptx(Program(of, functions), cc)
+
+
 def straight(body: list[str], jumps: dict[int, int], first: int, last: int) -> int:
     """Return the instructions of the shortest way from ``first`` to ``last``: rare branches are jumped over."""
     found = {first: 1}
@@ -47,7 +55,7 @@ def straight(body: list[str], jumps: dict[int, int], first: int, last: int) -> i
     for at in reached:  # breadth first: the compiler may place a block anywhere
         if at == last:
             break
-        ways = [] if re.match(r"BRA|EXIT", body[at]) else [at + 1]
+        ways = [] if re.match(r"BRA(\.\w+)*\s+`|EXIT", body[at]) else [at + 1]
         for to in [*ways, *([jumps[at]] if at in jumps else [])]:
             if to not in found and to < len(body):
                 found[to] = found[at] + 1
@@ -117,6 +125,6 @@ def row(op: str, d: int, precision: str, t: int) -> dict[str, Any]:
     return {
         "case": f"Gaussian {op} d={d}" + (f" t={t}" if t > 1 else "") + f" by {precision}",
         "who": "gpukoop",
-        **count(of, compile_ptx(trace(Gaussian(1.0)), of)),
+        **count(of, code(of)),
         "counted": "compiled here",
     }

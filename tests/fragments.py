@@ -71,8 +71,9 @@ def run(of, shape, grid, arguments):
     """Do what a launch does; return how many pairs were close."""
     (
         words, tiles, norms, scales, a, b, symbols, top, sums, moments, _,
-        n, m, d, per, many, first, _, cut, stretch, prescale,
+        n, m, d, per, many, first, _,
     ) = arguments  # fmt: skip
+    stretch, prescale, *values, cut = symbols
     n, m, d, per, many, first = (int(i) for i in (n, m, d, per, many, first))
     blocks, splits = grid
     assert len(tiles) == many
@@ -87,11 +88,11 @@ def run(of, shape, grid, arguments):
     i, j = np.nonzero(close)
     difference = a[np.minimum(i, n - 1)] - b[np.minimum(j, m - 1)]
     q[i, j] = stretch * (difference**2).sum(axis=1)
-    values = tuple(symbols[: len(of.symbols)])
+    assert len(values) == len(of.symbols)
 
     def at(tree, guard):
         with np.errstate(all="ignore"):
-            found = np.broadcast_to(evaluate(tree, q, of.symbols, values), q.shape).astype(
+            found = np.broadcast_to(evaluate(tree, q, of.symbols, tuple(values)), q.shape).astype(
                 np.float32
             )
         return np.where(q > 0, found, np.float32(0)) if guard else found

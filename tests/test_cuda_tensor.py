@@ -29,11 +29,10 @@ GOALS = [
 def test_programs_reach_their_bound_without_spills(shape, goal):
     pytest.importorskip("numba_cuda")
     from bench import cuda_static, cuda_tensor
-    from gpukoop.kernels.cuda.matrix.compile import compile_ptx
 
     if cuda_static.missing() is not None:
         pytest.skip(cuda_static.missing())
-    ptx = compile_ptx(trace(Gaussian(1.0)), shape, (8, 0))
+    ptx = cuda_tensor.code(shape, (8, 0))
     check_pure(ptx, "float32")
     assert ".atom" not in ptx
     assert "\tred." not in ptx
@@ -109,7 +108,7 @@ def test_blocks_of_right_hand_sides_are_even_and_complete():
 
 def test_a_kernel_without_logarithm_is_refused_in_words():
     pytest.importorskip("numba_cuda")
-    from gpukoop.kernels.cuda.matrix.compile import functions
+    from gpukoop.kernels.cuda.matrix.instructions import profile
 
     with pytest.raises(ValueError, match="positive kernel of one term"):
-        functions(trace(Gaussian(1.0) + Laplace(1.0)), True, {}, lambda f: f)
+        profile(trace(Gaussian(1.0) + Laplace(1.0)), True, {})

@@ -25,11 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix import packing
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.precision import norms
 from gpukoop.kernels.cuda.matrix.shape import WIDEST, Shape, ceil
+from gpukoop.kernels.cuda.program import Program
 from gpukoop.kernels.formula.profile import Trace
+from gpukoop.kernels.operation import OPERATIONS
 
 Array = Any
 
@@ -53,6 +56,7 @@ class Sums:
 
     engine: AbstractEngine
     trace: Trace
+    label: str
     op: str
     X: Array
     Y: Array
@@ -139,7 +143,9 @@ class Sums:
         if shape.log and shape.slope and found is not None:
             value = found["value"][:, 0]
             top[:n] = xp.where(xp.isfinite(value), value, 0.0)
-        symbols = xp.asarray(np.asarray([*self.trace.values, 0.0], np.float32))
+        own = (self.trace.prescale**2, self.trace.prescale)
+        symbols = xp.asarray(np.asarray([*own, *self.trace.values, self.cut], np.float32))
+        program = Program(shape, Functions(self.trace, OPERATIONS[op]), self.label)
         width = 8 * shape.columns
         rows = (
             n if width == 0 else max(1, PARTS // width // shape.block_targets) * shape.block_targets
@@ -159,12 +165,11 @@ class Sums:
             found_moments, errors = (xp.zeros(max(1, size * width), np.float32) for _ in range(2))
             each = len(words) // len(x)
             self.engine.pairs(
-                self.trace, shape, (blocks, splits),
+                program, shape, (blocks, splits),
                 (
                     words[i * each : end * each], tiles, nx[i:end], scales[i:end], self.X[part], self.Y,
                     symbols, top[i:end], found_sums, found_moments, errors,
                     *(np.uint64(a) for a in (part.stop - i, m, d, per, len(tiles), first, 4 * shape.targets)),
-                    *(np.float32(a) for a in (self.cut, self.trace.prescale**2, self.trace.prescale)),
                 ),
             )  # fmt: skip
             sums.append(found_sums.reshape(kinds, splits, -1).astype(float))

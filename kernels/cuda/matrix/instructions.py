@@ -17,14 +17,17 @@ C       rows g, g, g + 8, g + 8; columns 2t, 2t + 1, 2t, 2t + 1 (both shapes)
 # mypy: ignore-errors
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import cuda, float32, types
+from numba import float32, types
 from numba.cuda.extending import intrinsic
-from numba.cuda.libdevice import fadd_rn
+
+from gpukoop.kernels.cuda.device import device, u
+from gpukoop.kernels.cuda.form import log2_phi
+from gpukoop.kernels.cuda.functions import CudaPrinter
+from gpukoop.kernels.formula.expr import Number
+from gpukoop.kernels.formula.profile import Trace
 
 FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -87,17 +90,7 @@ def arrived(typingctx):
     return types.void(), codegen
 
 
-def index(number: int) -> Any:
-    """Return a typed index: uint64 and a plain int would make float64."""
-    return np.uint64(number)
-
-
-def device(function: Callable[..., Any]) -> Any:
-    """Return a device function with fast mathematics."""
-    return cuda.jit(function, device=True, fastmath=True)
-
-
-zero, k1 = float32(0.0), index(1)
+zero, k1 = float32(0.0), u(1)
 
 
 @device
@@ -112,17 +105,9 @@ def squares(a, b, i, j, d):
     return total
 
 
-@device
-def carry(total, error, part):
-    """Return a compensated sum and its error."""
-    y = fadd_rn(part, -error)
-    z = fadd_rn(total, y)
-    return z, fadd_rn(fadd_rn(z, -total), -y)
-
-
 def registers(targets: int) -> tuple[Any, Any]:
     """Return pick and put for rows of registers of ``targets`` groups; an index known only at run time would move them to memory."""
-    TARGETS, k4 = index(targets), index(4)
+    TARGETS, k4 = u(targets), u(4)
 
     @device
     def pick(numbers, w, row):
@@ -143,3 +128,27 @@ def registers(targets: int) -> tuple[Any, Any]:
                 numbers[r, e] = value if w == r * k4 + e else number
 
     return pick, put
+
+
+def profile(of: Trace, log: bool, names: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return phi, dphi (dphi / phi where weights are logarithms) and log2 phi as device functions of (q, s).
+
+    Zero at q = 0 where the kernel says so by definition.
+    """
+    kink = of.kink or of.singular
+    trees = (
+        (of.phi, of.singular),
+        (of.log_slope if log else of.dphi, kink),
+        (log2_phi(of) if log else Number(0.0), False),
+    )
+    made = []
+    for tree, guarded in trees:
+        if tree is None:
+            raise ValueError("log-sum-exp needs a positive kernel of one term")
+        printer = CudaPrinter(of.symbols)
+        value = printer.print(tree)
+        last = f"return {value} if q > zero else zero" if guarded else f"return {value}"
+        text, scope = "\n    ".join(["def value(q, s):", *printer.lines, last]), dict(names)
+        exec(compile(text, "<profile>", "exec"), scope)
+        made.append(device(scope["value"]))
+    return made[0], made[1], made[2]

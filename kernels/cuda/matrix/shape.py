@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpukoop.kernels.cuda.specification import AbstractSpecification
+
 # Warps of a block. All walk the same tile of sources: what is read from memory is shared by 64 to 256 targets.
 WARPS = 4
 THREADS = 32 * WARPS
@@ -27,6 +29,13 @@ LONGEST, SHORT = 64, 256
 POINTS, SUMS = 112, 56
 # Widest second product: its sums beside the points of one group of targets.
 WIDEST = 8 * SUMS // 4
+# Arguments of the frame. ``symbols``: stretch and prescale, the scalars of the kernel, cut.
+ARGUMENTS = (
+    *((name, "int32") for name in ("x", "y")),
+    *((name, "real") for name in ("norms", "scales", "a", "b", "symbols", "top")),
+    *((name, "real") for name in ("sums", "moments", "errors")),
+    *((name, "size") for name in ("n", "m", "d", "per", "tiles", "first", "rare")),
+)
 
 
 def ceil(size: int, step: int) -> int:
@@ -35,7 +44,7 @@ def ceil(size: int, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(AbstractSpecification):
     """One program: operation, features, parts, width of the second product, whether pairs are tested for cancellation."""
 
     op: str
@@ -116,6 +125,21 @@ class Shape:
     def products(self) -> int:
         """Products of a warp, ``mma`` instructions, for one group of targets and one of sources."""
         return self.chunks * (1, 3)[self.parts - 1] + self.columns * (1 + self.right_parts)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of points and results."""
+        return "float32"
+
+    @property
+    def frame(self) -> str:
+        """The frame."""
+        return "matrix.tensor:frame"
+
+    @property
+    def arguments(self) -> tuple[tuple[str, str], ...]:
+        """Names and kinds of its arguments, in order."""
+        return ARGUMENTS
 
     @property
     def label(self) -> str:

@@ -34,7 +34,8 @@ from gpukoop.kernels.cuda.matrix.precision import (
     round_up,
 )
 from gpukoop.kernels.cuda.pairs.plan import join
-from gpukoop.kernels.cuda.source import WIDEST_TILE
+from gpukoop.kernels.cuda.program import label
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
 
 Array = Any
@@ -181,7 +182,7 @@ class _Run:
         if self.fused:
             with self.engine.scope():
                 return Sums(
-                    self.engine, self.trace, self.op, self.X, self.Y, self.x[: self.n],
+                    self.engine, self.trace, label(self.kernel), self.op, self.X, self.Y, self.x[: self.n],
                     self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut,
                 ).result()  # fmt: skip
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)

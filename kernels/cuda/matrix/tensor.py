@@ -22,38 +22,30 @@ from collections.abc import Callable
 
 import numpy as np
 from numba import cuda, float32, int32, uint64
-from numba.cuda.libdevice import exp2f, float_as_int, int_as_float
+from numba.cuda.libdevice import float_as_int, int_as_float
 
-from gpukoop.kernels.cuda.matrix.compile import Functions
+from gpukoop.kernels.cuda.device import LOWEST, Arithmetic, device, u
+from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix.instructions import (
     arrived,
-    carry,
     copy16,
-    device,
-    index,
     mma_f16,
     mma_tf32,
+    profile,
     registers,
     squares,
 )
 from gpukoop.kernels.cuda.matrix.shape import SHORT, THREADS, WARPS, Shape
 
-# Arguments in order, each an array of one type or a number.
-ARGUMENTS = (
-    *((name, "int32*") for name in ("x", "y")),
-    *((name, "float32*") for name in ("norms", "scales", "a", "b", "symbols", "top")),
-    *((name, "float32*") for name in ("sums", "moments", "errors")),
-    *((name, "uint64") for name in ("n", "m", "d", "per", "tiles", "first", "rare")),
-    *((name, "float32") for name in ("cut", "stretch", "prescale")),
-)
 # A reference of a log-sum-exp that lags behind by more than this is raised: 2^40 sums of such size do not overflow.
 LAG = 40.0
-LOWEST = -1e30
 
 
-def frame(shape: Shape, of: Functions) -> Callable[..., None]:
-    """Return the loop of one shape for one profile, a Python function of :data:`ARGUMENTS`."""
-    phi, slope, log2 = of.phi, of.slope, of.log2
+def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callable[..., None]:
+    """Return the loop of one shape for one profile, a Python function of ``shape.arguments``."""
+    of = functions.trace
+    phi, slope, log2 = profile(of, shape.log, arithmetic.names())
+    carry, exp2f = arithmetic.carry, arithmetic.exp2
     FINE, CLOSE, LOG, SLOPE = shape.parts == 2, shape.close, shape.log, shape.slope
     VALUE, WEIGH, REFERENCE = shape.value, shape.width > 0, shape.log and not shape.slope
     RIGHT_FINE = shape.right_parts == 2
@@ -63,25 +55,25 @@ def frame(shape: Shape, of: Functions) -> Callable[..., None]:
     four, rows_shape = (shape.targets, 4), (shape.targets, 2)
     sums_shape = (shape.sums, *rows_shape)
     right_shape = (shape.targets, max(shape.columns, 1), 4)
-    scalars = max(of.scalars, 1)
+    scalars = len(of.symbols) + 3
     zero, lag, lowest = float32(0.0), float32(LAG), float32(LOWEST)
     MASK, HALF_UNIT, LANES = np.int32(-(1 << 13)), np.int32(1 << 12), 0xFFFFFFFF
     both = 2 * shape.tile_words
     k0, k1, k2, k3, k4, k5, k6, k7, k8, k16, k31, k32 = (
-        index(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 31, 32)
+        u(i) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 31, 32)
     )
     TARGETS, CHUNKS, COLUMNS, GROUPS = (
-        index(i) for i in (shape.targets, shape.chunks, shape.columns, shape.groups)
+        u(i) for i in (shape.targets, shape.chunks, shape.columns, shape.groups)
     )
-    WORDS, STEP, ALL = index(shape.tile_words), index(4 * THREADS), index(WARPS)
-    POINT, SIDE, RIGHT = (index(i) for i in (point_words, side_words, right_words))
+    WORDS, STEP, ALL = u(shape.tile_words), u(4 * THREADS), u(WARPS)
+    POINT, SIDE, RIGHT = (u(i) for i in (point_words, side_words, right_words))
     SIDES, RIGHTS = (
-        index(shape.groups * point_words),
-        index(shape.groups * (point_words + side_words)),
+        u(shape.groups * point_words),
+        u(shape.groups * (point_words + side_words)),
     )
-    LANE, HALF, RIGHT_LANE = index(2 * shape.parts), index(half), index(2 * shape.right_parts)
-    WIDTH, OFTEN = index(8 * shape.columns), index(max(1, SHORT // shape.tile))
-    SUMS, SCALARS = index(shape.sums), index(of.scalars)
+    LANE, HALF, RIGHT_LANE = u(2 * shape.parts), u(half), u(2 * shape.right_parts)
+    WIDTH, OFTEN = u(8 * shape.columns), u(max(1, SHORT // shape.tile))
+    SUMS, SCALARS = u(shape.sums), u(scalars)
 
     pick, put = registers(shape.targets)
 
@@ -95,7 +87,7 @@ def frame(shape: Shape, of: Functions) -> Callable[..., None]:
 
     def pairs(
         x, y, norms, scales, a, b, symbols, top, sums, moments, errors,
-        n, m, d, per, tiles, first, rare, cut, stretch, prescale,
+        n, m, d, per, tiles, first, rare,
     ):  # fmt: skip
         tile = cuda.shared.array(both, int32, alignment=16)
         A = cuda.local.array(points_shape, int32)
@@ -119,6 +111,7 @@ def frame(shape: Shape, of: Functions) -> Callable[..., None]:
         team = (uint64(cuda.blockIdx.x) * ALL + (tid >> k5)) * TARGETS
         for k in range(SCALARS):
             s[k] = symbols[k]
+        stretch, prescale, cut = s[k0], s[k1], s[SCALARS - k1]
         for r in range(TARGETS):
             for c in range(CHUNKS):
                 for e in range(HALF):
