@@ -11,7 +11,8 @@ tile     (rows, count)                inner products, then what the epilogue mak
 Sums of one column are made in the epilogue. Several columns, and gradients, are a second product of the
 tile with weights. Gradients are x sum_j p_j - sum_j p_j y_j over pairs that are not close, where nothing cancels, and
 differences for the others. Across tiles everything is added in float64, in order: results repeat bit for bit. Errors:
-see :mod:`gpukoop.kernels.cuda.matrix.precision` and :mod:`gpukoop.kernels.cuda.matrix.choice`.
+see :mod:`gpukoop.kernels.cuda.matrix.precision` and :mod:`gpukoop.kernels.cuda.matrix.choice`. Points that fit into the registers
+of tensor cores have no tile at all (:mod:`gpukoop.kernels.cuda.matrix.fused`).
 """
 
 from __future__ import annotations
@@ -163,8 +164,7 @@ class _Run:
         dtype = self.x.dtype.name
         choice = choose(self.kernel, self.op, self.m, self.d, dtype, precision, tol, memory[key])
         memory["matrix"] = self.choice = choice
-        self.tensor = choice.precision != "fp32"
-        self.n_parts = 1 if choice.precision == "tf32" else 2
+        self.tensor, self.n_parts = choice.precision != "fp32", 1 + (choice.precision == "3xtf32")
         self.fused = self.tensor and fits(self.op, self.d, self.t, self.n_parts)
         if choice.path == "matrix" and not self.fused:
             self.left = self._points(self.x, nx, 0)
