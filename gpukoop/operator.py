@@ -318,9 +318,9 @@ class KernelOperator:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
-        if _ndim(b) != 1:
-            raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
         native, _ = native_array(b, "b")
+        if native.ndim != 1:
+            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
         top = float(native.max(initial=-np.inf)) if native.dtype.kind in "fiu" else 0.0
         if not np.isfinite(top):
             return self._run(op, native, "b", infinite=True)[0]

@@ -269,6 +269,6 @@ def _by_matrices(
     memory: Memory,
 ) -> Any:
     """Return the reduction by products of matrices, or None where differences are the better way."""
-    engine = cublas_cuda.CuPyEngine(load, view)
+    engine = cublas_cuda.CuPyEngine(load, view, cupy_engine().function)
     how = {"tol": tol, "precision": precision, "memory": memory.matrix}
     return matrix_cuda.reduce(engine, kernel, operation.name, X, Y, V, **how)
