@@ -157,6 +157,7 @@ class ConvergedByVerdict(JudgedMixin):
 
     @converged_.setter
     def converged_(self, settled: bool) -> None:
+        """Remember whether the flow itself had nothing left to do, for particles too few to judge."""
         self._settled = settled
 
 
