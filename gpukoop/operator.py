@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, namespace, points, weights
+from gpukoop.arrays import Array, Home, namespace, native_array, points, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
@@ -22,7 +22,7 @@ from gpukoop.kernels.cuda.matrix.precision import check_precision
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
 from gpukoop.kernels.fourier.boxes import candidates
 from gpukoop.kernels.reference import dense, evaluate
-from gpukoop.scales import check_scales, median_scale
+from gpukoop.scales import check_range, check_scales, median_scale
 
 
 class KernelOperator:
@@ -94,6 +94,7 @@ class KernelOperator:
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
+        check_range(self.kernel, self.X, self.Y)
         self.workspace: dict[str, Any] = {}
 
     @property
@@ -319,7 +320,17 @@ class KernelOperator:
             )
         if _ndim(b) != 1:
             raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
-        return self._run(op, b, "b", infinite=True)[0]
+        native, _ = native_array(b, "b")
+        top = float(native.max(initial=-np.inf)) if native.dtype.kind in "fiu" else 0.0
+        if not np.isfinite(top):
+            return self._run(op, native, "b", infinite=True)[0]
+        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7.
+        if native.dtype.kind != "f":
+            native = native.astype(float)
+        out = self._run(op, native - native.dtype.type(top), "b", infinite=True)[0]
+        if isinstance(out, tuple):
+            return out[0] + out[0].dtype.type(top), out[1]
+        return out + out.dtype.type(top)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks"],
+    ["checks", "fitted"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
+    ["parameters"],
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
@@ -35,6 +36,7 @@ ROOMS = [
         "torch",
         "recipes",
         "demo",
+        "terminal",
         "cli",
     ],
 ]
@@ -134,10 +136,11 @@ INSIDE = {
     "keops": GROUND,
     "fourier": GROUND | {"cpu"},
 }
+CUDA_GROUND = {"form", "functions", "device", "specification", "program", "packing", "grid"}
 CUDA_INSIDE = {
-    "pairs": {"pairs", "form", "source"},
-    "symmetric": {"symmetric", "pairs", "form", "source"},
-    "matrix": {"matrix", "pairs", "form", "source"},
+    "pairs": CUDA_GROUND | {"pairs"},
+    "symmetric": CUDA_GROUND | {"symmetric", "pairs"},
+    "matrix": CUDA_GROUND | {"matrix", "pairs"},
 }
 
 
