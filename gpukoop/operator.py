@@ -318,9 +318,9 @@ class KernelOperator:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
-        if _ndim(b) != 1:
-            raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
         native, _ = native_array(b, "b")
+        if native.ndim != 1:
+            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
         if is_cupy(native) and native.dtype == self.dtype:
             # It has no digits to save, and its maximum would make the host wait.
             return self._run(op, native, "b", infinite=True)[0]

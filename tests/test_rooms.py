@@ -27,6 +27,7 @@ ROOMS = [
     # around the house: these look at everything, and nothing looks at them
     [
         "cuda",
+        "listing",
         "distributed",
         "rounding",
         "testing",

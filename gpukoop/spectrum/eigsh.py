@@ -162,12 +162,16 @@ def eigenpairs(
 
 
 def _check(A: Any, k: int) -> tuple[int, np.dtype]:
+    if isinstance(A, np.ma.MaskedArray):
+        raise TypeError("A is a masked array: fill the masked entries first")
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A has shape {shape}, expected (n, n): a symmetric operator")
     if check_count(k, "k") > shape[0]:
         raise ValueError(f"k is {k}, A has {shape[0]} eigenvalues: ask for at most {shape[0]}")
     dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
+    if dtype.kind not in "fiubc":
+        raise TypeError(f"A has dtype {dtype}, expected a real symmetric operator")
     if dtype.kind == "c":
         raise ValueError("A is complex, expected a real symmetric operator")
     return shape[0], np.dtype(np.float32 if dtype == np.float32 else np.float64)
