@@ -35,6 +35,7 @@ def per_step(cupy, flow, Z, few=LOOK_EVERY, many=3 * LOOK_EVERY):
 
 def kswgd(**options):
     settings = {"n_components": 12, "n_landmarks": 60, "coarse": False, "random_state": 0}
+    settings["validation_fraction"] = 0
     return gk.KSWGD(**{**settings, **options})
 
 
