@@ -18,6 +18,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
+from gpukoop.philox import standard_normal
 from gpukoop.spectrum.krylov import block_krylov, check_symmetric
 from gpukoop.spectrum.lanczos import lanczos
 
@@ -77,7 +78,7 @@ def eigsh(
     tol : float
         Bound on the largest residual |A u - lambda u| relative to |lambda_1|; 0 is rounding of the dtype.
     random_state : int, Generator, RandomState or None
-        Of the starting block, drawn on the host.
+        Of the starting block, the same on the host and on a device.
 
     Returns
     -------
@@ -134,8 +135,10 @@ def eigenpairs(
     product = _Counted(A, xp, dtype)
     rng = random_generator(random_state)
 
+    empty = xp.empty(0, dtype)
+
     def draw(columns: int) -> Array:
-        return xp.asarray(rng.standard_normal((n, columns)), dtype=dtype)
+        return standard_normal(rng, (n, columns), empty)
 
     if method == "block":
         theta, U, residual = block_krylov(product, draw, n, k, tol)
