@@ -92,7 +92,7 @@ def _compare(
         "t": t,
         "dtype": dtype,
         "precision": precision,
-        "path": K.workspace["matrix"].path if "matrix" in K.workspace else "fused loop",
+        "path": _path(K),
         "device": cupy.cuda.runtime.getDeviceProperties(0)["name"].decode(),
         "first call s": first,
         "steady s": best["gpukoop"],
@@ -105,6 +105,11 @@ def _compare(
         for p in runs
         if p != "gpukoop"
     ] or [row]
+
+
+def _path(K: Any) -> str:
+    choice = K.workspace["cuda"].matrix.get("matrix") if "cuda" in K.workspace else None
+    return "fused loop" if choice is None else choice.path
 
 
 def _event_seconds(cupy: Any, run: Callable[[], Any]) -> float:

@@ -19,21 +19,17 @@ from typing import Any, Literal
 import numpy as np
 
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
+from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import nufft
 from gpukoop.kernels.fourier.boxes import Box
+from gpukoop.kernels.operation import OPERATIONS as CUDA_OPERATIONS
 
 Array = Any
 Operation = Literal[
     "product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"
 ]
-OPERATIONS: tuple[Operation, ...] = (
-    "product",
-    "gradient",
-    "value_and_gradient",
-    "logsumexp",
-    "logsumexp_and_gradient",
-)
+OPERATIONS: tuple[Operation, ...] = tuple(CUDA_OPERATIONS)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -221,8 +217,10 @@ class NumbaCUDABackend(AbstractBackend):
     def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
         """Run it; what was measured of the points, and the path that was taken, stay in ``workspace``."""
         weights = V[:, 0] if "logsumexp" in request.op else V
-        how = {"tol": request.tol, "precision": request.precision, "memory": workspace}
-        return getattr(self.module(), request.op)(request.kernel, X, Y, weights, **how)
+        how = {"tol": request.tol, "precision": request.precision}
+        how["memory"] = workspace.setdefault("cuda", Memory())
+        of = request.kernel, CUDA_OPERATIONS[request.op]
+        return self.module().reduce(*of, X, Y, weights, **how)
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""

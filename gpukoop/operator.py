@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.algebra import AbstractOperator
-from gpukoop.arrays import Array, Home, namespace, points, weights
+from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, points, weights
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
@@ -23,7 +23,7 @@ from gpukoop.kernels.cuda.matrix.precision import check_precision
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
 from gpukoop.kernels.fourier.boxes import candidates
 from gpukoop.kernels.reference import dense, evaluate
-from gpukoop.scales import check_scales, median_scale
+from gpukoop.scales import check_range, check_scales, median_scale
 
 
 class KernelOperator(AbstractOperator):
@@ -93,6 +93,7 @@ class KernelOperator(AbstractOperator):
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
+        check_range(self.kernel, self.X, self.Y)
         self.workspace: dict[str, Any] = {}
 
     @property
@@ -331,9 +332,22 @@ class KernelOperator(AbstractOperator):
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
-        if _ndim(b) != 1:
-            raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
-        return self._run(op, b, "b", infinite=True)[0]
+        native, _ = native_array(b, "b")
+        if native.ndim != 1:
+            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
+        if is_cupy(native) and native.dtype == self.dtype:
+            # It has no digits to save, and its maximum would make the host wait.
+            return self._run(op, native, "b", infinite=True)[0]
+        top = float(native.max(initial=-np.inf)) if native.dtype.kind in "fiu" else 0.0
+        if not np.isfinite(top):
+            return self._run(op, native, "b", infinite=True)[0]
+        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7.
+        if native.dtype.kind != "f":
+            native = native.astype(float)
+        out = self._run(op, native - native.dtype.type(top), "b", infinite=True)[0]
+        if isinstance(out, tuple):
+            return out[0] + out[0].dtype.type(top), out[1]
+        return out + out.dtype.type(top)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""

@@ -66,6 +66,10 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
             raise ValueError(
                 f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
             )
+        if Y is not None:
+            raise ValueError(
+                "successors= would be ignored: a fitted spectrum learns nothing from pairs; drop them, or pass spectrum='edmd'"
+            )
         return chosen
     if chosen is None:
         chosen = "diffusion" if Y is None else "edmd"
@@ -77,6 +81,11 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
         **_options(flow),
     }
     if chosen == "diffusion":
+        if Y is not None:
+            raise ValueError(
+                "successors= would be ignored: spectrum='diffusion' learns from samples alone; drop them, or pass "
+                "spectrum='edmd'"
+            )
         spectrum = DiffusionMap(kernel, **common)
         if flow.n_components is not None:
             return spectrum.fit(X)

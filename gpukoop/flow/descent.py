@@ -60,10 +60,16 @@ def extent(*clouds: Array) -> np.ndarray:
     """Return (width, centre...), (1 + d,): the root mean square distance of all clouds from their common centre."""
     centres = [to_host(c.mean(axis=0)).astype(float) for c in clouds]
     centre = sum(centres) / len(clouds)
-    squares = [
-        float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
-        for c, own in zip(clouds, centres, strict=True)
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [
+            float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
+            for c, own in zip(clouds, centres, strict=True)
+        ]
+    if not np.isfinite(squares).all():
+        raise ValueError(
+            "particles or samples are so far apart that squares of their distances are no finite numbers: rescale them, or "
+            "pass them as float64"
+        )
     return np.concatenate([[np.sqrt(np.mean(squares))], np.atleast_1d(centre)])
 
 

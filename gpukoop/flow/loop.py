@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, is_cupy, like, namespace, to_host, unchecked
+from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
 from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
 
@@ -120,7 +120,8 @@ def run_flow(
     step_size : float
         Named in the message when the flow diverges.
     callback : callable, optional
-        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not.
+        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not. The particles
+        are read-only.
     checkpoint, checkpoint_every : path and int, optional
         Write the state atomically every so many steps (and at the end); a file that is there already is
         continued. See :class:`gpukoop.flow.checkpoint.Checkpoint`.
@@ -188,7 +189,7 @@ def run_flow(
             bar.update()
             if keeper is not None:
                 keeper.keep(state, history, seed)
-            answer = None if callback is None else callback(i, state.particles)
+            answer = None if callback is None else callback(i, _shown(state.particles))
             if isinstance(answer, bool | np.bool_) and answer:
                 message = f"stopped by the callback after step {i}"
                 break
@@ -237,6 +238,15 @@ def _plain(value: Any) -> Any:
     return to_host(value).copy() if hasattr(value, "shape") else float(value)
 
 
+def _shown(particles: Array) -> Array:
+    """Return what a callback may look at: writing into it is an error on the host and without effect on a device."""
+    if is_cupy(particles):
+        return particles.copy()
+    view = particles.view()
+    view.flags.writeable = False
+    return view
+
+
 def _not_finite(particles: Array) -> str:
     xp = namespace(particles)
     if bool(xp.isfinite(particles).all()):
@@ -248,8 +258,3 @@ def _not_finite(particles: Array) -> str:
 def seed_from(random_state: RandomState) -> int:
     """Return the seed of one run; the caller's stream is undisturbed (see ``draws.random_generator``)."""
     return int(random_generator(random_state).integers(2**62))
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...], reference: Array) -> Array:
-    """Return standard normal draws, made on the host so that a seed means the same on every backend."""
-    return like(rng.standard_normal(shape), reference)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.asymmetry import DECAYED, Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
@@ -159,6 +160,7 @@ class KernelEDMD(AbstractSpectrum):
         self.tol = tol
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: None = None, *, successors: Any = None) -> KernelEDMD:
         """Learn the spectrum from pairs.
 
@@ -185,7 +187,9 @@ class KernelEDMD(AbstractSpectrum):
         RuntimeWarning
             If ``reversible`` and the pairs are not.
         """
-        X, _ = points(X, "X")
+        remember_columns(self, X)
+        X, _ = own_points(X, "X")
+        self._check_parameters()
         Y = _successors(X, y, successors)
         if not isinstance(self.reversible, bool):
             raise TypeError(f"reversible is {self.reversible!r}, expected True or False")
