@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from gpukoop.algebra import AbstractOperator
-from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, points, weights
+from gpukoop.arrays import (
+    Array,
+    Home,
+    is_cupy,
+    namespace,
+    native_array,
+    points,
+    same_memory,
+    weights,
+)
 from gpukoop.backends import OPERATIONS, Operation, Request, check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
@@ -143,13 +152,13 @@ class KernelOperator(AbstractOperator):
         if not isinstance(other, KernelOperator):
             return None
         how = [(K.backend, K.tol, K.precision) for K in (self, other)]
-        same = how[0] == how[1] and _equal(self.X, other.X) and _equal(self.Y, other.Y)
+        same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
     def _selected(self, rows: np.ndarray | None, columns: np.ndarray | None) -> KernelOperator:
         equal = rows is columns  # both None
         if rows is not None and columns is not None:
-            equal = np.array_equal(rows, columns)
+            equal = np.arraysame_memory(rows, columns)
         X = _rows(self.X, rows)
         return self._with(X=X, Y=X if equal and self.X is self.Y else _rows(self.Y, columns))
 
@@ -369,16 +378,6 @@ class KernelOperator(AbstractOperator):
 
 def _ndim(v: Any) -> int:
     return v.ndim if hasattr(v, "ndim") else np.ndim(v)
-
-
-def _equal(a: Array, b: Array) -> bool:
-    """Return whether two arrays of points are one: the same memory, read in the same way."""
-    if a is b:
-        return True
-    first, second = (
-        getattr(x, "__cuda_array_interface__", None) or x.__array_interface__ for x in (a, b)
-    )
-    return all(first[k] == second[k] for k in ("data", "shape", "strides", "typestr"))
 
 
 def _rows(points: Array, index: np.ndarray | None) -> Array:
