@@ -92,7 +92,9 @@ def _compare(
         "t": t,
         "dtype": dtype,
         "precision": precision,
-        "path": K.workspace["matrix"].path if "matrix" in K.workspace else "fused loop",
+        "path": K.clouds.memory(dict)["matrix"].path
+        if "matrix" in K.clouds.memory(dict)
+        else "fused loop",
         "device": cupy.cuda.runtime.getDeviceProperties(0)["name"].decode(),
         "first call s": first,
         "steady s": best["gpukoop"],

@@ -343,15 +343,15 @@ def test_precision_and_memory_reach_the_reduction(monkeypatch):
     monkeypatch.setattr(type(backend), "missing", lambda self: None)
     monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: None)
 
-    def product(kernel, X, Y, V, **how):
+    def reduce(kernel, operation, X, Y, V, **how):
         seen.update(how)
         return np.zeros((len(X), 1), X.dtype)
 
-    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(product=product))
+    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(reduce=reduce))
     K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
     K.T @ np.ones(3, np.float32)
     assert seen["precision"] == "tf32"
-    assert seen["memory"] is K.T.workspace
+    assert seen["memory"] is K.T.clouds.memory(dict)
 
 
 # -- what is asked of cuBLAS ------------------------------------------------------------------------

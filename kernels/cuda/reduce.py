@@ -33,6 +33,7 @@ from gpukoop.kernels.cuda.pairs.plan import Plan
 from gpukoop.kernels.cuda.source import BLOCK
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.operation import Operation
 
 Array = Any
 
@@ -259,41 +260,17 @@ def _by_matrices(
     return tuple(a.get() for a in found) if isinstance(found, tuple) else found.get()
 
 
-# -- the reductions -----------------------------------------------------------------------------
-# ``how`` may hold ``precision`` and, kept by the caller for one pair X, Y, a dict ``memory``
-# (gpukoop.kernels.cuda.matrix.sums).
-def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
-    return _reduce(kernel, "product", X, Y, V, tol, **how)
-
-
-def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return the gradient of the product in x_i, (n, t, d)."""
-    return _reduce(kernel, "gradient", X, Y, V, tol, **how)
-
-
-def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> tuple[Array, Array]:
-    """Return product and gradient in one pass over the pairs, (n, t) and (n, t, d)."""
-    value, slope = _reduce(kernel, "value_and_gradient", X, Y, V, tol, **how)
-    return value, slope
-
-
-def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return log sum_j k(x_i, y_j) exp(b_j), (n,); one pass for each term of a sum of kernels."""
-    return _reduce(kernel, "logsumexp", X, Y, b, tol, **how)
-
-
-def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
-) -> tuple[Array, Array]:
-    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d)."""
-    value, slope = _reduce(kernel, "logsumexp_and_gradient", X, Y, b, tol, **how)
-    return value, slope
+# -- the backend's function ---------------------------------------------------------------------
+def reduce(
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    *,
+    tol: float | None = None,
+    precision: str = "fp32",
+    memory: dict[str, Any] | None = None,
+) -> Any:
+    """Return the reduction; ``memory`` is kept by the caller for one pair X, Y (gpukoop.kernels.cuda.matrix.sums)."""
+    return _reduce(kernel, operation.name, X, Y, V, tol, precision, memory)

@@ -23,9 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.arrays import Array, namespace
 
 # Sources of one piece: 3 ms of spreading in one thread, long against a plan; and at least as many as modes.
 PIECE = 2**17
