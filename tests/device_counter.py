@@ -384,6 +384,7 @@ def _fuse(*args, **options):
     if not args:
         return lambda function: _fuse(function, **options)
     function = args[0]
+    name = options.get("kernel_name", function.__name__)
 
     def fused(*inputs):
         if any(isinstance(i, np.ndarray) and i.ndim for i in inputs):
@@ -392,7 +393,7 @@ def _fuse(*args, **options):
             return function(*inputs)
         if not any(isinstance(i, ndarray) for i in inputs):
             return function(*inputs)
-        _launch(f"fused {function.__name__}")
+        _launch(f"fused {name}")
         with quiet():
             found = function(*(Fused(i._host) if isinstance(i, ndarray) else i for i in inputs))
         if isinstance(found, tuple):

@@ -13,13 +13,15 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data walks; a room may import itself and what stands before it. Names are modules or packages.
 ROOMS = [
     ["kernels"],
-    ["files", "draws", "blas", "arrays"],
+    ["files", "draws", "blas", "arrays", "fusion"],
+    ["checks"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["operator"],
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
+    ["verdict"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [

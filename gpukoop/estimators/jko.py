@@ -11,6 +11,7 @@ from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
 from gpukoop.flow.critic import (
+    DIVERGENCES,
     CriticField,
     FourierDictionary,
     JoinedDictionary,
@@ -153,7 +154,8 @@ class JKOFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
-        self.sample_weight_ = check_weight(sample_weight, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"
@@ -261,6 +263,7 @@ class JKOFlow(AbstractParticleFlow):
             self._length(),
             n_iter=int(self.inner_iter),
             tol=float(self.inner_tol),
+            double=self.objective in DIVERGENCES,
         )
 
     def _riesz_step(self) -> Step:

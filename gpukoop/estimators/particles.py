@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, points
+from gpukoop.arrays import Array, like, namespace, points
+from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.descent import Field, begin, explicit
@@ -254,23 +255,18 @@ def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
     return kernel.resolve(lambda rule: median_scale(X))
 
 
-def check_weight(sample_weight: Any, X: Array) -> Array | None:
-    """Return sample weights of sum 1 like X, (m,), or None; raise in words."""
+def check_weight(sample_weight: Any, X: Array) -> tuple[Array, Array | None]:
+    """Return the samples that have a weight, and their weights of sum 1 like X, (m,), None where all are equal.
+
+    A sample of weight zero is no sample: scales, widths and plans are as if its row were dropped.
+    """
     if sample_weight is None:
-        return None
-    try:
-        w = np.asarray(sample_weight, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"sample_weight is {sample_weight!r}, expected m numbers >= 0") from None
-    if w.ndim == 0:
-        w = np.full(len(X), float(w))
-    if w.shape != (len(X),):
-        raise ValueError(f"sample_weight has shape {w.shape}, X has {len(X)} rows: pass one each")
-    if not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
-        raise ValueError(
-            "sample_weight holds NaN, inf, a negative number or only zeros: pass m numbers >= 0"
-        )
-    return None if (w == w[0]).all() else like(w / w.sum(), X)
+        return X, None
+    w = masses(sample_weight, "sample_weight", len(X))
+    held = w > 0
+    if not held.all():
+        X, w = X[namespace(X).asarray(np.flatnonzero(held))], w[held]
+    return X, None if (w == w[0]).all() else like(w, X)
 
 
 def check_choice(value: Any, name: str, known: tuple[str, ...]) -> str:

@@ -150,7 +150,8 @@ class WassersteinFlow(AbstractParticleFlow):
         self._check_y(y)
         self._check_parameters()
         native = self._remember(X)
-        self.sample_weight_ = check_weight(sample_weight, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         self.blur_ = float(self.blur) if self.blur is not None else BLUR * (width(native) or 1.0)
         if self.coupling == "sinkhorn":
             K = Gaussian(self.blur_)(native, **self._options())

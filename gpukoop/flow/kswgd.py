@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.flow.kswgd_device import Modes, queued_step
 from gpukoop.flow.loop import Info, State, Step, normal
 from gpukoop.operator import KernelOperator
 
@@ -180,8 +181,35 @@ def make_step(
     **options
         ``backend`` and ``tol`` of the kernel sums.
     """
+    prepared: dict[str, Modes] = {}
+
+    def queued(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        Z = state.particles
+        if not prepared:
+            prepared["fine"] = Modes(spectrum, FAR, options)
+            if coarse is not None:
+                prepared["coarse"] = Modes(coarse, FAR, options)
+        kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
+        early = state.iteration < coarse_iter
+        found = queued_step(
+            Z,
+            prepared["fine"],
+            prepared["coarse"] if early else None,
+            None,
+            step_size=step_size,
+            kappa=kappa,
+            noise=normal(rng, Z.shape, Z) if kappa else 0.0,
+            goal=-1.0 if early or langevin else STOP / math.sqrt(len(Z)),
+            floor=-1.0,
+        )
+        following = found.particles
+        if project is not None:
+            following = _projected(project, following)
+        return State(following), Info(found.measures, doubt=found.doubt)
 
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        if not state.watched:
+            return queued(state, rng)
         Z = state.particles
         found = moments(spectrum, Z, options)
         c = found.c

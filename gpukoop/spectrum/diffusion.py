@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, namespace, points, to_host, vector
+from gpukoop.arrays import Array, like, namespace, points, to_host
+from gpukoop.checks import masses
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator, check_tol
@@ -257,7 +258,4 @@ def _masses(sample_weight: Any, X: Array) -> Array:
     xp = namespace(X)
     if sample_weight is None:
         return xp.ones(len(X), X.dtype)
-    p = vector(sample_weight, "sample_weight", len(X), X, "mass per sample")
-    if not bool((p >= 0).all()) or not bool(p.any()):
-        raise ValueError("sample_weight must not be negative, and not all weights may be zero")
-    return p * (len(X) / p.sum())
+    return like(masses(sample_weight, "sample_weight", len(X)) * len(X), X)

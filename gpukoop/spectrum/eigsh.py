@@ -149,11 +149,13 @@ def eigenpairs(
             raise ValueError(f"method='lanczos' needs k < n, got k = {k}, n = {n}: use 'dense'")
         theta, U, passes = theta[::-1], U[:, ::-1], product.passes
         R = product(U) - U * xp.asarray(theta, dtype=dtype)
-        residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0)))) / (np.abs(theta).max() or 1.0)
+        R /= dtype.type(np.abs(theta).max() or 1.0)
+        residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0))))
     U = xp.ascontiguousarray(U, dtype=dtype)
     peak = U[xp.argmax(xp.abs(U), axis=0), xp.arange(k)]
     U *= xp.where(peak < 0, -1, 1).astype(dtype)
-    return Eigenpairs(xp.asarray(theta.copy(), dtype=dtype), U, residual, passes, method)
+    values = xp.asarray(np.ldexp(theta, product.exponent or 0), dtype=dtype)
+    return Eigenpairs(values, U, residual, passes, method)
 
 
 def _check(A: Any, k: int) -> tuple[int, np.dtype]:
@@ -176,11 +178,15 @@ def _reference(A: Any) -> Array:
 
 
 class _Counted:
-    """The operator as a function of blocks that counts its calls and refuses what is not finite."""
+    """The operator times 2^-exponent as a function of blocks that counts its calls and refuses what is not finite.
+
+    The exponent makes its largest entries about 1, so that no tolerance depends on the units of the operator.
+    """
 
     def __init__(self, A: Any, xp: Any, dtype: np.dtype) -> None:
         self.apply, self.xp, self.dtype = _product(A), xp, dtype
         self.passes = 0
+        self.exponent: int | None = None
 
     def __call__(self, V: Array) -> Array:
         self.passes += 1
@@ -189,7 +195,14 @@ class _Counted:
             raise ValueError(
                 "A @ V holds NaN or inf for a finite V: drop or repair these entries of A"
             )
-        return out
+        return self.scaled(out)
+
+    def scaled(self, out: Array) -> Array:
+        """Return what the operator gave times 2^-exponent, which is fixed by the first array."""
+        if self.exponent is None:
+            largest = float(self.xp.abs(out).max())
+            self.exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
+        return self.xp.ldexp(out, -self.exponent)
 
 
 def _product(A: Any) -> Callable[[Array], Array]:
@@ -205,7 +218,7 @@ def _dense(
 ) -> tuple[np.ndarray, Array]:
     """Return the k largest eigenvalues, ascending, and their vectors, from the matrix itself."""
     if isinstance(A, KernelOperator):
-        matrix = A.to_dense()
+        matrix = product.scaled(xp.asarray(A.to_dense()))
     else:
         matrix = product(xp.eye(n, dtype=dtype))
         check_symmetric(matrix)

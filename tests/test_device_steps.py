@@ -1,0 +1,95 @@
+"""Steps on a device without the host: counted on the stand-in, and equal to the same steps on the host."""
+
+import numpy as np
+import pytest
+from device_counter import counted_device, counted_sums
+
+import gpukoop as gk
+from gpukoop.flow.loop import LOOK_EVERY
+
+CUDA = "numba-cuda"
+# A warm product makes at most three launches beside its own two.
+SUM = 4
+
+
+@pytest.fixture
+def cupy():
+    with counted_device() as module, counted_sums():
+        yield module
+
+
+def per_step(cupy, flow, Z, first=1, last=3):
+    """Return launches, synchronisations, copies and sums a step, over whole stretches between two looks of the host."""
+    counts = []
+    for stretches in (first, last):
+        with cupy.counting() as count:
+            flow.transport(Z, n_iter=stretches * LOOK_EVERY)
+        assert flow.n_iter_ == stretches * LOOK_EVERY
+        counts.append(count)
+    steps = (last - first) * LOOK_EVERY
+    found = [
+        (getattr(counts[1], k) - getattr(counts[0], k)) / steps
+        for k in ("kernels", "syncs", "copies", "sums")
+    ]
+    return (*found, str(counts[1]))
+
+
+def kswgd(**options):
+    settings = {"n_components": 12, "n_landmarks": 60, "coarse": False, "random_state": 0}
+    return gk.KSWGD(**{**settings, **options})
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(200, 2)), 0.7 * rng.normal(size=(150, 2)) + 0.2
+
+
+@pytest.mark.parametrize(("options", "own"), [({}, 12), ({"langevin": 0.01}, 13)])
+def test_a_step_of_kswgd_is_a_few_launches_and_no_wait(cupy, clouds, options, own):
+    X, Z = (cupy.asarray(a) for a in clouds)
+    flow = kswgd(backend=CUDA, **options).fit(X)
+    kernels, syncs, _, sums, words = per_step(cupy, flow, Z)
+    assert sums == 3, words
+    assert kernels <= own + 0.6, words  # the look at the end of ten steps
+    assert kernels + SUM * sums <= 25 + bool(options)
+    assert syncs <= 0.1, words
+
+
+@pytest.mark.parametrize("options", [{}, {"langevin": 0.01}, {"coarse": True}])
+def test_kswgd_on_the_stand_in_is_kswgd_on_the_host(cupy, clouds, options):
+    X, Z = clouds
+    here = kswgd(backend="numpy", **options).fit(X)
+    there = kswgd(backend=CUDA, **options).fit(cupy.asarray(X))
+    moved = here.transport(Z, n_iter=24)
+    found = there.transport(cupy.asarray(Z), n_iter=24).get()
+    assert there.n_iter_ == here.n_iter_ == 24
+    np.testing.assert_allclose(found, moved, rtol=0, atol=1e-9)
+    for name, values in here.history_.items():
+        assert there.history_[name].shape == values.shape
+        np.testing.assert_allclose(there.history_[name], values, rtol=1e-6, atol=1e-9)
+
+
+def test_kswgd_stops_at_the_same_step(cupy, clouds):
+    """The host looks every ten steps, yet a flow that has converged ends at the particles that had."""
+    X, _ = clouds
+    Z = X[:150] + 0.01
+    here = kswgd(backend="numpy", n_components=3).fit(X)
+    there = kswgd(backend=CUDA, n_components=3).fit(cupy.asarray(X))
+    moved, found = here.transport(Z), there.transport(cupy.asarray(Z)).get()
+    assert here.converged_
+    assert there.converged_
+    assert there.n_iter_ == here.n_iter_ > LOOK_EVERY
+    np.testing.assert_allclose(found, moved, rtol=0, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:1 particle")
+def test_far_particles_are_seen_by_the_host(cupy, clouds):
+    X, Z = clouds
+    Z = np.concatenate([Z[:30], [[60.0, 0.0]]])
+    here = kswgd(backend="numpy").fit(X)
+    there = kswgd(backend=CUDA).fit(cupy.asarray(X))
+    moved, found = here.transport(Z, n_iter=12), there.transport(cupy.asarray(Z), n_iter=12).get()
+    assert here.history_["far"].max() == 1
+    np.testing.assert_array_equal(there.history_["far"], here.history_["far"])
+    np.testing.assert_allclose(found, moved, rtol=0, atol=1e-9)
