@@ -34,6 +34,7 @@ CPU_TABLES = (
     "million",
     "flows",
     "koopman",
+    "torch",
     "cuda_static",
 )
 CUDA_TABLES = ("cuda_device",)

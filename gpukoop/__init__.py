@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         sampler,
         spectrum,
         testing,
+        torch,
         verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
@@ -64,6 +65,7 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "torch",
     "verdict",
 )
 
@@ -97,6 +99,7 @@ __all__ = [
     "sampler",
     "spectrum",
     "testing",
+    "torch",
     "use_backend",
     "verdict",
 ]

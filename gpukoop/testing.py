@@ -46,6 +46,7 @@ _FLOAT_ONLY = {"check_estimators_dtypes": _NO_INTEGERS, "check_dtype_object": _N
 _FLOAT_WEIGHTED = {
     **_FLOAT_ONLY,
     "check_sample_weights_not_an_array": _NO_INTEGERS,
+    "check_sample_weights_pandas_series": _NO_INTEGERS,
     "check_sample_weights_shape": _NO_INTEGERS,
 }
 _KNOWN_FAILURES: dict[str, dict[str, str]] = {

@@ -365,6 +365,10 @@ class Fused:
     def __init__(self, values):
         self._values = values
 
+    def astype(self, dtype):
+        """Return it in another type."""
+        return Fused(self._values.astype(dtype))
+
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         if method != "__call__" or kwargs:
             raise TypeError(f"a fused function cannot use {ufunc.__name__}.{method} with {kwargs}")
@@ -394,8 +398,11 @@ def _fuse(*args, **options):
         if not any(isinstance(i, ndarray) for i in inputs):
             return function(*inputs)
         _launch(f"fused {name}")
-        with quiet():
+        _fusing[0] = True
+        try:
             found = function(*(Fused(i._host) if isinstance(i, ndarray) else i for i in inputs))
+        finally:
+            _fusing[0] = False
         if isinstance(found, tuple):
             return tuple(device(np.asarray(_plain(f))) for f in found)
         return device(np.asarray(_plain(found)))
@@ -403,11 +410,14 @@ def _fuse(*args, **options):
     return fused
 
 
+_fusing = [False]
+
+
 def _fused_call(function):
-    """Return a function of the module that also works on the variables of a fused function."""
+    """Return a function of the module as it works inside a fused function, and None outside."""
 
     def call(*args, **kwargs):
-        if any(isinstance(a, Fused) for a in args):
+        if _fusing[0]:
             with np.errstate(all="ignore"):
                 return Fused(function(*(_plain(a) for a in args), **kwargs))
         return None

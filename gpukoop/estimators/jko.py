@@ -10,6 +10,7 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
+from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
     DIVERGENCES,
     CriticField,
@@ -131,6 +132,7 @@ class JKOFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
     ) -> JKOFlow:

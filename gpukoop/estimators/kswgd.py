@@ -15,10 +15,12 @@ from gpukoop.arrays import Array, like, native_array, points, require_finite
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.spectra import coarse_spectrum_of, spectrum_of
+from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
@@ -141,6 +143,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
         """Learn the spectrum of the generator from samples or pairs.
 
@@ -193,6 +196,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
+        check_shared(self)
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         check_positive(self.lag_time, "lag_time")
@@ -219,7 +223,6 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
             )
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        self._check_parameters()  # set_params may have changed them since fit
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
+from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
 from gpukoop.flow.sliced import sliced_field
@@ -127,6 +128,7 @@ class WassersteinFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
     ) -> WassersteinFlow:

@@ -120,7 +120,8 @@ def run_flow(
     step_size : float
         Named in the message when the flow diverges.
     callback : callable, optional
-        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not.
+        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not. The particles
+        are read-only.
     checkpoint, checkpoint_every : path and int, optional
         Write the state atomically every so many steps (and at the end); a file that is there already is
         continued. See :class:`gpukoop.flow.checkpoint.Checkpoint`.
@@ -188,7 +189,7 @@ def run_flow(
             bar.update()
             if keeper is not None:
                 keeper.keep(state, history, seed)
-            answer = None if callback is None else callback(i, state.particles)
+            answer = None if callback is None else callback(i, _shown(state.particles))
             if isinstance(answer, bool | np.bool_) and answer:
                 message = f"stopped by the callback after step {i}"
                 break
@@ -235,6 +236,15 @@ def _gathered(values: list[Any]) -> np.ndarray:
 
 def _plain(value: Any) -> Any:
     return to_host(value).copy() if hasattr(value, "shape") else float(value)
+
+
+def _shown(particles: Array) -> Array:
+    """Return what a callback may look at: writing into it is an error on the host and without effect on a device."""
+    if is_cupy(particles):
+        return particles.copy()
+    view = particles.view()
+    view.flags.writeable = False
+    return view
 
 
 def _not_finite(particles: Array) -> str:

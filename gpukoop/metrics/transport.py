@@ -211,8 +211,8 @@ def sinkhorn_divergence(
     how: dict[str, Any] = {"n_iter": n_iter, "tol": tol}
     found, mine = solve(cross, blur, **how), solve_symmetric(own, blur, **how)
     theirs = solve_symmetric(other, blur, **how)
-    value = transport_value(cross, found)
-    value -= (transport_value(own, mine) + transport_value(other, theirs)) / 2
+    value = float(transport_value(cross, found))
+    value -= float(transport_value(own, mine) + transport_value(other, theirs)) / 2
     if not math.isfinite(value):
         raise ValueError(
             f"the divergence is not finite: the clouds are too far apart for blur={blur}; scale them down"

@@ -6,6 +6,7 @@ are learned in the latent space and in the frame of their class.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, final
 
@@ -93,6 +94,14 @@ class FittedFlow:
         self.learner.accumulate(groups)
         self.data = groups[None]
         self._solve(params["reg"])
+
+    def copy(self) -> FittedFlow:
+        """Return a copy that can go on learning: moments are its own, teacher, latent map and dictionaries shared."""
+        learner = self.learner
+        shared = [learner.teacher, self.latent, learner.frames, learner.lifts, self.data]
+        if learner.guide is not None:
+            shared += [learner.guide.teacher, learner.guide.lifts]
+        return deepcopy(self, {id(part): part for part in shared})
 
     def learn_more(self, X: Array, y: Any) -> None:
         """Add points of the same law: frames, dictionaries and ridge stay."""
