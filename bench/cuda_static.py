@@ -21,10 +21,10 @@ from typing import Any
 from bench import keops_cuda
 from gpukoop.cuda import compile_entry, compile_ptx
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
-from gpukoop.kernels.cuda.source import WIDEST_TILE, Spec
-from gpukoop.kernels.cuda.symmetric.loop import symmetric_shape
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
+from gpukoop.kernels.cuda.symmetric.shape import planes, symmetric_specification
 from gpukoop.kernels.formula.catalogue import Gaussian, InverseMultiquadric, Laplace
-from gpukoop.kernels.formula.profile import AbstractKernel, trace
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
 
@@ -221,8 +221,8 @@ def symmetric(d: int, t: int) -> dict[str, Any]:
     kernel = Gaussian(1.0)
     counted = count(compile_ptx(kernel, "product", d=d, t=t, symmetric=True))
     best = counted[0]
-    shape = symmetric_shape(trace(kernel), Spec("product", d, t, "float32", "exact"))
-    words = (shape.record + t) / shape.targets / 2
+    shape = symmetric_specification("float32", "dot", d, t)
+    words = (sum(planes(d + t + 1, "float32")) + t) / shape.targets / 2
     slots, mufu = best["slots"] / 2, best["mufu"] / 2
     forms = {
         re.search(r"_(dot|difference|exact)_d", r["entry"])[1]: r["slots"] / 2 for r in counted

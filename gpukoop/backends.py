@@ -20,6 +20,7 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
+from gpukoop.kernels.cuda.memory import Memory as CUDAMemory
 from gpukoop.kernels.fourier import nufft
 from gpukoop.kernels.fourier.boxes import Box
 from gpukoop.kernels.fourier.memory import Memory as FourierMemory
@@ -202,7 +203,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     def options(self, request: Request) -> dict[str, Any]:
         """Return them; what was measured of the points, and the path that was taken, are remembered."""
-        memory = {} if request.clouds is None else request.clouds.memory(dict)
+        memory = None if request.clouds is None else request.clouds.memory(CUDAMemory)
         return {"tol": request.tol, "precision": request.precision, "memory": memory}
 
     def copies(self, request: Request) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from gpukoop.kernels.cuda.form import log2_phi
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue
-from gpukoop.kernels.cuda.source import label
+from gpukoop.kernels.cuda.program import label
 from gpukoop.kernels.formula.profile import KernelSum, trace
 from gpukoop.kernels.reference import evaluate
 
@@ -122,8 +122,9 @@ def simulate():
 
     import oracle
 
-    from gpukoop.kernels.cuda import reduce as reduce_cuda
+    from gpukoop.kernels.cuda.engine import SIMULATOR_BLOCK
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+    from gpukoop.kernels.cuda.matrix.text import load
     from gpukoop.kernels.formula.catalogue import Gaussian, Laplace, RationalQuadratic
     from gpukoop.testing import tolerance
 
@@ -148,7 +149,7 @@ def simulate():
         if "logsumexp" in op:
             V = 3 * V[:, 0]
             V[1:2] = -np.inf
-        engine = SimulatorEngine(reduce_cuda.load, reduce_cuda.SIMULATOR_BLOCK)
+        engine = SimulatorEngine(load, SIMULATOR_BLOCK)
         got = matrix_cuda.reduce(engine, kernel, op, X, Y, V, precision=precision)
         exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
         bound = tolerance(kernel, X, Y, V, op)

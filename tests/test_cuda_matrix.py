@@ -18,6 +18,7 @@ from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Energy,
@@ -351,7 +352,7 @@ def test_precision_and_memory_reach_the_reduction(monkeypatch):
     K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
     K.T @ np.ones(3, np.float32)
     assert seen["precision"] == "tf32"
-    assert seen["memory"] is K.T.clouds.memory(dict)
+    assert seen["memory"] is K.T.clouds.memory(Memory)
 
 
 # -- what is asked of cuBLAS ------------------------------------------------------------------------

@@ -147,10 +147,11 @@ INSIDE = {
     "keops": GROUND,
     "fourier": GROUND | {"cpu"},
 }
+CUDA_GROUND = {"form", "functions", "device", "specification", "program", "packing", "grid"}
 CUDA_INSIDE = {
-    "pairs": {"pairs", "form", "source"},
-    "symmetric": {"symmetric", "pairs", "form", "source"},
-    "matrix": {"matrix", "pairs", "form", "source"},
+    "pairs": CUDA_GROUND | {"pairs"},
+    "symmetric": CUDA_GROUND | {"symmetric", "pairs"},
+    "matrix": CUDA_GROUND | {"matrix", "pairs"},
 }
 
 

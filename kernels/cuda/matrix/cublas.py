@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
-from gpukoop.kernels.cuda.pairs.part import Entry
-from gpukoop.kernels.cuda.source import BLOCK
+from gpukoop.kernels.cuda.matrix.text import Entry
+from gpukoop.kernels.cuda.specification import BLOCK
 
 Array = Any
 

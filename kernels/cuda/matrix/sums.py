@@ -33,7 +33,7 @@ from gpukoop.kernels.cuda.matrix.precision import (
     round_up,
 )
 from gpukoop.kernels.cuda.pairs.plan import join
-from gpukoop.kernels.cuda.source import WIDEST_TILE
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
 
 Array = Any
