@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, namespace, points, weights
+from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, points, weights
 from gpukoop.backends import check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
@@ -31,7 +31,7 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, evaluate
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_scales, median_scale
+from gpukoop.scales import check_range, check_scales, median_scale
 
 
 class KernelOperator:
@@ -103,6 +103,7 @@ class KernelOperator:
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
+        check_range(self.kernel, self.X, self.Y)
         self.clouds = Clouds(self.X, self.Y)
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
@@ -330,7 +331,23 @@ class KernelOperator:
             )
         if _ndim(b) != 1:
             raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
-        return self._run(operation, b, "b", infinite=True)[0]
+        native, _ = native_array(b, "b")
+        if (
+            not native.size
+            or native.dtype.kind not in "fiu"
+            or (is_cupy(native) and len(self.kernel.terms) == 1)
+        ):
+            return self._run(operation, native, "b", infinite=True)[0]
+        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
+        # so that the host need not wait for it.
+        xp = namespace(native)
+        native = native if native.dtype.kind == "f" else native.astype(float)
+        top = native.max()
+        top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
+        out = self._run(operation, native - top, "b", infinite=True)[0]
+        if isinstance(out, tuple):
+            return out[0] + top.astype(out[0].dtype), out[1]
+        return out + top.astype(out.dtype)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host
+from gpukoop.kernels.formula.catalogue import RationalQuadratic
 from gpukoop.kernels.formula.profile import AbstractKernel
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
@@ -68,4 +69,22 @@ def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
         raise ValueError(
             f"{kernel!r}: in {dtype} scales must lie between {smallest:.0e} and {1 / smallest:.0e}, those of a "
             f"sum within a factor {ratio:.0e}: rescale the points, or pass the scale as another number"
+        )
+
+
+def check_range(kernel: AbstractKernel, *clouds: Array) -> None:
+    """Raise if squares of distances leave the range of the dtype where the kernel does not vanish: sums would be 0 or NaN."""
+    slow = any(isinstance(radial, RationalQuadratic) for _, radial in kernel.terms)
+    # Other positive kernels are 0 there; on a device the host would have to wait for the largest coordinate.
+    if (kernel.positive and not slow) or any(is_cupy(A) for A in clouds):
+        return
+    dtype = clouds[0].dtype
+    largest = max(float(np.abs(A).max()) for A in clouds)
+    limit = float(np.sqrt(np.finfo(dtype).max)) / (4 * clouds[0].shape[1])
+    smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)
+    if largest > limit or (0 < largest < smallest and not slow):
+        remedy = "rescale them" + (", or pass them as float64" if dtype == np.float32 else "")
+        raise ValueError(
+            f"{kernel!r}: points of size {largest:.1e} have squares beyond the range of {dtype}, which holds those of points "
+            f"between {smallest:.0e} and {limit:.0e}: {remedy}"
         )

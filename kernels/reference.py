@@ -29,6 +29,7 @@ from gpukoop.kernels.operation import Operation
 
 # Entries of one row block: 2**20 float64 numbers are 8 MB, so a handful of temporaries stay in cache or near it.
 BLOCK_ENTRIES = 2**20
+LARGEST_SQUARE = 1e300
 
 
 @lru_cache(maxsize=256)
@@ -44,7 +45,9 @@ def _compiled(tree: Expr, symbols: tuple[str, ...], xp: ModuleType) -> Callable[
 
 def evaluate(tree: Expr, q: Array, symbols: tuple[str, ...], values: tuple[float, ...]) -> Array:
     """Return an expression of a trace at the squared distances ``q`` (real or complex)."""
-    return _compiled(tree, symbols, namespace(q))(q, *values) + 0.0 * q
+    out = _compiled(tree, symbols, namespace(q))(q, *values)
+    # A constant becomes an array; q times 0 is no way there, for a square out of range would make it NaN.
+    return out if getattr(out, "shape", None) == q.shape else out + namespace(q).zeros_like(q)
 
 
 def squared_distances(X: Array, Y: Array) -> Array:
@@ -64,7 +67,9 @@ class _Block:
     def __init__(self, kernel: AbstractKernel, X: Array, Y: Array) -> None:
         self.trace = trace(kernel)
         self.X, self.Y = X.astype(float), Y.astype(float)
-        self.q = squared_distances(X, Y) * self.trace.prescale**2
+        # Where a square leaves the range decaying kernels are 0; a polynomial times such an exponential would be NaN.
+        q = squared_distances(X, Y) * self.trace.prescale**2
+        self.q = namespace(q).minimum(q, LARGEST_SQUARE)
 
     def _of(self, tree: Expr, at_zero: bool) -> Array:
         xp = namespace(self.q)

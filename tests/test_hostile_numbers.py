@@ -277,3 +277,71 @@ def test_eigenpairs_do_not_depend_on_the_unit_of_the_operator(method, unit, dtyp
     np.testing.assert_allclose(values.astype(float) / unit, exact, atol=accuracy * exact[0])
     residual = scaled.astype(float) / unit @ vectors - vectors * (values.astype(float) / unit)
     assert np.abs(residual).max() < 10 * accuracy * exact[0]
+
+
+# --- squares out of range, and logarithms far from zero
+
+
+KERNELS = [
+    gk.Gaussian(1.0),
+    gk.Laplace(1.0),
+    gk.Matern32(1.0),
+    gk.Matern52(1.0),
+    gk.InverseMultiquadric(1.0),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_one_point_so_far_away_that_its_squares_leave_the_range(kernel):
+    X = normal(20, 2)
+    X[3, 0] = 1e200
+    others = np.delete(np.arange(20), 3)
+    v = np.random.default_rng(1).normal(size=20)
+    value, slope = kernel(X).value_and_gradient(v)
+    near = kernel(X[others])
+    np.testing.assert_allclose(value[others], near @ v[others], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(slope[others], near.gradient(v[others]), rtol=1e-12, atol=1e-12)
+    assert value[3] == pytest.approx(v[3])
+    np.testing.assert_allclose(slope[3], 0.0, atol=1e-150)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logarithms_of_weights_far_from_zero(dtype):
+    X = normal(30, 2).astype(dtype)
+    kernel = gk.Gaussian(0.5) + 0.3 * gk.Gaussian(2.0)
+    b = np.random.default_rng(0).normal(size=30)
+    value, slope = kernel(X).logsumexp_and_gradient(b)
+    for shift in (1e7, -1e7):
+        far, same = kernel(X).logsumexp_and_gradient(b + shift)
+        accuracy = 1e-4 if dtype == "float32" else 1e-6
+        np.testing.assert_allclose(same, slope, atol=accuracy)
+        np.testing.assert_allclose(
+            far.astype(float) - shift, value, atol=1.0 if dtype == "float32" else 1e-6
+        )
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-22, 1e20])
+def test_energy_in_float32_out_of_range_is_refused_and_right_in_float64(unit):
+    X = normal(20, 2) * unit
+    with pytest.raises(ValueError, match="pass them as float64"):
+        gk.Energy()(X.astype("float32"))
+    K = gk.Energy()(X)
+    exact = -cdist(X, X).sum(axis=1)
+    np.testing.assert_allclose(K @ np.ones(20), exact, rtol=1e-12)
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        gk.Energy()(X / unit * 1e200)
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        gk.RationalQuadratic(1.0)(X / unit * 1e200)
+
+
+def test_modes_by_mask_and_by_index():
+    from gpukoop.sampler import mode_projector
+
+    A = np.diag([3.0, 2.0, 1.0, 0.0])
+    expected = np.diag([1.0, 0.0, 1.0, 0.0])
+    for select in ([0, 2], [True, False, True, False], lambda values: values.real % 2 == 1):
+        np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
+    for select in ([0.0, 2.0], [0, 9], [True, False], "02", [[0, 2]], 0):
+        with pytest.raises((ValueError, TypeError), match="modes"):
+            mode_projector(A, select)

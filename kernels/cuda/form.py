@@ -66,6 +66,20 @@ def forms(trace: Trace, operation: Operation, d: int) -> tuple[str, ...]:
     return fast + (("exact",) if d > WIDEST_TILE else ("difference", "exact"))
 
 
+def has_powers(tree: Expr) -> bool:
+    """Return whether a logarithm, or a power that is no root, occurs: some hundred instructions each in float64."""
+    if isinstance(tree, Sum):
+        return any(has_powers(t) for t, _ in tree.terms)
+    if isinstance(tree, Call):
+        return tree.function in ("log", "log2") or has_powers(tree.argument)
+    if isinstance(tree, Product):
+        for base, exponent in tree.factors:
+            root = isinstance(exponent, Number) and (2 * exponent.value).is_integer()
+            if (base != E and not root) or has_powers(base) or has_powers(exponent):
+                return True
+    return False
+
+
 def limits(tol: float | None, m: int, dtype: str) -> tuple[float, float]:
     """Return the half-width up to which coordinates may be scaled, and the squared radius up to which "dot" is right.
 

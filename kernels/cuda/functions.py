@@ -16,6 +16,7 @@ from typing import Any
 from gpukoop.kernels.cuda.form import (
     absorb_constant,
     gaussian_like,
+    has_powers,
     log2_phi,
     merged,
     slope_parts,
@@ -110,6 +111,11 @@ class Functions:
     def unit_slope(self) -> bool:
         """Whether the slope is a constant, so that it needs no q."""
         return self._trees[1][2] == Number(1.0) and not self.kink
+
+    @cached_property
+    def heavy(self) -> bool:
+        """Whether a pair takes some hundred instructions in float64: fewer are then written out at once."""
+        return any(has_powers(tree) for tree in self._trees[1])
 
     @cached_property
     def source(self) -> str:

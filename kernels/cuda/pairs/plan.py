@@ -104,7 +104,7 @@ class Part(AbstractPart):
         c, operation = sizes.clouds, sizes.operation
         self.pass_columns = columns(operation, c.d, sizes.t, c.dtype)
         self.passes = -(-sizes.t // self.pass_columns)
-        how = c.d, self.pass_columns, sizes.block, sizes.listed
+        how = c.d, self.pass_columns, sizes.block, sizes.listed, self.functions.heavy
         self.programs = {
             form: self.program(specify(operation, c.dtype, form, *how)) for form in self.forms
         }
@@ -123,7 +123,7 @@ class Part(AbstractPart):
         operation = self.sizes.operation
         return operation.log or self.splits > 1 or (self.wide and operation.slope)
 
-    @property
+    @cached_property
     def results(self) -> dict[str, int]:
         """The outputs and their numbers a target."""
         operation, t, d = self.sizes.operation, self.sizes.t, self.sizes.clouds.d
@@ -191,11 +191,16 @@ class Part(AbstractPart):
         """Return every program that sizes may need, the pair loops first."""
         return [*self.programs.values(), self.finish]
 
+    @cached_property
+    def shapes(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Outputs: what they are, their buffers, their shapes (n, t) and (n, t, d)."""
+        n, t, d = self.sizes.clouds.n, self.sizes.t, self.sizes.clouds.d
+        shapes = {"value": (n, t), "slope": (n, t, d)}
+        return [(o, self.name(o), shapes[o]) for o in self.results]
+
     def read(self, buffers: dict[str, Array]) -> dict[str, Array]:
-        """Return the outputs as arrays (n, t) and (n, t, d)."""
-        n, t = self.sizes.clouds.n, self.sizes.t
-        shapes = {"value": (n, t), "slope": (n, t, self.sizes.clouds.d)}
-        return {o: buffers[self.name(o)].reshape(shapes[o]) for o in self.results}
+        """Return the outputs as arrays."""
+        return {o: buffers[name].reshape(shape) for o, name, shape in self.shapes}
 
 
 class AbstractPlan:

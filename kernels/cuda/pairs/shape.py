@@ -48,11 +48,17 @@ def specify(
     t: int,
     block: int = BLOCK,
     listed: bool = False,
+    heavy: bool = False,
 ) -> Specification:
-    """Return the program for t columns a pass: its register and shared-memory tiling."""
+    """Return the program for t columns a pass: its register and shared-memory tiling.
+
+    ``heavy`` profiles in float64 are so long that the compiler would leave loops over more pairs as loops, whose arrays then
+    are in memory.
+    """
     common = operation, dtype, form, d, t
     if d > WIDEST_TILE:
-        return Specification("wide", *common, TARGETS, SOURCES, SOURCES, block)
+        sources = SOURCES // 4 if heavy and dtype == "float64" else SOURCES
+        return Specification("wide", *common, TARGETS, sources, sources, block)
     words = 2 if dtype == "float64" else 1
     sums = numbers(operation, d, t)
     each = words * (d + 3 * sums + 2)
@@ -67,6 +73,8 @@ def specify(
         held = targets * (d + 3 * sums)
         fits = (g for g in (4, 2) if 2 * (held + g * (d + 3 * targets)) <= REGISTERS_FLOAT64)
         group = next(fits, 1)
+    if heavy and words == 2:
+        targets = 1  # a pair takes hundreds of instructions: loads that targets would share are few beside them
     record = -(-(d + t + 1) // 4) * 4
     tile = 128 if sums == 1 and record * words <= 32 else 64
     if block < BLOCK:  # the simulator

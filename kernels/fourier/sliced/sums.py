@@ -164,10 +164,11 @@ def _batch(
     mean_slope = None if slope is None else xp.zeros_like(slope)
     workers = n_threads() if xp is np else 1
     with ThreadPoolExecutor(workers) as pool:
+        each = map if workers == 1 else pool.map
         # In the order of the directions, a few at a time: results of all of them are never in memory together.
         for start in range(0, len(theta), workers):
             block = theta[start : start + workers]
-            for direction, parts in zip(block, pool.map(along, block), strict=True):
+            for direction, parts in zip(block, each(along, block), strict=True):
                 for f, df in parts:
                     if mean_value is not None:
                         mean_value += f
