@@ -36,6 +36,7 @@ CPU_TABLES = (
     "koopman",
     "torch",
     "cuda_static",
+    "cuda_tensor",
 )
 CUDA_TABLES = ("cuda_device",)
 

@@ -285,12 +285,10 @@ def peers(indices: Iterable[int]) -> list[dict[str, Any]]:
 
 # One H100 SXM, from its data sheet: multiprocessors, clock, bytes a second, and multiply-adds a second of float32 and TF32.
 H100 = {"sm": 132, "clock": 1.755e9, "bytes": 3.35e12, "fp32": 33.5e12, "tf32": 247e12}
-# d, precision
+# d, precision: what goes through tiles in memory; bench/cuda_tensor.py has the programs on tensor cores
 MATRIX = [
     (32, "fp32"),
     (100, "fp32"),
-    (100, "3xtf32"),
-    (100, "tf32"),
     (784, "fp32"),
     (784, "3xtf32"),
 ]

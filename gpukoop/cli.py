@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command("info", _info, "backends, devices, versions, and why each unusable one is")
 
+    code = command("code", _code, "print what runs for a kernel sum")
+    code.add_argument("kernel", help="a kernel by name, such as gaussian")
+    code.add_argument("operation", help="product, gradient, value_and_gradient, logsumexp, ...")
+    code.add_argument("-d", type=_count, default=3, metavar="D", help="features")
+    code.add_argument("-t", type=_count, default=1, metavar="T", help="columns")
+    code.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    code.add_argument("--backend", default="numba-cuda")
+
     bench = command("bench", _bench, "throughput, error and memory beside peers")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     bench.add_argument("--short", "--quick", dest="quick", action="store_true", help="two minutes")
@@ -269,6 +277,14 @@ def _info(arguments: argparse.Namespace) -> int:
     say("devices:")
     for line in _devices():
         say(f"  {line}")
+    return 0
+
+
+def _code(arguments: argparse.Namespace) -> int:
+    from gpukoop.listing import listing
+
+    a = arguments
+    say(listing(a.kernel, a.operation, a.d, a.t, a.dtype, a.backend))
     return 0
 
 

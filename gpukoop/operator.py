@@ -329,24 +329,20 @@ class KernelOperator:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
-        if _ndim(b) != 1:
-            raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
         native, _ = native_array(b, "b")
-        if (
-            not native.size
-            or native.dtype.kind not in "fiu"
-            or (is_cupy(native) and len(self.kernel.terms) == 1)
-        ):
+        if native.ndim != 1:
+            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
+        # On a device b of the dtype of the points has no digits to save.
+        kept = is_cupy(native) and (native.dtype == self.dtype)
+        if kept or not native.size or native.dtype.kind not in "fiu":
             return self._run(operation, native, "b", infinite=True)[0]
         # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
         # so that the host need not wait for it.
         xp = namespace(native)
         native = native if native.dtype.kind == "f" else native.astype(float)
         top = native.max()
-        if not is_cupy(native) and abs(float(top)) > np.finfo(self.dtype).max:
-            return self._run(operation, native, "b", infinite=True)[
-                0
-            ]  # absent, or refused in words
+        if not is_cupy(native) and abs(float(top)) > np.finfo(self.dtype).max:  # refused in words
+            return self._run(operation, native, "b", infinite=True)[0]
         top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
         out = self._run(operation, native - top, "b", infinite=True)[0]
         if isinstance(out, tuple):

@@ -550,6 +550,10 @@ def counted_device():
                 sys.modules[name] = module
 
 
+def _on_host(x):
+    return x._host if isinstance(x, ndarray) else x
+
+
 # -- kernel sums --------------------------------------------------------------------------------
 @contextlib.contextmanager
 def counted_sums():
@@ -567,21 +571,27 @@ def counted_sums():
             return None
 
         def refuses(self, request):
-            return None if request.device != "cpu" else "the stand-in takes its own arrays"
+            return None
 
         def module(self):
             return BACKENDS["numpy"].module()
 
         def run(self, request, *args, **kwargs):
             bound = signature.bind(self, request, *args, **kwargs).arguments
-            arrays = [host(a) for a in (bound["X"], bound["Y"], bound["V"])]
-            if bound["X"] is bound["Y"]:
-                arrays[1] = arrays[0]
-            note("sum", name=f"sum {request.op}")
+            note("sum", name=f"sum {getattr(request, 'op', None) or request.operation}")
             here = replace(request, device="cpu", library="numpy", precision="fp32")
-            large = request.n * request.m > 2e5
+            chosen = BACKENDS["numba-cpu" if request.n * request.m > 2e5 else "numpy"]
             with quiet():
-                return device(BACKENDS["numba-cpu" if large else "numpy"].run(here, *arrays, {}))
+                if "X" in bound:
+                    X, Y, V = (_on_host(bound[name]) for name in "XYV")
+                    Y = X if bound["X"] is bound["Y"] else Y
+                    found = chosen.run(here, X, Y, V, {})
+                else:  # the points travel with the request
+                    clouds = request.clouds
+                    X, Y = _on_host(clouds.X), _on_host(clouds.Y)
+                    here = replace(here, clouds=type(clouds)(X, X if clouds.X is clouds.Y else Y))
+                    found = chosen.run(here, _on_host(bound["V"]))
+            return device(found) if request.device != "cpu" else found
 
     BACKENDS["numba-cuda"] = Sums()
     try:

@@ -4,6 +4,7 @@ Matrix units multiply TF32 numbers exactly and add in float32, so NumPy's float3
 already (asserted) is what they compute, but for the order of additions.
 """
 
+import fragments
 import numpy as np
 
 from gpukoop.kernels.cuda.form import log2_phi
@@ -20,7 +21,12 @@ class HostEngine(AbstractEngine):
     xp = np
 
     def __init__(self):
-        self.tensor_products = self.products = 0
+        self.tensor_products = self.products = self.close = 0
+        self.shapes = []
+
+    def pairs(self, program, shape, grid, arguments):
+        self.shapes.append(shape)
+        self.close += fragments.run(program.functions.trace, shape, grid, arguments)
 
     def inner(self, x, y, out, tensor):
         self.products += 1
@@ -44,7 +50,6 @@ class NumPyEngine(HostEngine):
         super().__init__()
         parts = [kernel, *(KernelSum((term,)) for term in kernel.terms)]
         self.traces = {label(part): trace(part) for part in parts[::-1]}
-        self.close = 0
 
     def launch(self, entry, blocks, arguments):
         columns = "_columns_" in entry.name

@@ -17,6 +17,7 @@ from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
+from gpukoop.kernels.cuda.matrix.fused import fits
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
 from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.catalogue import (
@@ -83,8 +84,15 @@ def run(kernel, op, X, Y, V, precision="fp32", tol=None):
     )
     choice = memory["matrix"]
     assert choice.path == "matrix", choice.why
-    assert engine.products > 0
-    assert engine.tensor_products == (engine.products if choice.precision != "fp32" else 0)
+    tensor = choice.precision != "fp32"
+    t = 1 if V.ndim == 1 else V.shape[1]
+    parts = 1 if choice.precision == "tf32" else 2
+    if tensor and fits(op, X.shape[1], t, parts):
+        assert engine.products == 0
+        assert {shape.parts for shape in engine.shapes} == {parts}
+    else:
+        assert engine.products > 0
+        assert engine.tensor_products == (engine.products if tensor else 0)
     return as_tuple(got), engine, choice
 
 

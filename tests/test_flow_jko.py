@@ -240,13 +240,6 @@ def test_a_parametric_flow_reaches_the_samples():
     assert np.abs(np.cov(drawn.T) - np.cov(X.T)).max() < 0.2
 
 
-def test_score_is_minus_the_divergence():
-    Z, X = clouds()
-    flow = gk.JKOFlow("mmd").fit(X)
-    assert flow.score(X) == pytest.approx(0, abs=1e-12)
-    assert flow.score(Z) == pytest.approx(-(metrics.mmd(Z, X, flow.kernel_) ** 2) / 2, abs=1e-12)
-
-
 def test_weighted_samples():
     Z, X = clouds(20, 10)
     times = np.arange(1, 11)

@@ -345,3 +345,19 @@ def test_modes_by_mask_and_by_index():
     for select in ([0.0, 2.0], [0, 9], [True, False], "02", [[0, 2]], 0):
         with pytest.raises((ValueError, TypeError), match="modes"):
             mode_projector(A, select)
+
+
+@pytest.mark.parametrize("solver", ["sat", "exponential"])
+@pytest.mark.parametrize("time_degree", [0, 2])
+def test_inversion_is_exact_or_refused(solver, time_degree):
+    rate = np.array([[-0.8, 0.5], [-0.5, -0.3]])
+    flow = gk.KoopmanSampler(
+        "polynomial", degree=1, time_degree=time_degree, solver=solver, reg=0.0, random_state=0
+    ).fit(normal(300, 2), teacher=lambda x, t: x @ rate)
+    Z = normal(50, 2, 3)
+    try:
+        back = flow.invert(flow.transport(Z))
+    except ValueError as error:
+        assert "cannot be inverted" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_allclose(back, Z, atol=0.15)

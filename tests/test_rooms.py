@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data walks; a room may import itself and what stands before it. Names are modules or packages.
 ROOMS = [
     ["kernels"],
-    ["files", "draws", "blas", "arrays", "fusion"],
+    ["files", "draws", "blas", "arrays", "fusion", "philox"],
     ["checks", "fitted"],
     ["scales"],
     ["config", "backends", "dispatch"],
@@ -27,6 +27,7 @@ ROOMS = [
     # around the house: these look at everything, and nothing looks at them
     [
         "cuda",
+        "listing",
         "distributed",
         "rounding",
         "testing",

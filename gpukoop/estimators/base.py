@@ -12,13 +12,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, to_host
 from gpukoop.draws import check_count
+from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import own_points, remember_columns
 from gpukoop.flow.identity import identity
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
 from gpukoop.parameters import check_points
 
+# What a flow towards other samples has left.
+FLOWN = ("n_iter_", "converged_", "history_", "report_", "X_held_out_", "_ended", "_on_law")
 
-class AbstractFlowEstimator(BaseEstimator, ABC):
+
+class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
     """A flow with scikit-learn's face: ``fit`` learns the target, ``transport`` moves particles towards it.
 
     Subclasses store their parameters in ``__init__``, set ``X_`` (native array), ``n_features_in_`` and ``backend_`` in
@@ -41,7 +45,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         """Validate the samples and keep a copy of them; the first line of every ``fit``."""
         native, home = own_points(X, name)
         remember_columns(self, X)
-        for flown in ("n_iter_", "converged_", "history_"):  # of a flow towards other samples
+        for flown in FLOWN:
             self.__dict__.pop(flown, None)
         self.X_ = native
         self.n_features_in_ = int(native.shape[1])

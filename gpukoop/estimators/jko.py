@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
 from gpukoop.fitted import whole
@@ -281,11 +280,3 @@ class JKOFlow(AbstractParticleFlow):
 
     def _regressed_field(self, batch_size: int | None) -> Field:
         return self._field(batch_size, fixed=False)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the divergence of the points X to the samples."""
-        native, _ = self._check_points(X, "X")
-        from gpukoop.arrays import like
-
-        Z: Array = like(native, self.X_)
-        return -float(self._energy(False)(Z, {}, np.random.default_rng(0), 0).energy)

@@ -8,19 +8,19 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like
+from gpukoop.arrays import Array
 from gpukoop.draws import check_count
+from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.parameters import check_points, check_shared
 from gpukoop.sampler.fitting import FittedFlow
-from gpukoop.sampler.learning import energy_distance
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport
 from gpukoop.sampler.teacher import as_teacher
 
 
-class KoopmanSampler(BaseEstimator):
+class KoopmanSampler(JudgedMixin, BaseEstimator):
     r"""New samples in one step: a flow from noise to data, made linear by a lift and solved in closed form.
 
     The path x_t = (1-t) x0 + t x1 from N(0, I) to the data defines a velocity field. Functions g(x, t) = [1, t, x, phi] evolve
@@ -193,6 +193,7 @@ class KoopmanSampler(BaseEstimator):
         native, home = own_points(X, "X")
         remember_columns(self, X)
         self._home, self.n_features_in_ = home, int(native.shape[1])
+        self.X_ = native  # for the verdict; the law of later points is the same
         return self._publish(FittedFlow(recipe, field, native, y, params))
 
     @whole
@@ -320,9 +321,3 @@ class KoopmanSampler(BaseEstimator):
         check_count(n_seeds, "n_seeds", least=0)
         check_count(n_trajectories, "n_trajectories", least=0)
         return self._flow.report(n_seeds, n_trajectories)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the energy distance between X and as many samples; about 0 is as good as fresh data."""
-        native, _ = check_points(self, X, "X")
-        drawn = like(self.sample(len(native)), native)
-        return -energy_distance(drawn, native, self.backend)

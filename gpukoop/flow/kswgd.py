@@ -43,8 +43,9 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
 from gpukoop.flow.kswgd_device import Modes, queued_step
-from gpukoop.flow.loop import Info, State, Step, normal
+from gpukoop.flow.loop import Info, State, Step
 from gpukoop.operator import KernelOperator
+from gpukoop.philox import standard_normal
 
 # Below a tenth of the standard error of a mean of n independent draws there is nothing left to match.
 STOP = 0.1
@@ -198,7 +199,7 @@ def make_step(
             None,
             step_size=step_size,
             kappa=kappa,
-            noise=normal(rng, Z.shape, Z) if kappa else 0.0,
+            noise=standard_normal(rng, Z.shape, Z) if kappa else 0.0,
             goal=-1.0 if early or langevin else STOP / math.sqrt(len(Z)),
             floor=-1.0,
         )
@@ -223,7 +224,7 @@ def make_step(
         move, share = limited(step_size * velocity(active, leading, kappa), reach)
         if kappa:
             spread = math.sqrt(2 * kappa * float(active.diffusivity_) * step_size)
-            move = move + spread * normal(rng, Z.shape, Z)
+            move = move + spread * standard_normal(rng, Z.shape, Z)
         if leading.far is not None:
             move[leading.far.rows] = reach * leading.far.towards
         following = Z + move

@@ -121,7 +121,10 @@ def _displacement(xp: Any, Z: Any, following: Any, share: float) -> Any:
 @fused
 def _limited(xp: Any, square: Any, B: Any, reach: float, lowest: float, share: float) -> Any:
     """Return the share of steps that are shortened, and at least 2 where a particle is far."""
-    return xp.sum(xp.where(xp.sqrt(square) > reach, share, 0.0) + xp.where(B > lowest, 0.0, 2.0))
+    # Two numbers without a dtype would be chosen among, and summed, in half precision.
+    zero = 0.0 * square
+    short = xp.where(xp.sqrt(square) > reach, zero + share, zero)
+    return xp.sum(short + xp.where(B > lowest, zero, zero + 2.0))
 
 
 @fused
@@ -131,7 +134,7 @@ def _largest(xp: Any, c: Any, pushed: Any) -> Any:
 
 @fused
 def _doubt(xp: Any, limited: Any, largest: Any, square: Any, goal: float) -> Any:
-    return (limited > 1.5) | (largest < goal) | ~xp.isfinite(square)
+    return ~(limited <= 1.5) | (largest < goal) | ~xp.isfinite(square)
 
 
 @dataclass(frozen=True)

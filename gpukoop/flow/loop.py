@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, is_cupy, like, namespace, to_host, unchecked
+from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
 from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
 
@@ -258,8 +258,3 @@ def _not_finite(particles: Array) -> str:
 def seed_from(random_state: RandomState) -> int:
     """Return the seed of one run; the caller's stream is undisturbed (see ``draws.random_generator``)."""
     return int(random_generator(random_state).integers(2**62))
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...], reference: Array) -> Array:
-    """Return standard normal draws, made on the host so that a seed means the same on every backend."""
-    return like(rng.standard_normal(shape), reference)

@@ -26,10 +26,10 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy
 from gpukoop.flow.descent import Field, Motion, mean, uniform
-from gpukoop.flow.loop import normal
 from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.philox import standard_normal
 
 Noise = Callable[[int], float]
 
@@ -90,7 +90,7 @@ def mmd_field(
         if noise is not None:
             measures["noise"] = beta
         if beta:
-            there = Z + beta * normal(rng, Z.shape, Z)
+            there = Z + beta * standard_normal(rng, Z.shape, Z)
             repulsion = kernel(there, Z, **options).gradient(a)
             attraction = kernel(there, X, **options).gradient(b)
         return Motion(attraction - repulsion, energy, measures)

@@ -37,11 +37,17 @@ def gaussian_mmd(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike, sca
     """
     m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
     scale = check_positive(scale, "scale")
+    with np.errstate(over="ignore"):  # in units of the scale: its square may leave the range
+        m1, S1, m2, S2 = (
+            real_array(a, "a ratio to scale")
+            for a in (m1 / scale, S1 / scale / scale, m2 / scale, S2 / scale / scale)
+        )
     eye = np.eye(len(m1))
 
     def mean_kernel(m: np.ndarray, S: np.ndarray) -> float:
-        exponent = m @ np.linalg.solve(S + scale**2 * eye, m) / 2
-        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S / scale**2))
+        with np.errstate(over="ignore"):
+            exponent = m @ np.linalg.solve(S + eye, m) / 2
+        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S))
 
     zero = np.zeros(len(m1))
     squared = mean_kernel(zero, 2 * S1) + mean_kernel(zero, 2 * S2)
@@ -60,7 +66,10 @@ def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> floa
     def mean_distance(m: float, a: float) -> float:
         if a == 0.0:
             return abs(m)
-        at_zero = a * math.sqrt(2 / math.pi) * math.exp(-((m / a) ** 2) / 2)
+        distance = min(
+            abs(m / a), 1e100
+        )  # its square is a number, and its exponential 0 long before
+        at_zero = a * math.sqrt(2 / math.pi) * math.exp(-(distance**2) / 2)
         return at_zero + m * math.erf(m / (a * math.sqrt(2)))
 
     own = mean_distance(0.0, s1 * math.sqrt(2)) + mean_distance(0.0, s2 * math.sqrt(2))

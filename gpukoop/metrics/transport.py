@@ -9,9 +9,10 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, points, to_host
 from gpukoop.checks import masses
-from gpukoop.draws import check_positive
+from gpukoop.draws import check_count, check_positive
 from gpukoop.flow.plans import LARGEST_ASSIGNMENT, assignment, exact_plan
 from gpukoop.flow.sinkhorn import problem, solve, solve_symmetric, transport_value
+from gpukoop.scales import LARGEST_SCALE
 
 Weights = tuple[Array | None, Array | None]
 
@@ -201,6 +202,12 @@ def sinkhorn_divergence(
     native, home = points(X, "X")
     X, Y = clouds(X, Y)
     blur = check_positive(blur, "blur")
+    if not 1 / LARGEST_SCALE < blur < LARGEST_SCALE:
+        raise ValueError(
+            f"blur is {blur:g}, and its square is no finite number: rescale the points"
+        )
+    check_count(n_iter, "n_iter")
+    check_positive(tol, "tol", zero=True)
     a, b = marginals(weights, X, Y)
     options: dict[str, Any] = {} if backend is None else {"backend": backend}
     cross, own, other = (

@@ -27,6 +27,9 @@ from gpukoop.sampler.teacher import AbstractTeacher
 
 Array = Any
 
+# Without features of time an inverse that misses base points by more than this share of their spread is refused.
+LOST = 0.02
+
 
 @final
 class FittedFlow:
@@ -215,9 +218,23 @@ class FittedFlow:
         inner = self.latent.encode(X.astype(np.float64))
         out = namespace(inner).empty(inner.shape, dtype=X.dtype)
         for rows, evolution, frame in self._split(len(inner), y):
+            if self.learner.recipe.time_degree == 0:
+                self._require_inverse(evolution)
             points_inside = frame.data_inside(inner[rows]).astype(X.dtype)
             out[rows] = evolution.inverse(points_inside)
         return out
+
+    def _require_inverse(self, evolution: Evolution) -> None:
+        """Raise unless base points come back: features that cannot tell the times apart may invert nothing."""
+        rng = np.random.default_rng([self.seed, 2**35])
+        base = like(rng.standard_normal((256, self.n_latent)), self.data)
+        back = evolution.inverse(evolution.transport(base))
+        off = float(((back - base) ** 2).mean()) ** 0.5
+        if not off < LOST:
+            raise ValueError(
+                f"this flow cannot be inverted with time_degree=0: points of N(0, I) come back {off:.2g} off (root mean square); "
+                "fit with time_degree >= 1"
+            )
 
     def _split(self, n: int, y: Any) -> list[tuple[Any, Evolution, Frame]]:
         """Return (rows, evolution, frame) for the labels wanted."""

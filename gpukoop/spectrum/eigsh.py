@@ -18,6 +18,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
+from gpukoop.philox import standard_normal
 from gpukoop.spectrum.krylov import block_krylov, check_symmetric
 from gpukoop.spectrum.lanczos import lanczos
 
@@ -77,7 +78,7 @@ def eigsh(
     tol : float
         Bound on the largest residual |A u - lambda u| relative to |lambda_1|; 0 is rounding of the dtype.
     random_state : int, Generator, RandomState or None
-        Of the starting block, drawn on the host.
+        Of the starting block, the same on the host and on a device.
 
     Returns
     -------
@@ -134,8 +135,10 @@ def eigenpairs(
     product = _Counted(A, xp, dtype)
     rng = random_generator(random_state)
 
+    empty = xp.empty(0, dtype)
+
     def draw(columns: int) -> Array:
-        return xp.asarray(rng.standard_normal((n, columns)), dtype=dtype)
+        return standard_normal(rng, (n, columns), empty)
 
     if method == "block":
         theta, U, residual = block_krylov(product, draw, n, k, tol)
@@ -159,12 +162,16 @@ def eigenpairs(
 
 
 def _check(A: Any, k: int) -> tuple[int, np.dtype]:
+    if isinstance(A, np.ma.MaskedArray):
+        raise TypeError("A is a masked array: fill the masked entries first")
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A has shape {shape}, expected (n, n): a symmetric operator")
     if check_count(k, "k") > shape[0]:
         raise ValueError(f"k is {k}, A has {shape[0]} eigenvalues: ask for at most {shape[0]}")
     dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
+    if dtype.kind not in "fiubc":
+        raise TypeError(f"A has dtype {dtype}, expected a real symmetric operator")
     if dtype.kind == "c":
         raise ValueError("A is complex, expected a real symmetric operator")
     return shape[0], np.dtype(np.float32 if dtype == np.float32 else np.float64)

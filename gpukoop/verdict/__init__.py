@@ -14,10 +14,10 @@ from gpukoop.draws import RandomState, check_count, check_function, random_gener
 from gpukoop.verdict import axes, neighbours, shape
 from gpukoop.verdict.clouds import prepared
 from gpukoop.verdict.line import Line
-from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
+from gpukoop.verdict.permutation import TwoSampleTest, distance_multiple, two_sample_test
 from gpukoop.verdict.report import Report
 
-__all__ = ["Line", "Report", "TwoSampleTest", "diagnose", "two_sample_test"]
+__all__ = ["Line", "Report", "TwoSampleTest", "diagnose", "distance_multiple", "two_sample_test"]
 
 LEVEL = 0.02
 
@@ -32,6 +32,7 @@ def diagnose(
     particle_weight: Array | None = None,
     level: float = LEVEL,
     n_permutations: int = 999,
+    n_points: int | None = None,
     random_state: RandomState = 0,
 ) -> Report:
     """Return what tells particles apart from samples of the law behind data.
@@ -56,6 +57,9 @@ def diagnose(
         At most this share of fresh independent samples fails.
     n_permutations : int, default=999
         Of the lines that permute labels.
+    n_points : int, optional
+        Compare at most so many particles, data and samples kept aside, taken at random: faster, and blind to what so few do
+        not show. Copies are still looked for in all of X.
     random_state : int, Generator, RandomState or None, default=0
         Permutations, directions and halves; the default gives the same report at every call.
 
@@ -99,7 +103,9 @@ def diagnose(
         check_function(law, "law", "law(n, random_state=generator) -> (n, d)")
         drawn = law(max(len(Z), len(X)), random_state=rng.spawn(1)[0])
         drawn = drawn[0] if isinstance(drawn, tuple) else drawn
-    clouds = prepared(Z, X, held_out, drawn, sample_weight, particle_weight, rng)
+    if n_points is not None:
+        check_count(n_points, "n_points")
+    clouds = prepared(Z, X, held_out, drawn, sample_weight, particle_weight, n_points, rng)
     # a stream for each line: one more permutation of one of them leaves the others as they were
     streams = rng.spawn(8)
     found = [

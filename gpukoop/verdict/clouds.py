@@ -42,6 +42,7 @@ def prepared(
     drawn: Array | None,
     sample_weight: Array | None,
     particle_weight: Array | None,
+    n_points: int | None,
     rng: np.random.Generator,
 ) -> Clouds:
     """Validate all clouds, thin weighted ones to equal weights, and bring them to common units."""
@@ -57,12 +58,15 @@ def prepared(
         else _host(points(held_out, "held_out", n_features=d, other="Z")[0])
     )
     if drawn is not None:
-        r = h = _host(points(drawn, "law(n)", n_features=d, other="Z")[0])
+        h = None
+        # the particles were not learned from draws of the law: there is no second reference
+        r = _host(points(drawn, "law(n)", n_features=d, other="Z")[0])
     else:
         r = x if h is None else np.concatenate([x, h])
-    middle, spread = _units(
-        np.concatenate([thinned(z, UNIT_ROWS, rng), thinned(r, UNIT_ROWS, rng)])
-    )
+    if n_points is not None:
+        z, r = thinned(z, n_points, rng), thinned(r, n_points, rng)
+        h = None if h is None else thinned(h, n_points, rng)
+    middle, spread = units(np.concatenate([thinned(z, UNIT_ROWS, rng), thinned(r, UNIT_ROWS, rng)]))
     kept = spread > 0
     if not kept.any():  # every point the same: one column of zeros says so
         kept, spread = kept.copy(), spread.copy()
@@ -78,7 +82,7 @@ def _host(A: Array) -> np.ndarray:
     return to_host(A).astype(float, copy=False)
 
 
-def _units(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def units(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return median and width of every column: quartiles, which no outlier moves, or the deviation if they coincide."""
     low, middle, high = np.quantile(W, [0.25, 0.5, 0.75], axis=0)
     spread = (high - low) / 1.349  # that of a normal law is its standard deviation

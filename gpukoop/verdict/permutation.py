@@ -10,6 +10,7 @@ P         directions of a sliced statistic
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator, check_tol
 from gpukoop.scales import median_scale
+from gpukoop.verdict.clouds import units
 
 # Up to so many pooled points all pairs are summed: half a second for 1,000 columns on two cores.
 LARGEST_EXACT = 2_000
@@ -233,10 +235,8 @@ def sliced_test(
     n, m, d = len(X), len(Y), X.shape[1]
     W = np.concatenate([X, Y])
     if n_projections is None:
-        P = int(np.clip(SORTED_NUMBERS // len(W), FEWEST, PROJECTIONS))
-        n_projections = 1 if d == 1 else P
-    theta = np.ones((1, 1)) if d == 1 else frames(rng, n_projections, d)
-    constant = 1.0 if d == 1 else riesz_constant(d)
+        n_projections = _projections(d, len(W))
+    theta, constant = frames(rng, n_projections, d), riesz_constant(d)
     method = f"slices, {len(theta)} of them"
     if len(W) <= LARGEST_PERMUTED:
         T = constant * _energies(W, theta, labellings(n, m, B, rng), n)
@@ -245,6 +245,40 @@ def sliced_test(
     part, k = _subsample(n, m, LARGEST_PERMUTED, rng)
     null = _energies(W[part], theta, labellings(k, len(part) - k, B, rng)[1:], k)
     return _judged(np.concatenate([[observed], null * mean / null.mean()]), method)
+
+
+def _projections(d: int, N: int) -> int:
+    most = int(np.clip(SORTED_NUMBERS // N, FEWEST, PROJECTIONS))
+    return min(most, {2: 16, 3: 24}.get(d, most))  # where directions can be spaced evenly, fewer do
+
+
+def mean_distance(X: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the mean distance of two different points, over lines: sum_k k (m - k) gap_k / (m (m - 1) / 2) on each."""
+    m, d = X.shape
+    if m < 2:
+        return 0.0
+    theta = frames(rng, _projections(d, m), d)
+    left = np.arange(1, m)
+    gaps = np.diff(np.sort(theta @ X.T, axis=1), axis=1)
+    return (
+        riesz_constant(d)
+        * float((gaps @ (left * (m - left.astype(float)))).mean())
+        * 2
+        / (m * (m - 1.0))
+    )
+
+
+def distance_multiple(Z: np.ndarray, X: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the energy distance in units of what as many samples of the law of X show; columns by their quartiles in X."""
+    middle, spread = units(X)
+    kept = spread > 0
+    if not kept.any():
+        return 1.0 if (Z == X[0]).all() else math.inf
+    Z, X = ((A[:, kept] - middle[kept]) / spread[kept] for A in (Z, X))
+    W = np.concatenate([Z, X])
+    theta = frames(rng, _projections(W.shape[1], len(W)), W.shape[1])
+    observed = riesz_constant(W.shape[1]) * _observed(W, theta, len(Z))[0]
+    return float(observed / ((1 / len(Z) + 1 / len(X)) * mean_distance(X, rng)))
 
 
 def _energies(W: np.ndarray, theta: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:

@@ -10,6 +10,9 @@ import numpy as np
 from gpukoop.verdict.counts import holm
 from gpukoop.verdict.line import Line
 
+# Lines that are about the particles as a set and not about their law.
+ABOUT_COPIES = ("memorisation", "diversity")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -52,13 +55,18 @@ class Report:
         return not self.failures
 
     @property
+    def on_law(self) -> bool:
+        """Whether the law is right, be the particles copies of the data or not."""
+        return all(line.name in ABOUT_COPIES for line in self.failures)
+
+    @property
     def worst(self) -> Line:
         """The line with the smallest p-value."""
         return min(self.lines, key=lambda line: line.p_value)
 
     @property
     def statistic(self) -> float:
-        """The energy distance to the data in units of what two clouds of one law show: 1 is a perfect match."""
+        """The energy distance to the data in units of what as many samples of the law show: 1 is a perfect match."""
         return self["distance"].value
 
     def __getitem__(self, name: str) -> Line:

@@ -12,7 +12,7 @@ from gpukoop.spectrum import DiffusionMap
 from gpukoop.verdict.clouds import MOST, Clouds, halves, thinned
 from gpukoop.verdict.counts import chi_squared, most_uneven
 from gpukoop.verdict.line import Line
-from gpukoop.verdict.permutation import labellings, p_value, sliced_test
+from gpukoop.verdict.permutation import labellings, mean_distance, p_value, sliced_test
 
 LEAST = 20
 # Samples whose diffusion map gives the modes, their number, and points at which they are averaged.
@@ -24,11 +24,15 @@ REGIONS, REGION_POINTS, FEWEST = (8, 64), 5_000, 16
 def distance(clouds: Clouds, B: int, rng: np.random.Generator) -> Line:
     """Return the energy distance to the data as a multiple of what two clouds of one law show."""
     test = sliced_test(clouds.Z, clouds.R, B, rng)
-    text = (
-        f"the energy distance to the data is {test.multiple:.2f} times what two independent sets of samples of these "
-        "sizes show"
-    )
-    return Line("distance", test.p_value, text, test.multiple, 1.0)
+    multiple = _multiple(test.statistic, clouds.Z, clouds.R, rng)
+    text = f"the energy distance to the data is {multiple:.2f} times what two sets of samples of these sizes show"
+    return Line("distance", test.p_value, text, multiple, 1.0)
+
+
+def _multiple(statistic: float, Z: np.ndarray, R: np.ndarray, rng: np.random.Generator) -> float:
+    """Return an energy distance in units of its mean between samples of the law of R, of the sizes of Z and R."""
+    floor = (1 / len(Z) + 1 / len(R)) * mean_distance(thinned(R, MOST, rng), rng)
+    return statistic / floor if floor > 0 else (1.0 if statistic == 0 else float("inf"))
 
 
 def held_out(clouds: Clouds, B: int, rng: np.random.Generator) -> Line | None:
@@ -36,11 +40,13 @@ def held_out(clouds: Clouds, B: int, rng: np.random.Generator) -> Line | None:
 
     More particles know the law no better than their data do, but would be judged as if they did.
     """
-    if clouds.H is None or clouds.H is clouds.R or len(clouds.H) < LEAST:
+    if clouds.H is None or len(clouds.H) < LEAST:
         return None
-    test = sliced_test(thinned(clouds.Z, len(clouds.X), rng), clouds.H, B, rng)
-    text = f"the energy distance to samples kept aside is {test.multiple:.2f} times what samples of the law show"
-    return Line("held out", test.p_value, text, test.multiple, 1.0)
+    Z = thinned(clouds.Z, len(clouds.X), rng)
+    test = sliced_test(Z, clouds.H, B, rng)
+    multiple = _multiple(test.statistic, Z, clouds.H, rng)
+    text = f"the energy distance to samples kept aside is {multiple:.2f} times what samples of the law show"
+    return Line("held out", test.p_value, text, multiple, 1.0)
 
 
 def modes(clouds: Clouds, B: int, rng: np.random.Generator) -> Line | None:

@@ -8,7 +8,7 @@ import numpy as np
 BLOCKS_OF_SM = 5
 CAPACITY = 132 * BLOCKS_OF_SM
 # Waves up to which finer pieces are looked for: beyond, the last one is a small share of them all.
-WAVES = 8
+WAVES = 32
 # What a piece costs besides its tiles, in tiles: its targets are loaded, its results written and read again.
 PIECE = 0.25
 MOST_SPLITS = 65535

@@ -6,6 +6,7 @@ the kernel's trace, the specification, the compute capability. Compiling needs N
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -198,3 +199,19 @@ def assemble(ptx: str, cc: tuple[int, int]) -> bytes:
         return bytes(linked.link("cubin").code)
     except (ImportError, OSError, RuntimeError, AttributeError, ValueError):
         return ptx.encode() + b"\0"
+
+
+def head(program: Program) -> str:
+    """Return the name and the constants of a program."""
+    return f"# {program.name}\n# {program.specification!r}\n"
+
+
+def listing(program: Program) -> str:
+    """Return what stands behind a program's constants: its kernel's functions, and the frame they stand in."""
+    spec = program.specification
+    module, _, name = spec.frame.partition(":")
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(text := path.read_text(encoding="utf-8"))
+    factory = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    pieces = [program.functions.source, ""] if program.functions else []
+    return "\n".join([*pieces, ast.get_source_segment(text, factory) or "", ""])

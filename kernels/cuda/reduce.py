@@ -26,7 +26,7 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
-from gpukoop.kernels.cuda.program import INSTALL
+from gpukoop.kernels.cuda.program import INSTALL, Program, head, listing
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation
@@ -156,6 +156,18 @@ def reduce(
         return call(V)
 
 
+def source(
+    kernel: AbstractKernel, operation: Operation, d: int, t: int = 1, dtype: str = "float32"
+) -> str:
+    """Return what runs: the frames of a reduction with their constants, and the kernel's functions."""
+    plan = Plan(kernel, Sizes(operation, Clouds(1, 1, d, dtype, False), t))
+    frames: dict[str, list[Program]] = {}
+    for program in plan.programs.values():  # forms of q share a frame
+        frames.setdefault(program.specification.frame, []).append(program)
+    texts = ("\n".join([*map(head, some), listing(some[0])]) for some in frames.values())
+    return "\n\n".join(texts)
+
+
 @functools.lru_cache(maxsize=512)
 def make_plan(kernel: AbstractKernel, sizes: Sizes) -> AbstractPlan:
     """Return the plan of a reduction over all pairs."""
@@ -257,6 +269,6 @@ def _by_matrices(
     memory: Memory,
 ) -> Any:
     """Return the reduction by products of matrices, or None where differences are the better way."""
-    engine = cublas_cuda.CuPyEngine(load, view)
+    engine = cublas_cuda.CuPyEngine(load, view, cupy_engine().function)
     how = {"tol": tol, "precision": precision, "memory": memory.matrix}
     return matrix_cuda.reduce(engine, kernel, operation.name, X, Y, V, **how)
