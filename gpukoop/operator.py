@@ -341,7 +341,7 @@ class KernelOperator:
         xp = namespace(native)
         native = native if native.dtype.kind == "f" else native.astype(float)
         top = native.max()
-        if not is_cupy(native) and abs(float(top)) > np.finfo(self.dtype).max:  # refused in words
+        if not is_cupy(native) and abs(float(top)) > float(np.finfo(self.dtype).max):
             return self._run(operation, native, "b", infinite=True)[0]
         top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
         out = self._run(operation, native - top, "b", infinite=True)[0]
