@@ -90,8 +90,8 @@ class Sums:
         if op == "product":
             if t == 1:
                 found["value"][:, 0] = self._run(op, self.V[:, 0], None)[0][0]
-            for c in _blocks(t) if t > 1 else ():
-                found["value"][:, c] = self._run(op, self.V[:, 0], self.V[:, c])[1]
+            for columns in _blocks(t) if t > 1 else ():
+                found["value"][:, columns] = self._run(op, self.V[:, 0], self.V[:, columns])[1]
         for c in range(t) if "gradient" in op else ():
             for f in _blocks(d):
                 part = op if f.start == 0 or "logsumexp" in op else "gradient"
