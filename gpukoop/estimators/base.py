@@ -19,7 +19,17 @@ from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_fro
 from gpukoop.parameters import check_points
 
 # What a flow towards other samples has left.
-FLOWN = ("n_iter_", "converged_", "history_", "report_", "X_held_out_", "_ended", "_on_law")
+FLOWN = (
+    "n_iter_",
+    "converged_",
+    "history_",
+    "report_",
+    "X_held_out_",
+    "_ended",
+    "_on_law",
+    "_settled",
+    "_silent",
+)
 
 
 class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
@@ -122,7 +132,8 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
             description=type(self).__name__,
         )
         history = self._closed(step, outcome, seed)
-        self.__dict__.update(n_iter_=outcome.n_iter, converged_=outcome.converged, history_=history)
+        self.n_iter_, self.history_ = outcome.n_iter, history
+        self.converged_ = outcome.converged  # no entry of __dict__ where the verdict decides
         return home.restore(like(outcome.particles, native))
 
     def _closed(self, step: Step, outcome: Outcome, seed: int) -> dict[str, np.ndarray]:
@@ -161,6 +172,6 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
 
     def _fingerprint(self, Z: Array, n_iter: int) -> str:
         """Return what decides a run: everything that was set or learned, the start and the number of steps."""
-        flown = ("n_iter_", "converged_", "history_", "backend_", "verbose", "_home")
-        decides = {name: value for name, value in self.__dict__.items() if name not in flown}
+        left_out = {*FLOWN, "backend_", "verbose", "_home"} - {"X_held_out_"}
+        decides = {name: value for name, value in self.__dict__.items() if name not in left_out}
         return identity((type(self).__qualname__, decides, Z, n_iter))
