@@ -16,6 +16,7 @@ import numpy as np
 
 import gpukoop as gk
 from gpukoop.backends import BACKENDS
+from gpukoop.kernels.cuda.memory import Memory
 
 TITLE = "CUDA kernel sums on this device (arrays on the device)"
 
@@ -108,7 +109,7 @@ def _compare(
 
 
 def _path(K: Any) -> str:
-    choice = K.workspace["cuda"].matrix.get("matrix") if "cuda" in K.workspace else None
+    choice = K.clouds.memory(Memory).matrix.get("matrix")
     return "fused loop" if choice is None else choice.path
 
 

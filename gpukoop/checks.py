@@ -71,11 +71,17 @@ def root_of_square(squared: float, what: str) -> float:
     return math.sqrt(squared) if squared > 0 else 0.0
 
 
+# Of the largest coordinate; far below float64's 2^-52, far above the root of its smallest number.
+NEGLIGIBLE = 2.0**-200
+
+
 def unit_clouds(*clouds: Array) -> tuple[list[Array], int]:
     """Return clouds times 2^-e, no coordinate above 1, and e: no square of theirs leaves the range, and no digit is lost."""
     largest = max(float(namespace(A).abs(A).max()) for A in clouds)
     exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
-    return [namespace(A).ldexp(A, -exponent) for A in clouds], exponent
+    scaled = [namespace(A).ldexp(A, -exponent) for A in clouds]
+    # Beside the largest these change no digit of a distance, but their squares would leave the range.
+    return [namespace(A).where(abs(A) > NEGLIGIBLE, A, 0.0) for A in scaled], exponent
 
 
 def times_power(value: float, exponent: int, what: str) -> float:

@@ -25,13 +25,22 @@ from gpukoop.arrays import (
     same_memory,
     weights,
 )
-from gpukoop.backends import OPERATIONS, Operation, Request, check_name
+from gpukoop.backends import check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
-from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
-from gpukoop.kernels.fourier.boxes import candidates
-from gpukoop.kernels.reference import dense, evaluate
+from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
+from gpukoop.kernels.operation import (
+    GRADIENT,
+    LOGSUMEXP,
+    LOGSUMEXP_AND_GRADIENT,
+    PRODUCT,
+    VALUE_AND_GRADIENT,
+    Operation,
+    as_operation,
+)
+from gpukoop.kernels.reference import dense, diagonal
+from gpukoop.kernels.request import Clouds, Request
 from gpukoop.scales import check_range, check_scales, median_scale
 
 
@@ -103,7 +112,9 @@ class KernelOperator(AbstractOperator):
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
         check_range(self.kernel, self.X, self.Y)
-        self.workspace: dict[str, Any] = {}
+        self.clouds = Clouds(self.X, self.Y)
+        self._requests: dict[tuple[Operation, int], Request] = {}
+        self._transposed: KernelOperator | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,21 +133,21 @@ class KernelOperator(AbstractOperator):
         For gradients relative to the same sum over the smallest scale. None before the first reduction and after an
         exact one, which is right to rounding.
         """
-        return self.workspace.get("error_estimate")
+        return self.clouds.error_estimate
 
     @property
     def T(self) -> KernelOperator:
         """The transposed operator: targets and sources exchanged (radial kernels are symmetric)."""
         # Kept, so that what it learns about its points (sorted, on a grid) serves the next transposed product too.
-        other = self.workspace.get("transposed")
-        if other is None:
-            other = self.workspace["transposed"] = self._with(X=self.Y, Y=self.X)
-        return other
+        if self._transposed is None:
+            self._transposed = self._with(X=self.Y, Y=self.X)
+        return self._transposed
 
     def _with(self, **changes: Any) -> KernelOperator:
         """Return the operator with other points or another kernel, which have been checked."""
         other = object.__new__(KernelOperator)
-        other.__dict__.update(self.__dict__, workspace={}, **changes)
+        other.__dict__.update(self.__dict__, **changes)
+        other.clouds, other._requests, other._transposed = Clouds(other.X, other.Y), {}, None
         return other
 
     @property
@@ -148,7 +159,6 @@ class KernelOperator(AbstractOperator):
         return self._with(kernel=factor * self.kernel)
 
     def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
-        """Add in one pass if the other is a kernel on the same points, summed in the same way."""
         if not isinstance(other, KernelOperator):
             return None
         how = [(K.backend, K.tol, K.precision) for K in (self, other)]
@@ -158,16 +168,19 @@ class KernelOperator(AbstractOperator):
     def _selected(self, rows: np.ndarray | None, columns: np.ndarray | None) -> KernelOperator:
         equal = rows is columns  # both None
         if rows is not None and columns is not None:
-            equal = np.arraysame_memory(rows, columns)
-        X = _rows(self.X, rows)
-        return self._with(X=X, Y=X if equal and self.X is self.Y else _rows(self.Y, columns))
+            equal = np.array_equal(rows, columns)
+        X = self.X if rows is None else self.X[namespace(self.X).asarray(rows)]
+        if equal and self.X is self.Y:
+            return self._with(X=X, Y=X)
+        Y = self.Y if columns is None else self.Y[namespace(self.Y).asarray(columns)]
+        return self._with(X=X, Y=Y)
 
     def __repr__(self) -> str:
         n, m = self.shape
         where = f"{self._home.library} on {self._home.device}"
         return f"KernelOperator({self.kernel!r}, {n} x {m}, d={self.X.shape[1]}, {self.dtype}, {where})"
 
-    def explain(self, op: Operation = "product", *, t: int = 1) -> Explanation:
+    def explain(self, op: str | Operation = PRODUCT, *, t: int = 1) -> Explanation:
         """Return who computes ``op`` with t right-hand sides and the ranked table of all backends.
 
         Parameters
@@ -181,25 +194,25 @@ class KernelOperator(AbstractOperator):
         BackendError
             If the backend chosen by name cannot do it.
         """
-        return explain(self._request(op, check_count(t, "t")), self.backend)
+        return explain(self._request(as_operation(op), check_count(t, "t")), self.backend)
 
-    def _request(self, op: Operation, t: int) -> Request:
-        if op not in OPERATIONS:
-            raise ValueError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
-        n, m = self.shape
-        home = self._home
-        library = home.library if home.device == "cpu" else "cupy"
-        dtype, d, tol = str(self.dtype), self.X.shape[1], self.tol
-        if "boxes" not in self.workspace:
-            self.workspace["boxes"] = candidates(self.kernel, self.X, self.Y, tol)
-        boxes = self.workspace["boxes"]
-        how = boxes, self.precision
-        return Request(op, self.kernel, n, m, d, t, dtype, library, home.device, tol, *how)
+    def _request(self, operation: Operation, t: int) -> Request:
+        """Return the request, made once for an operation and a number of columns."""
+        request = self._requests.get((operation, t))
+        if request is None:
+            (n, m), d, home = self.shape, self.X.shape[1], self._home
+            library = home.library if home.device == "cpu" else "cupy"
+            where = str(self.dtype), library, home.device
+            how = self.tol, self.precision, self.clouds
+            request = Request(operation, self.kernel, n, m, d, t, *where, *how)
+            self._requests[operation, t] = request
+        return request
 
-    def _run(self, op: Operation, v: Any, name: str, *, infinite: bool = False) -> tuple[Any, bool]:
+    def _run(
+        self, operation: Operation, v: Any, name: str, *, infinite: bool = False
+    ) -> tuple[Any, bool]:
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        request = self._request(op, V.shape[1])
-        return run(request, self.backend, self.X, self.Y, V, self.workspace), _ndim(v) == 1
+        return run(self._request(operation, V.shape[1]), self.backend, V), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
         return self._home.restore(result)
@@ -229,20 +242,16 @@ class KernelOperator(AbstractOperator):
         Cost: n m (d + t) operations and O(n t) memory. Accuracy: ``gpukoop.testing.tolerance`` if ``tol``
         is None, else ``tol`` relative to sum_j |v_j| |k_ij|.
         """
-        out, flat = self._run("product", v, "v")
+        out, flat = self._run(PRODUCT, v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
     def _apply(self, v: Array) -> Array:
         return self @ v
 
-    def rmatvec(self, u: Any) -> Array:
-        """Return ``K.T @ u``; SciPy's name."""
-        return self.rmatmat(u)
-
     def rmatmat(self, U: Any) -> Array:
         """Return ``K.T @ U``; SciPy's name."""
         out = self.T @ U
-        self.workspace["error_estimate"] = self.T.error_estimate_
+        self.clouds.error_estimate = self.T.error_estimate_
         return out
 
     def gradient(self, v: Any) -> Array:
@@ -273,7 +282,7 @@ class KernelOperator(AbstractOperator):
         Cost: n m (d + t) operations, O(n t d) memory; the (n, m) matrix is never formed.
         A pair with x_i = y_j contributes zero, also where phi' is infinite.
         """
-        out, flat = self._run("gradient", v, "v")
+        out, flat = self._run(GRADIENT, v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
     def value_and_gradient(self, v: Any) -> tuple[Array, Array]:
@@ -289,7 +298,7 @@ class KernelOperator(AbstractOperator):
         value : array of shape (n,) or (n, t)
         gradient : array of shape (n, d) or (n, t, d)
         """
-        (value, grad), flat = self._run("value_and_gradient", v, "v")
+        (value, grad), flat = self._run(VALUE_AND_GRADIENT, v, "v")
         if flat:
             value, grad = value[:, 0], grad[:, 0]
         return self._home_again(value), self._home_again(grad)
@@ -315,7 +324,7 @@ class KernelOperator(AbstractOperator):
         -----
         The logarithm of the kernel is computed from its formula, never from a number that has underflowed.
         """
-        return self._home_again(self._log("logsumexp", b))
+        return self._home_again(self._log(LOGSUMEXP, b))
 
     def logsumexp_and_gradient(self, b: Any) -> tuple[Array, Array]:
         r"""Return :math:`L_i = \log \sum_j k(x_i, y_j) e^{b_j}` and :math:`\nabla_{x_i} L_i` in one pass.
@@ -333,10 +342,10 @@ class KernelOperator(AbstractOperator):
         value : array of shape (n,)
         gradient : array of shape (n, d)
         """
-        value, grad = self._log("logsumexp_and_gradient", b)
+        value, grad = self._log(LOGSUMEXP_AND_GRADIENT, b)
         return self._home_again(value), self._home_again(grad)
 
-    def _log(self, op: Operation, b: Any) -> Any:
+    def _log(self, operation: Operation, b: Any) -> Any:
         if not self.kernel.positive:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
@@ -344,32 +353,26 @@ class KernelOperator(AbstractOperator):
         native, _ = native_array(b, "b")
         if native.ndim != 1:
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
-        if is_cupy(native) and native.dtype == self.dtype:
-            # It has no digits to save, and its maximum would make the host wait.
-            return self._run(op, native, "b", infinite=True)[0]
-        top = float(native.max(initial=-np.inf)) if native.dtype.kind in "fiu" else 0.0
-        if not np.isfinite(top):
-            return self._run(op, native, "b", infinite=True)[0]
-        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7.
-        if native.dtype.kind != "f":
-            native = native.astype(float)
-        out = self._run(op, native - native.dtype.type(top), "b", infinite=True)[0]
+        # On a device b of the dtype of the points has no digits to save.
+        kept = is_cupy(native) and (native.dtype == self.dtype)
+        if kept or not native.size or native.dtype.kind not in "fiu":
+            return self._run(operation, native, "b", infinite=True)[0]
+        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
+        # so that the host need not wait for it.
+        xp = namespace(native)
+        native = native if native.dtype.kind == "f" else native.astype(float)
+        top = native.max()
+        if not is_cupy(native) and abs(float(top)) > float(np.finfo(self.dtype).max):
+            return self._run(operation, native, "b", infinite=True)[0]
+        top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
+        out = self._run(operation, native - top, "b", infinite=True)[0]
         if isinstance(out, tuple):
-            return out[0] + out[0].dtype.type(top), out[1]
-        return out + out.dtype.type(top)
+            return out[0] + top.astype(out[0].dtype), out[1]
+        return out + top.astype(out.dtype)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""
-        size = min(self.shape)
-        xp = namespace(self.X)
-        t = trace(self.kernel)
-        difference = self.X[:size].astype(float) - self.Y[:size].astype(float)
-        q = (difference**2).sum(axis=1) * t.prescale**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = evaluate(t.phi, q, t.symbols, t.values)
-        if t.singular:
-            value = xp.where(q > 0, value, 0.0)
-        return self._home_again(value.astype(self.dtype))
+        return self._home_again(diagonal(self.kernel, self.X, self.Y))
 
     def to_dense(self) -> Array:
         """Return the (n, m) matrix: n m numbers in memory, for small problems and for tests."""
@@ -378,10 +381,6 @@ class KernelOperator(AbstractOperator):
 
 def _ndim(v: Any) -> int:
     return v.ndim if hasattr(v, "ndim") else np.ndim(v)
-
-
-def _rows(points: Array, index: np.ndarray | None) -> Array:
-    return points if index is None else points[namespace(points).asarray(index)]
 
 
 def check_tol(tol: float | None) -> float | None:

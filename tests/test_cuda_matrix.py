@@ -19,6 +19,7 @@ from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.fused import fits
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Energy,
@@ -359,7 +360,7 @@ def test_precision_and_memory_reach_the_reduction(monkeypatch):
     K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
     K.T @ np.ones(3, np.float32)
     assert seen["precision"] == "tf32"
-    assert seen["memory"] is K.T.workspace["cuda"]
+    assert seen["memory"] is K.T.clouds.memory(Memory)
 
 
 # -- what is asked of cuBLAS ------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class AbstractOperator(ABC):
 
     def rmatvec(self, u: Any) -> Array:
         """Return ``A.T @ u``; SciPy's name."""
-        return self.T @ u
+        return self.rmatmat(u)
 
     def rmatmat(self, U: Any) -> Array:
         """Return ``A.T @ U``; SciPy's name."""

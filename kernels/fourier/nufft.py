@@ -23,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array, namespace
 from gpukoop.kernels.cpu.threads import ending, usable_cores
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
 
 # Sources of one piece: 3 ms of spreading in one thread, long against a plan; and at least as many as modes.
 PIECE = 2**17
