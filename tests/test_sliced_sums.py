@@ -1,6 +1,8 @@
 """Sums by slices to one dimension: the slices themselves, their means, and error bars that hold."""
 
 import warnings
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from scipy.special import hyp1f1
 
 import gpukoop as gk
 from gpukoop.dispatch import AccuracyWarning
+from gpukoop.kernels.formula.profile import AbstractRadial, Profile
 from gpukoop.kernels.fourier.memory import Memory
 from gpukoop.kernels.fourier.modes import absolute
 from gpukoop.kernels.fourier.sliced import directions as sliced_directions
@@ -145,3 +148,44 @@ def test_refusals_are_words():
             kernel(X, backend="fourier", tol=1e-2).explain(op)
     with pytest.raises(ValueError, match="scale is too small for the points"):
         _ = gk.Gaussian(1e-7)(X, backend="fourier", tol=1e-2) @ np.ones(50)
+
+
+CLOUD = np.random.default_rng(0).normal(size=(60, 2))
+
+
+@dataclass(frozen=True)
+class Power(AbstractRadial):
+    """A user's kernel whose ``exponent`` has nothing to do with Riesz's."""
+
+    exponent: float = 1.0
+
+    profile: ClassVar[Profile] = Profile(
+        phi=lambda s, exponent: (1 + s) ** -exponent,
+        dphi=lambda s, exponent: -exponent * (1 + s) ** (-exponent - 1),
+        parameters=("exponent",),
+    )
+
+
+@dataclass(frozen=True)
+class Distance(AbstractRadial):
+    """A user's distance, in scales."""
+
+    profile: ClassVar[Profile] = replace(gk.Energy().profile)
+
+
+def test_what_a_kernel_is_stands_in_its_profile_not_in_the_names_of_its_attributes():
+    K = Power()(CLOUD, tol=1e-2, backend="fourier")
+    with pytest.raises(gk.BackendError, match="no transform in closed form"):
+        K @ np.ones(len(CLOUD))
+    got = Power()(CLOUD, tol=1e-2) @ np.ones(len(CLOUD))
+    squared = ((CLOUD[:, None] - CLOUD[None]) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(got, (1 / (1 + squared)).sum(axis=1), rtol=1e-10)
+
+
+def test_a_distance_of_another_scale_is_sorted_in_its_units():
+    v = np.random.default_rng(1).normal(size=len(CLOUD))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AccuracyWarning)
+        got = Distance(scale=3.0)(CLOUD, tol=1e-2, backend="fourier") @ v
+    apart = np.sqrt(((CLOUD[:, None] - CLOUD[None]) ** 2).sum(axis=-1)) / 3
+    assert (np.abs(got + apart @ v) <= 1e-2 * (apart @ np.abs(v))).all()

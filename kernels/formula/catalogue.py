@@ -152,6 +152,7 @@ _ENERGY = Profile(
     dphi=lambda s: -1 / (2 * sqrt(s)),
     kink=True,
     positive=False,
+    distance=True,
 )
 _RIESZ = Profile(
     phi=lambda s, exponent: -(s ** (exponent / 2)),

@@ -64,6 +64,8 @@ class Profile:
     fourier : callable, optional
         ``fourier(w, d, *parameters)``, the Fourier transform at scale 1 in d dimensions as a function of w = |xi|
         (``fourier_transforms``). None: near-linear sums need another way, or refuse.
+    distance : bool
+        phi(s) = -sqrt(s), minus the distance in scales: sums along a line can be sorted.
     """
 
     phi: Callable[..., Any]
@@ -73,6 +75,7 @@ class Profile:
     singular: bool = False
     positive: bool = True
     fourier: Callable[..., Any] | None = None
+    distance: bool = False
 
     @cached_property
     def symbolic(self) -> tuple[Expr, Expr]:

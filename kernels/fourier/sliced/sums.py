@@ -54,7 +54,7 @@ def wanted(kernel: AbstractKernel, d: int) -> bool:
 def refuses(kernel: AbstractKernel, d: int, operation: Operation) -> str | None:
     """Return why slicing cannot do this, or None."""
     for _, k in kernel.terms:
-        if k.profile.fourier is None and getattr(k, "exponent", None) != 1.0:
+        if k.profile.fourier is None and not k.profile.distance:
             return f"{k!r} has no transform in closed form and cannot be sorted: use exact sums"
     kinked = any(k.profile.fourier is not None and k.profile.kink for _, k in kernel.terms)
     if kinked and operation.slope:
@@ -131,7 +131,7 @@ def _lines(
     kernel: AbstractKernel, X: Array, Y: Array, d: int, tol: float, slope: bool, dtype: Any
 ) -> list[Any]:
     smooth = tuple((c, k) for c, k in kernel.terms if k.profile.fourier is not None)
-    distance = sum(c for c, k in kernel.terms if k.profile.fourier is None)
+    distance = sum(c / float(k.scale) for c, k in kernel.terms if k.profile.distance)
     lines: list[Any] = []
     if smooth:
         # Every projection of the points lies within their largest distance to the centre.
