@@ -104,6 +104,8 @@ class DiffusionMap(AbstractSpectrum):
     array([1.02, 1.02, 4.08, 4.08])
     """
 
+    n_isolated_: int
+
     def __init__(
         self,
         kernel: AbstractKernel = AUTO,

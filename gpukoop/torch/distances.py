@@ -203,7 +203,7 @@ def _differentiable(name: str, evaluate: Any, n_constants: int) -> Any:
         return _functions[name]
     torch = library()
 
-    class Distance(torch.autograd.Function):  # type: ignore[name-defined, misc]
+    class Distance(torch.autograd.Function):  # type: ignore[name-defined]
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             X = arguments[n_constants]

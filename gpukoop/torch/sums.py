@@ -144,7 +144,7 @@ def _product() -> Any:
         return _functions["product"]
     torch = library()
 
-    class Product(torch.autograd.Function):  # type: ignore[name-defined, misc]
+    class Product(torch.autograd.Function):  # type: ignore[name-defined]
         @staticmethod
         def forward(
             ctx: Any,

@@ -110,7 +110,7 @@ def _windows(x: np.ndarray, n: int, rng: np.random.Generator) -> tuple[float, fl
         first = np.arange(0, N - size + 1, max(1, size // 2))
         starts.append(np.append(first, N - size))
         sizes.append(np.full(len(first) + 1, size))
-    start, size = np.concatenate(starts), np.concatenate(sizes)
-    mine = before[start + size] - before[start]
-    p, worst = most_uneven(mine, size, n, N)
-    return p, mine[worst] / n, (size[worst] - mine[worst]) / (N - n)
+    start, length = np.concatenate(starts), np.concatenate(sizes)
+    mine = before[start + length] - before[start]
+    p, worst = most_uneven(mine, length, n, N)
+    return p, mine[worst] / n, (length[worst] - mine[worst]) / (N - n)

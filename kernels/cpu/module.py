@@ -73,7 +73,8 @@ def jit(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]], Call
         if text:
             whole = hashlib.sha256((text + _fingerprint()).encode()).hexdigest()
             identity = f"{function.__module__}.{function.__qualname__} {whole}"
-            dispatcher._cache = compiled.MachineCode("cpu", identity, _dump, _restore)
+            machine_code = compiled.MachineCode("cpu", identity, _dump, _restore)
+            dispatcher._cache = machine_code  # type: ignore[attr-defined]
         for signature in signatures:
             dispatcher.compile(signature)
         if signatures:

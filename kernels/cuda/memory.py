@@ -31,7 +31,7 @@ class Memory:
     """
 
     calls: dict[tuple[Operation, int], Callable[[Array], Any]] = field(default_factory=dict)
-    points: dict[tuple[Any, ...], dict[str, Array]] = field(default_factory=dict)
+    points: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     matrix: dict[str, Any] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock, repr=False)
 

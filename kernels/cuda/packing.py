@@ -111,8 +111,8 @@ class Packing:
         found = {"scale": self.prescale, "narrow": narrow, "near": near}
         sizes = {"n": c.n, "m": c.m, "more": self.points - c.n}
         sizes["blocks"] = self.blocks
-        numbers = {self.name(k): np.float64(v) for k, v in found.items()}
-        return {k: np.uint64(v) for k, v in sizes.items()} | numbers
+        numbers: dict[str, np.generic] = {self.name(k): np.float64(v) for k, v in found.items()}
+        return numbers | {k: np.uint64(v) for k, v in sizes.items()}
 
     @property
     def launches(self) -> list[Launch]:

@@ -109,9 +109,8 @@ class Program:
 @contextlib.contextmanager
 def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
     """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function."""
-    compiler, dispatcher = (
-        importlib.import_module(f"numba.cuda.{name}") for name in ("compiler", "dispatcher")
-    )
+    modules: Any = [importlib.import_module(f"numba.cuda.{m}") for m in ("compiler", "dispatcher")]
+    compiler, dispatcher = modules
     usual = compiler.get_current_device, dispatcher.get_current_device
     compiler.get_current_device = dispatcher.get_current_device = lambda: SimpleNamespace(
         compute_capability=cc

@@ -270,5 +270,5 @@ def _by_matrices(
 ) -> Any:
     """Return the reduction by products of matrices, or None where differences are the better way."""
     engine = cublas_cuda.CuPyEngine(load, view, cupy_engine().function)
-    how = {"tol": tol, "precision": precision, "memory": memory.matrix}
+    how: dict[str, Any] = {"tol": tol, "precision": precision, "memory": memory.matrix}
     return matrix_cuda.reduce(engine, kernel, operation.name, X, Y, V, **how)

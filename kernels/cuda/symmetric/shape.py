@@ -38,5 +38,5 @@ def symmetric_specification(
     group = one_sided.group if targets * each <= FOUR_STEPS[targets] else 2
     if block < BLOCK:  # the simulator
         targets, strips = min(targets, 2), 1
-    how = {"targets": targets, "group": max(2, group), "tile": strips * WARP}
-    return replace(one_sided, family="symmetric", **how)
+    tile, group = strips * WARP, max(2, group)
+    return replace(one_sided, family="symmetric", targets=targets, group=group, tile=tile)
