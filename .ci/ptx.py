@@ -62,6 +62,12 @@ def kernel_named(name):
     return special.get(name) or CATALOGUE[name]()
 
 
+def pointers(values):
+    import ptxcpu
+
+    return [ptxcpu.Ptr(a) if isinstance(a, np.ndarray) else a for a in values]
+
+
 def run(case):
     """Return complaints about one module."""
     if case in ptx_cells.CASES:
@@ -105,7 +111,7 @@ def run(case):
         for order in (0, 1, 2):  # ascending, descending, shuffled between barriers
             buffers = plan.pack(X, Y, V)
             for entry, grid, block, shared, args in plan.launches:
-                values = [buffers[a] for a in args]
+                values = pointers(buffers[a] for a in args)
                 module[entry].launch(grid, block, values, shared=shared, order=order)
             result = plan.unpack(buffers)
             found.append(result if isinstance(result, tuple) else (result,))

@@ -60,17 +60,20 @@ def run(case):
             found = []
             for order in (0, 1, 2):
 
-                def compute(plan, buffers, order=order):
-                    for entry, grid, block, shared, args in plan.launches:
-                        values = [buffers[a] for a in args]
-                        entries[entry][entry].launch(
-                            grid, block, values, shared=shared, order=order
-                        )
-                    part = plan.parts[0]
-                    skipped.append(int(buffers[part.name("bounds")][-1]) < part.rows * part.tiles)
-                    return buffers
+                class Engine:
+                    xp = np
 
-                result = cells_cuda.make_local(kernel, op, X, Y, V, tol).run(compute)
+                    def run(self, plan, buffers, order=order):
+                        for entry, grid, block, shared, args in plan.launches:
+                            values = (buffers[a] for a in args)
+                            values = [ptxcpu.Ptr(a) if np.ndim(a) else a for a in values]
+                            launch = entries[entry][entry].launch
+                            launch(grid, block, values, shared=shared, order=order)
+                        part = plan.parts[0]
+                        visited = int(buffers[part.name("bounds")][-1])
+                        skipped.append(visited < part.rows * part.tiles)
+
+                result = local.make_local(kernel, op, X, Y, V, tol, Engine()).run()
                 found.append(result if isinstance(result, tuple) else (result,))
             where = f"{' '.join(map(str, case))} {place.__name__} tol={tol}"
             if any(

@@ -1,4 +1,4 @@
-"""The epilogues of products of matrices for ``ptx.py``: emitted PTX on tiles that NumPy multiplies."""
+"""Sums over many features for ``ptx.py``: tensor-core programs whole, epilogues on tiles that NumPy multiplies."""
 
 import time
 
@@ -8,6 +8,10 @@ OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_
 # "matrix", name of a kernel, op, d, t, dtype, precision
 CASES = [
     *(("matrix", "gaussian", op, 17, 1, "float32", "3xtf32") for op in OPS),
+    ("matrix", "laplace", "product", 40, 11, "float32", "3xtf32"),
+    ("matrix", "rational_quadratic", "value_and_gradient", 100, 2, "float32", "3xtf32"),
+    ("matrix", "laplace", "logsumexp_and_gradient", 33, 1, "float32", "3xtf32"),
+    ("matrix", "gaussian", "product", 300, 1, "float32", "3xtf32"),
     *(("matrix", "laplace", op, 16, 3, "float32", "fp32") for op in OPS[:3]),
     *(("matrix", "rational_quadratic", op, 20, 1, "float64", "fp32") for op in OPS[2::2]),
 ]
@@ -21,6 +25,8 @@ def run(case):
 
     from gpukoop.cuda import compile_entry
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+    from gpukoop.kernels.cuda.matrix.shape import THREADS
+    from gpukoop.kernels.cuda.program import compile_ptx
     from gpukoop.kernels.formula.catalogue import CATALOGUE
     from gpukoop.testing import tolerance
 
@@ -35,6 +41,14 @@ def run(case):
                 modules[entry.name] = ptxcpu.Module(compile_entry(entry, dtype), check=True)
             launch = modules[entry.name][entry.name].launch
             launch((blocks, 1, 1), (self.block, 1, 1), list(arguments), order=self.order)
+
+        def pairs(self, program, shape, grid, arguments):
+            if shape not in modules:
+                code = compile_ptx(program, (9, 0))
+                modules[shape] = ptxcpu.Module(code, check=True)[program.name]
+            flat = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments]
+            raw = [ptxcpu.Ptr(a) if isinstance(a, np.ndarray) else a for a in flat]
+            modules[shape].launch((*grid, 1), (THREADS, 1, 1), raw, order=self.order)
 
     kernel, (n, m) = CATALOGUE[name](4.0), (30, 300)
     rng = np.random.default_rng(d)

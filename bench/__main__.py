@@ -34,7 +34,9 @@ CPU_TABLES = (
     "million",
     "flows",
     "koopman",
+    "torch",
     "cuda_static",
+    "cuda_tensor",
 )
 CUDA_TABLES = ("cuda_device",)
 

@@ -24,8 +24,9 @@ import gpukoop as gk
 from bench.__main__ import machine
 from gpukoop.backends import BACKENDS, RATES
 from gpukoop.kernels.fourier import cost as fourier_cost
-from gpukoop.kernels.fourier.boxes import candidates
 from gpukoop.kernels.fourier.cost import FourierRate
+from gpukoop.kernels.fourier.memory import Memory
+from gpukoop.kernels.operation import PRODUCT
 
 TABLE = Path(gk.__file__).parent / "backends.py"
 FOURIER = Path(fourier_cost.__file__)
@@ -106,7 +107,7 @@ def fit_fourier() -> FourierRate:
         v = rng.standard_normal((n, 1)).astype(dtype)
         kernel = gk.Gaussian(scale)
         accuracy = fourier_cost.density_accuracy(tol, fourier_cost.TYPICAL_DENSITY)
-        boxes = candidates(kernel, X, X, tol)
+        boxes = Memory().candidates(kernel, X, X, tol)
         found = fourier_cost.choose(kernel, boxes, n, n, accuracy, tol, False, fourier_cost.RATE)
         if found is None:
             raise RuntimeError(f"no Fourier grid for {FOURIER_GRID}: the design is wrong")
@@ -114,7 +115,7 @@ def fit_fourier() -> FourierRate:
         units = np.eye(5)
         cost = [
             fourier_cost.seconds(
-                grid, box, n, n, d, 1, "product", tol, dtype, FourierRate(*unit, float64=1.0)
+                grid, box, n, n, d, 1, PRODUCT, tol, dtype, FourierRate(*unit, float64=1.0)
             )
             for unit in units
         ]

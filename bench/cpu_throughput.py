@@ -24,6 +24,7 @@ import numpy as np
 from gpukoop.kernels.cpu import reduce as reduce_cpu
 from gpukoop.kernels.cpu.threads import n_threads
 from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 
 TITLE = "CPU kernel sums: gpukoop (numba-cpu), KeOps and NumPy"
 Array = Any
@@ -136,7 +137,8 @@ def first_calls() -> list[dict[str, Any]]:
         "import time; start = time.perf_counter(); import numpy as np; "
         "from gpukoop.kernels.cpu import reduce as reduce_cpu; from gpukoop.kernels.formula.catalogue import Gaussian; "
         "imported = time.perf_counter(); X = np.ones((1000, 3), 'float32'); "
-        "reduce_cpu.product(Gaussian(), X, X, X[:, :1].copy()); end = time.perf_counter(); "
+        "from gpukoop.kernels.operation import PRODUCT; "
+        "reduce_cpu.reduce(Gaussian(), PRODUCT, X, X, X[:, :1].copy()); end = time.perf_counter(); "
         "print(imported - start, end - imported)"
     )
     table = []
@@ -156,19 +158,20 @@ def first_calls() -> list[dict[str, Any]]:
 
 def ours(op: str, scale: float, X: Array, Y: Array, V: Array) -> Run:
     name, _, tol = op.partition(", tol=")
-    reduce = getattr(reduce_cpu, name)
-    weights = V[:, 0].copy() if "logsumexp" in op else V
-    return lambda: reduce(Gaussian(scale), X, Y, weights, tol=float(tol) if tol else None)
+    operation = OPERATIONS[name]
+    weights = V[:, 0].copy() if operation.log else V
+    asked = float(tol) if tol else None
+    return lambda: reduce_cpu.reduce(Gaussian(scale), operation, X, Y, weights, tol=asked)
 
 
 def own_product(op: str, scale: float, X: Array, Y: Array, V: Array) -> Run:
-    return lambda: reduce_cpu.product(Gaussian(scale), X, Y, V)
+    return lambda: reduce_cpu.reduce(Gaussian(scale), PRODUCT, X, Y, V)
 
 
 def single_columns(op: str, scale: float, X: Array, Y: Array, V: Array) -> Run:
     columns = [V[:, c : c + 1].copy() for c in range(V.shape[1])]
     return lambda: np.concatenate(
-        [reduce_cpu.product(Gaussian(scale), X, Y, v) for v in columns], axis=1
+        [reduce_cpu.reduce(Gaussian(scale), PRODUCT, X, Y, v) for v in columns], axis=1
     )
 
 

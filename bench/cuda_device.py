@@ -16,6 +16,7 @@ import numpy as np
 
 import gpukoop as gk
 from gpukoop.backends import BACKENDS
+from gpukoop.kernels.cuda.memory import Memory
 
 TITLE = "CUDA kernel sums on this device (arrays on the device)"
 
@@ -92,7 +93,7 @@ def _compare(
         "t": t,
         "dtype": dtype,
         "precision": precision,
-        "path": K.workspace["matrix"].path if "matrix" in K.workspace else "fused loop",
+        "path": _path(K),
         "device": cupy.cuda.runtime.getDeviceProperties(0)["name"].decode(),
         "first call s": first,
         "steady s": best["gpukoop"],
@@ -105,6 +106,11 @@ def _compare(
         for p in runs
         if p != "gpukoop"
     ] or [row]
+
+
+def _path(K: Any) -> str:
+    choice = K.clouds.memory(Memory).matrix.get("matrix")
+    return "fused loop" if choice is None else choice.path
 
 
 def _event_seconds(cupy: Any, run: Callable[[], Any]) -> float:

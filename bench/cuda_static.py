@@ -21,10 +21,10 @@ from typing import Any
 from bench import keops_cuda
 from gpukoop.cuda import compile_entry, compile_ptx
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
-from gpukoop.kernels.cuda.source import WIDEST_TILE, Spec
-from gpukoop.kernels.cuda.symmetric.loop import symmetric_shape
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
+from gpukoop.kernels.cuda.symmetric.shape import planes, symmetric_specification
 from gpukoop.kernels.formula.catalogue import Gaussian, InverseMultiquadric, Laplace
-from gpukoop.kernels.formula.profile import AbstractKernel, trace
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 TITLE = "CUDA code: issue slots a pair (compiled for sm_90, counted in the SASS; no GPU)"
 
@@ -221,8 +221,8 @@ def symmetric(d: int, t: int) -> dict[str, Any]:
     kernel = Gaussian(1.0)
     counted = count(compile_ptx(kernel, "product", d=d, t=t, symmetric=True))
     best = counted[0]
-    shape = symmetric_shape(trace(kernel), Spec("product", d, t, "float32", "exact"))
-    words = (shape.record + t) / shape.targets / 2
+    shape = symmetric_specification("float32", "dot", d, t)
+    words = (sum(planes(d + t + 1, "float32")) + t) / shape.targets / 2
     slots, mufu = best["slots"] / 2, best["mufu"] / 2
     forms = {
         re.search(r"_(dot|difference|exact)_d", r["entry"])[1]: r["slots"] / 2 for r in counted
@@ -285,12 +285,10 @@ def peers(indices: Iterable[int]) -> list[dict[str, Any]]:
 
 # One H100 SXM, from its data sheet: multiprocessors, clock, bytes a second, and multiply-adds a second of float32 and TF32.
 H100 = {"sm": 132, "clock": 1.755e9, "bytes": 3.35e12, "fp32": 33.5e12, "tf32": 247e12}
-# d, precision
+# d, precision: what goes through tiles in memory; bench/cuda_tensor.py has the programs on tensor cores
 MATRIX = [
     (32, "fp32"),
     (100, "fp32"),
-    (100, "3xtf32"),
-    (100, "tf32"),
     (784, "fp32"),
     (784, "3xtf32"),
 ]

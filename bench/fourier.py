@@ -15,6 +15,8 @@ import psutil
 import gpukoop as gk
 from gpukoop.kernels.fourier import nufft as fourier_plans
 from gpukoop.kernels.fourier.check import exact
+from gpukoop.kernels.fourier.memory import Memory
+from gpukoop.kernels.operation import PRODUCT, VALUE_AND_GRADIENT
 
 TITLE = "Near-linear sums: Fourier for d = 2, 3 beside exact numba-cpu, slices for d = 10 (float32)"
 
@@ -99,8 +101,8 @@ def relative_error(K: Any, got: Any, v: Array) -> float:
     rows = np.random.default_rng(9).choice(len(K.X), CHECKED, replace=False)
     rows = np.union1d(rows, np.argsort((K.X**2).sum(axis=1))[-RIM:])
     X, V = K.X[rows], v[:, None]
-    true, steep = exact(K.kernel, X, K.Y, V, "value_and_gradient")
-    density = exact(K.kernel, X, K.Y, np.abs(V), "product")[:, 0]
+    true, steep = exact(K.kernel, VALUE_AND_GRADIENT, X, K.Y, V)
+    density = exact(K.kernel, PRODUCT, X, K.Y, np.abs(V))[:, 0]
     error = np.abs(value[rows] - true[:, 0]) / density
     if slope is not None:
         scale = float(K.kernel.scale)
@@ -186,5 +188,5 @@ def sliced_row(n: int, seeds: int) -> dict[str, Any]:
         "seconds": min(spans),
         "error": float(np.median(errors)),
         "estimate": float(np.median(bars)),
-        "directions": K.workspace["n_directions"],
+        "directions": K.clouds.memory(Memory).n_directions,
     }

@@ -7,7 +7,7 @@ first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpukoop.backends import backends
 from gpukoop.config import use_backend
@@ -23,9 +23,38 @@ from gpukoop.kernels.formula.catalogue import (
 )
 from gpukoop.operator import BackendError, KernelOperator
 
+if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
+    from gpukoop import (
+        cuda,
+        datasets,
+        distributed,
+        maps,
+        metrics,
+        plot,
+        sampler,
+        spectrum,
+        testing,
+        torch,
+        verdict,
+    )
+    from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
+    from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.verdict import diagnose
+
 __version__ = "0.1.0"
 
-_ESTIMATORS = ("KSWGD", "MMDFlow", "WassersteinFlow", "JKOFlow", "KoopmanSampler")
+# Where the names live that are imported when they are first used.
+_HOMES = {
+    "DiffusionMap": "spectrum",
+    "GeneratorEDMD": "spectrum",
+    "JKOFlow": "estimators",
+    "KSWGD": "estimators",
+    "KernelEDMD": "spectrum",
+    "KoopmanSampler": "estimators",
+    "MMDFlow": "estimators",
+    "WassersteinFlow": "estimators",
+    "diagnose": "verdict",
+}
 _ROOMS = (
     "cuda",
     "datasets",
@@ -36,31 +65,51 @@ _ROOMS = (
     "sampler",
     "spectrum",
     "testing",
+    "torch",
+    "verdict",
 )
 
 __all__ = [
+    "KSWGD",
     "BackendError",
+    "DiffusionMap",
     "Energy",
     "Gaussian",
+    "GeneratorEDMD",
     "InverseMultiquadric",
+    "JKOFlow",
+    "KernelEDMD",
     "KernelOperator",
+    "KoopmanSampler",
     "Laplace",
+    "MMDFlow",
     "Matern32",
     "Matern52",
     "RationalQuadratic",
     "Riesz",
+    "WassersteinFlow",
     "backends",
+    "cuda",
+    "datasets",
+    "diagnose",
+    "distributed",
+    "maps",
+    "metrics",
+    "plot",
+    "sampler",
+    "spectrum",
+    "testing",
+    "torch",
     "use_backend",
-    *_ESTIMATORS,
-    *_ROOMS,
+    "verdict",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"gpukoop.{name}")
-    if name in _ESTIMATORS:
-        return getattr(import_module("gpukoop.estimators"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"gpukoop.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'gpukoop' has no attribute {name!r}")
 
 

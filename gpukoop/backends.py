@@ -10,54 +10,21 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
-from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.cuda.memory import Memory as CUDAMemory
 from gpukoop.kernels.fourier import nufft
 from gpukoop.kernels.fourier.boxes import Box
-
-Array = Any
-Operation = Literal[
-    "product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"
-]
-OPERATIONS: tuple[Operation, ...] = (
-    "product",
-    "gradient",
-    "value_and_gradient",
-    "logsumexp",
-    "logsumexp_and_gradient",
-)
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything a choice of backend may depend on."""
-
-    op: Operation
-    kernel: AbstractKernel
-    n: int
-    m: int
-    d: int
-    t: int
-    dtype: str
-    library: str
-    device: str
-    tol: float | None
-    boxes: tuple[Box, ...] = field(default=(), repr=False)  # where Fourier sums are possible
-    precision: str = "fp32"
-
-    def __str__(self) -> str:
-        return (
-            f"{self.op} for {self.n} x {self.m} points in {self.d} dimension{'s' * (self.d > 1)} "
-            f"({self.dtype}, {self.library} on {self.device})"
-        )
+from gpukoop.kernels.fourier.memory import Memory as FourierMemory
+from gpukoop.kernels.request import Clouds, Request
 
 
 @dataclass(frozen=True)
@@ -114,9 +81,9 @@ class AbstractBackend(ABC):
         """Return the estimated cost in seconds, copies included, first-call compilation not."""
         rate = RATES[self.name]
         pair = rate.pair + request.d * rate.feature + request.t * rate.column
-        if "gradient" in request.op:
+        if request.operation.slope:
             pair *= rate.gradient
-        if "logsumexp" in request.op:
+        if request.operation.log:
             pair *= rate.logsumexp
         if request.dtype == "float64":
             pair *= rate.float64
@@ -126,9 +93,12 @@ class AbstractBackend(ABC):
         """Return seconds of moving points and results between host and device."""
         return 0.0
 
-    def missed(self, request: Request, workspace: dict[str, Any]) -> str | None:
-        """Return in words that the last run's own error estimate is above ``tol``, or None; exact sums have none."""
-        estimate = workspace.get("error_estimate")
+    def error_estimate(self, clouds: Clouds) -> float | None:
+        """Return this backend's own estimate of the error of its last sums over these points; exact sums have none."""
+        return None
+
+    def missed(self, request: Request, estimate: float | None) -> str | None:
+        """Return in words that an error estimate is above ``tol``, or None."""
         if estimate is None or request.tol is None or estimate <= request.tol:
             return None
         return (
@@ -136,11 +106,24 @@ class AbstractBackend(ABC):
             f"{estimate:.2g} relative to sum |v| k in the worst row"
         )
 
-    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
-        """Run the reduction on native arrays."""
-        reduce = getattr(self.module(), request.op)
-        weights = V[:, 0] if "logsumexp" in request.op else V
-        return reduce(request.kernel, X, Y, weights, tol=request.tol)
+    def run(self, request: Request, V: Array) -> Any:
+        """Run the reduction on the points of the request and weights (m, t), all native."""
+        X, Y = points_of(request)
+        weights = V[:, 0] if request.operation.log else V
+        return self.module().reduce(
+            request.kernel, request.operation, X, Y, weights, **self.options(request)
+        )
+
+    def options(self, request: Request) -> dict[str, Any]:
+        """Return the keywords of its ``reduce``."""
+        return {"tol": request.tol}
+
+
+def points_of(request: Request) -> tuple[Array, Array]:
+    """Return targets and sources of a request that is to run."""
+    if request.clouds is None:
+        raise ValueError(f"{request} has no points: it can be asked about, not run")
+    return request.clouds.X, request.clouds.Y
 
 
 def _missing(module: Callable[[], ModuleType], package: str) -> str | None:
@@ -153,8 +136,8 @@ def _missing(module: Callable[[], ModuleType], package: str) -> str | None:
 
 def _transfer(request: Request) -> float:
     size = 4 if request.dtype == "float32" else 8
-    columns = request.t * (request.d + 1 if "gradient" in request.op else 1)
-    numbers = (request.n + request.m) * request.d + request.m * request.t + request.n * columns
+    results = request.operation.numbers(request.d, request.t)
+    numbers = (request.n + request.m) * request.d + request.m * request.t + request.n * results
     return size * numbers / COPY_RATE
 
 
@@ -175,10 +158,10 @@ class NumPyBackend(AbstractBackend):
         """Return the row-block sums."""
         return import_module("gpukoop.kernels.reference")
 
-    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
+    def run(self, request: Request, V: Array) -> Any:
         """Run it; a result beyond the range of its dtype is inf without a warning, as in compiled code."""
         with np.errstate(over="ignore"):
-            return super().run(request, X, Y, V, workspace)
+            return super().run(request, V)
 
 
 class NumbaCPUBackend(AbstractBackend):
@@ -218,11 +201,10 @@ class NumbaCUDABackend(AbstractBackend):
         cublas = import_module("gpukoop.kernels.cuda.matrix.cublas")
         return cublas.refuses(request.precision, request.dtype, request.d)
 
-    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
-        """Run it; what was measured of the points, and the path that was taken, stay in ``workspace``."""
-        weights = V[:, 0] if "logsumexp" in request.op else V
-        how = {"tol": request.tol, "precision": request.precision, "memory": workspace}
-        return getattr(self.module(), request.op)(request.kernel, X, Y, weights, **how)
+    def options(self, request: Request) -> dict[str, Any]:
+        """Return them; what was measured of the points, and the path that was taken, are remembered."""
+        memory = None if request.clouds is None else request.clouds.memory(CUDAMemory)
+        return {"tol": request.tol, "precision": request.precision, "memory": memory}
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""
@@ -231,6 +213,10 @@ class NumbaCUDABackend(AbstractBackend):
     def module(self) -> ModuleType:
         """Return the CUDA loops."""
         return import_module("gpukoop.kernels.cuda.reduce")
+
+
+# KeOps unrolls them: beyond, its compilers do not end.
+MOST_KEOPS_RESULTS = 512
 
 
 class KeOpsBackend(AbstractBackend):
@@ -247,8 +233,11 @@ class KeOpsBackend(AbstractBackend):
         """Refuse device arrays and requests whose first call would not end."""
         if request.device != "cpu":
             return "KeOps takes NumPy arrays, not CuPy's: use numba-cuda, or move the points to the host"
-        if request.t * (request.d if "gradient" in request.op else 1) > 512:
-            return "KeOps unrolls columns and features in its code: more than 512 results a target do not compile"
+        if request.operation.numbers(request.d, request.t) > MOST_KEOPS_RESULTS:
+            return (
+                "KeOps unrolls columns and features in its code: more than "
+                f"{MOST_KEOPS_RESULTS} results a target do not compile"
+            )
         return None
 
     def seconds(self, request: Request) -> float:
@@ -279,9 +268,7 @@ class FourierBackend(AbstractBackend):
             absent = nufft.missing("cupy")
             if absent:
                 return absent
-        return self.module().refuses(
-            request.kernel, request.d, request.op, request.tol, request.dtype, request.boxes
-        )
+        return self.module().refuses(request, self._boxes(request))
 
     def module(self) -> ModuleType:
         """Return the Fourier sums."""
@@ -289,14 +276,23 @@ class FourierBackend(AbstractBackend):
 
     def seconds(self, request: Request) -> float:
         """Return the cost: points, modes of the cheapest box, and the exact rows and columns."""
-        return self.module().seconds(request)
+        return self.module().seconds(request, self._boxes(request))
 
-    def run(self, request: Request, X: Array, Y: Array, V: Array, workspace: dict[str, Any]) -> Any:
-        """Run it; plans, angles and the error estimate stay in ``workspace``."""
-        if request.boxes:
-            workspace["boxes"] = request.boxes
-        reduce = getattr(self.module(), request.op)
-        return reduce(request.kernel, X, Y, V, tol=request.tol, workspace=workspace)
+    def _boxes(self, request: Request) -> tuple[Box, ...]:
+        """Return where the points lie; () as long as there are none, or no box is needed."""
+        if request.clouds is None:
+            return ()
+        memory, points = request.clouds.memory(FourierMemory), points_of(request)
+        return memory.candidates(request.kernel, *points, request.tol)
+
+    def error_estimate(self, clouds: Clouds) -> float | None:
+        """Return the estimate that every Fourier sum makes of its error."""
+        return clouds.memory(FourierMemory).error_estimate
+
+    def options(self, request: Request) -> dict[str, Any]:
+        """Return them; boxes, plans, angles and the error estimate are remembered."""
+        memory = None if request.clouds is None else request.clouds.memory(FourierMemory)
+        return {"tol": request.tol, "memory": memory}
 
 
 BACKENDS: dict[str, AbstractBackend] = {

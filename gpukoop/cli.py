@@ -1,7 +1,7 @@
 """The command line: ``gpukoop demo``, ``sample``, ``info`` and ``bench``.
 
-Errors are one line on standard error and exit status 2; nothing is written before everything it needs has been
-computed, and files appear whole or not at all.
+Errors are one line on standard error and exit status 2, whatever was raised; ``--debug`` shows the traceback. Nothing is
+written before everything it needs has been computed, and files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,22 @@ import io
 import json
 import platform
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from gpukoop.terminal import (
+    complain,
+    finish_printing,
+    folder,
+    say,
+    show_warning,
+    writable,
+    write_log,
+)
 
 METHODS = ("kswgd", "mmd", "wasserstein", "jko", "koopman")
 
@@ -32,19 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            return int(arguments.run(arguments) or 0)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        text = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        print(f"gpukoop: {text or type(error).__name__}", file=sys.stderr)
-        return 2
+            warnings.showwarning = show_warning
+            status = int(arguments.run(arguments) or 0)
+        finish_printing()
+        return status
     except KeyboardInterrupt:
-        print("gpukoop: interrupted; nothing was written", file=sys.stderr)
+        complain("interrupted; nothing was written")
         return 130
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"gpukoop: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001
+        # The last resort: a user never sees a traceback unasked.
+        if arguments.debug:
+            traceback.print_exc()
+        expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+        text = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        if not text or not isinstance(error, expected):
+            text = f"{arguments.doing} failed: {type(error).__name__}: {text}"
+            if not arguments.debug:
+                text += f" (log: {write_log(arguments.doing)}; --debug shows it here)"
+        complain(text)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
-        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=run, doing=f"gpukoop {name}")
         return sub
 
     demo = command("demo", _demo, "make data, fit, move particles, write figure and metrics")
@@ -72,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--lag", type=_count, metavar="K", help="rows of X are a trajectory: pairs K rows apart"
     )
-    sample.add_argument("--lag-time", type=float, default=1.0, help="time of one lag")
+    sample.add_argument("--lag-time", type=float, help="time of one lag, 1 by default")
     sample.add_argument("--particles", type=_count, required=True, metavar="N")
     sample.add_argument("--out", type=Path, required=True, metavar="Z.npz")
     sample.add_argument("--figure", type=Path, metavar="F.png")
@@ -85,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=_seed, default=0)
 
     command("info", _info, "backends, devices, versions, and why each unusable one is")
+
+    code = command("code", _code, "print what runs for a kernel sum")
+    code.add_argument("kernel", help="a kernel by name, such as gaussian")
+    code.add_argument("operation", help="product, gradient, value_and_gradient, logsumexp, ...")
+    code.add_argument("-d", type=_count, default=3, metavar="D", help="features")
+    code.add_argument("-t", type=_count, default=1, metavar="T", help="columns")
+    code.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    code.add_argument("--backend", default="numba-cuda")
 
     bench = command("bench", _bench, "throughput, error and memory beside peers")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -129,7 +155,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from gpukoop.demo import DEMOS, table
     from gpukoop.files import write_atomically
 
-    _folder(arguments.out)
+    folder(arguments.out)
     plot = _plot()
     verbose = 0 if arguments.quiet else 1
     result = DEMOS[arguments.method](
@@ -155,8 +181,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.animate:
         plot.flow_animation([result.start, *result.frames], arguments.out / "flow.gif")
     if not arguments.quiet:
-        print(text)
-        print(
+        say(text)
+        say(
             f"written to {arguments.out}: {', '.join(sorted(p.name for p in arguments.out.iterdir()))}"
         )
     return 0
@@ -166,24 +192,24 @@ def _sample(arguments: argparse.Namespace) -> int:
     from gpukoop.files import write_atomically
     from gpukoop.recipes import estimator
 
-    _writable(arguments.out, ".npz")
+    writable(arguments.out, ".npz")
     plot = None
     if arguments.figure is not None:
-        _writable(arguments.figure, ".png")
+        writable(arguments.figure, ".png")
         plot = _plot()
-    X, Y = _pairs(arguments)
-    if Y is not None and arguments.method != "kswgd":
+    if arguments.method != "kswgd" and (arguments.successors or arguments.lag):
         raise ValueError(
             f"--successors and --lag belong to kswgd; {arguments.method} learns from samples"
         )
-    flow = estimator(arguments.method, arguments)
+    flow = estimator(arguments.method, arguments)  # first: it refuses what the method does not take
+    X, Y = _pairs(arguments)
     flow = flow.fit(X) if Y is None else flow.fit(X, successors=Y)
     Z = flow.sample(arguments.particles, random_state=arguments.seed)
     write_atomically(arguments.out, _npz(particles=Z))
     if plot is not None:
         write_atomically(arguments.figure, plot.png(plot.particles(Z, data=X)))
     if not arguments.quiet:
-        print(f"{len(Z)} particles written to {arguments.out}")
+        say(f"{len(Z)} particles written to {arguments.out}")
     return 0
 
 
@@ -200,22 +226,6 @@ def _npz(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(
-            f"--out {path} is a file, expected a folder (it is made if it is not there)"
-        )
-
-
-def _writable(path: Path, ending: str) -> None:
-    if path.suffix != ending:
-        raise ValueError(f"{path}: expected a file name that ends in {ending}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file name")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder of {path} does not exist: make it first")
 
 
 def _pairs(arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -245,9 +255,7 @@ def _pairs(arguments: argparse.Namespace) -> tuple[Any, Any]:
 def _info(arguments: argparse.Namespace) -> int:
     from gpukoop.backends import BACKENDS
 
-    print(
-        f"gpukoop {_version('gpukoop')}, Python {platform.python_version()}, {platform.platform()}"
-    )
+    say(f"gpukoop {_version('gpukoop')}, Python {platform.python_version()}, {platform.platform()}")
     packages = (
         "numpy",
         "scipy",
@@ -262,13 +270,21 @@ def _info(arguments: argparse.Namespace) -> int:
         (n for n in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(n) != "not installed"),
         "cupy",
     )
-    print("  ".join(f"{name} {_version(name)}" for name in (*packages, cupy)))
-    print("backends:")
+    say("  ".join(f"{name} {_version(name)}" for name in (*packages, cupy)))
+    say("backends:")
     for name, backend in BACKENDS.items():
-        print(f"  {name:<11} {backend.missing() or 'usable'}")
-    print("devices:")
+        say(f"  {name:<11} {backend.missing() or 'usable'}")
+    say("devices:")
     for line in _devices():
-        print(f"  {line}")
+        say(f"  {line}")
+    return 0
+
+
+def _code(arguments: argparse.Namespace) -> int:
+    from gpukoop.listing import listing
+
+    a = arguments
+    say(listing(a.kernel, a.operation, a.d, a.t, a.dtype, a.backend))
     return 0
 
 

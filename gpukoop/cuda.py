@@ -12,29 +12,30 @@ import re
 from types import ModuleType
 from typing import Any
 
-from gpukoop.kernels.cuda.form import FORMS
-from gpukoop.kernels.cuda.pairs.part import Entry, Launch
-from gpukoop.kernels.cuda.pairs.plan import Plan
-from gpukoop.kernels.cuda.source import DTYPES, OPS, WIDEST_TILE
+from gpukoop.kernels.cuda import program as programs
+from gpukoop.kernels.cuda.matrix.text import Entry
+from gpukoop.kernels.cuda.packing import Clouds, Launch
+from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
+from gpukoop.kernels.cuda.program import INSTALL, Program
+from gpukoop.kernels.cuda.specification import DTYPES, FORMS, WIDEST_TILE
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT, Operation
 
 __all__ = ["Launch", "Plan", "compile_ptx", "launch_plan"]
 
-_INSTALL = "pip install gpukoop[cuda13]"
 
-
-def _check(kernel: Any, op: str, dtype: Any, sizes: dict[str, Any]) -> str:
+def _check(kernel: Any, op: str | Operation, dtype: Any, sizes: dict[str, Any]) -> str:
     """Return the name of the dtype; raise in words on anything that no code can be made for."""
     if not isinstance(kernel, AbstractKernel):
         raise TypeError(
             f"kernel must be a gpukoop kernel such as Gaussian(1.0), got {type(kernel).__name__}"
         )
-    if op not in OPS:
-        raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
+    if str(op) not in OPERATIONS:
+        raise ValueError(f"op must be one of {', '.join(OPERATIONS)}, got {op!r}")
     if not kernel.resolved:
         raise ValueError(f"{kernel!r} has a named scale: give a number, code is made without data")
-    if "logsumexp" in op and not kernel.positive:
+    if "logsumexp" in str(op) and not kernel.positive:
         raise ValueError(
             f"{op} needs a positive kernel, {kernel!r} is not: its logarithm does not exist"
         )
@@ -43,7 +44,7 @@ def _check(kernel: Any, op: str, dtype: Any, sizes: dict[str, Any]) -> str:
             raise TypeError(f"{name} must be an int >= 1, got {value!r}")
         if value < 1:
             raise ValueError(f"{name} must be an int >= 1, got {value}")
-    if "logsumexp" in op and sizes["t"] != 1:
+    if "logsumexp" in str(op) and sizes["t"] != 1:
         raise ValueError(f"{op} takes one column of weights, got t={sizes['t']}: use t=1")
     name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or str(dtype)
     if name not in DTYPES:
@@ -53,7 +54,7 @@ def _check(kernel: Any, op: str, dtype: Any, sizes: dict[str, Any]) -> str:
 
 def launch_plan(
     kernel: AbstractKernel,
-    op: str,
+    op: str | Operation,
     *,
     n: int,
     m: int,
@@ -61,7 +62,7 @@ def launch_plan(
     t: int = 1,
     dtype: Any = "float32",
     symmetric: bool = False,
-) -> Plan:
+) -> AbstractPlan:
     """Return how the code of :func:`compile_ptx` is launched.
 
     Parameters
@@ -80,12 +81,13 @@ def launch_plan(
     -------
     Plan
         ``pack(X, Y, V)`` gives {name: array or scalar}; ``launches`` lists (entry, grid, block, shared, args) with
-        args the names in order; ``unpack(buffers)`` gives the result after the launches have run. Launches whose
-        form does not suit the data return at once, so all of them are to be run, in order.
+        args the names in order, of an array its address; ``unpack(buffers)`` gives the result after the launches have
+        run. The first two make what depends on the points alone. Launches whose form does not suit the data return at
+        once, so all of them are to be run, in order.
 
     Notes
     -----
-    Cost: ``pack`` is O((n + m) d + m t) on the host. The sizes decide how the sources are split over blocks; partial
+    Cost: ``pack`` allocates, and copies what is not contiguous. The sizes decide how the sources are split over blocks; partial
     sums are added in a fixed order, and no result depends on the order of threads.
 
     Examples
@@ -93,7 +95,7 @@ def launch_plan(
     >>> import gpukoop as gk
     >>> from gpukoop.cuda import launch_plan
     >>> plan = launch_plan(gk.Gaussian(1.0), "product", n=1000, m=500, d=3)
-    >>> [launch.entry for launch in plan.launches][0]
+    >>> [launch.entry for launch in plan.launches][2]
     'gaussian_product_dot_d3_t1_float32'
     """
     name = _check(kernel, op, dtype, {"n": n, "m": m, "d": d, "t": t})
@@ -101,13 +103,13 @@ def launch_plan(
         if n != m:
             raise ValueError(f"symmetric needs one cloud of points, n = m, got n={n} and m={m}")
         _check_symmetric(op)
-        return SymmetricPlan(kernel, n, d, t, name)
-    return Plan(kernel, op, n, m, d, t, name)
+    sizes = Sizes(OPERATIONS[str(op)], Clouds(n, m, d, name, symmetric), t)
+    return SymmetricPlan(kernel, sizes) if symmetric else Plan(kernel, sizes)
 
 
 def compile_ptx(
     kernel: AbstractKernel,
-    op: str,
+    op: str | Operation,
     *,
     d: int,
     t: int = 1,
@@ -162,30 +164,38 @@ def compile_ptx(
     if not (isinstance(cc, tuple) and len(cc) == 2 and all(isinstance(i, int) for i in cc)):
         raise TypeError(f"cc must be a pair of ints such as (9, 0), got {cc!r}")
     only = FORMS if form == "auto" else (form,)
-    plan: Plan
+    plan: AbstractPlan
     if symmetric:
         if listed:
             raise ValueError("symmetric and listed are different variants: choose one")
         _check_symmetric(op)
-        plan = SymmetricPlan(kernel, 1, d, t, name, only=only)
-    else:
-        # Sizes that need the second pass; the text of the first does not depend on them.
-        plan = Plan(kernel, op, 1, 1, d, t, name, only=only, complete=True, listed=listed)
+    # The text does not depend on the number of points.
+    sizes = Sizes(
+        OPERATIONS[str(op)], Clouds(1, 1, d, name, symmetric), t, only=only, listed=listed
+    )
+    plan = SymmetricPlan(kernel, sizes) if symmetric else Plan(kernel, sizes)
     if form != "auto" and any(form not in part.forms for part in plan.parts):
         forms = ", ".join(plan.parts[0].offered)
         raise ValueError(f"{op} of {kernel!r} for d={d} has no form {form!r}: it has {forms}")
-    return merge([compile_entry(entry, name, cc) for entry in plan.entries()])
+    _numba()
+    return merge([programs.compile_ptx(program, cc) for program in plan.programs.values()])
 
 
-def _check_symmetric(op: str) -> None:
-    if op != "product":
+def entry_ptx(program: Program, cc: tuple[int, int] = (9, 0)) -> str:
+    """Return the PTX of one program under its readable name."""
+    _numba()
+    return programs.compile_ptx(program, cc)
+
+
+def _check_symmetric(op: str | Operation) -> None:
+    if str(op) != str(PRODUCT):
         raise ValueError(f"symmetric needs op 'product', got {op!r}: other sums are not symmetric")
 
 
 def _numba() -> ModuleType:
     """Return numba.cuda able to compile, or say what is missing."""
     if importlib.util.find_spec("numba_cuda") is None:
-        raise ImportError(f"compiling for CUDA needs numba-cuda: {_INSTALL}")
+        raise ImportError(f"compiling for CUDA needs numba-cuda: {INSTALL}")
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
         raise RuntimeError("the CUDA simulator does not compile: unset NUMBA_ENABLE_CUDASIM")
     from numba import cuda
@@ -218,7 +228,7 @@ def compile_entry(entry: Entry, dtype: str, cc: tuple[int, int] = (9, 0)) -> str
     except (NvvmError, NvvmSupportError, NumbaError) as error:
         text = " ".join(str(error).split())
         raise RuntimeError(
-            f"compiling {entry.name} for cc={cc} failed: {text} ({_INSTALL})"
+            f"compiling {entry.name} for cc={cc} failed: {text} ({INSTALL})"
         ) from error
     mangled = re.search(r"\.entry\s+([\w$]+)", ptx)
     if mangled is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from gpukoop.backends import BACKENDS, Request
+from gpukoop.backends import BACKENDS
 from gpukoop.config import cluster, wanted_backend
-
-Array = Any
+from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.request import Request
 
 
 class BackendError(RuntimeError):
@@ -46,6 +46,14 @@ class Explanation:
     __repr__ = __str__
 
 
+class Choice(NamedTuple):
+    """Who computes, who was wanted ("auto" leaves it to the cost), and who said so."""
+
+    backend: str
+    wanted: str
+    source: str
+
+
 def _table(rows: tuple[tuple[str, float | None, str], ...]) -> list[str]:
     return [f"  {name:<11} {words}" for name, _, words in rows]
 
@@ -78,11 +86,9 @@ def explain(request: Request, backend: str | None) -> Explanation:
     BackendError
         If a backend chosen by name cannot run it, or none can.
     """
-    name, source = wanted_backend(backend)
-    workers = cluster.get()
-    if workers is not None:
-        source = f"{source}, in blocks on {workers}"
-    return Explanation(request, _choose(request, name, source), source, rank(request))
+    choice, workers = choose(request, backend), cluster.get()
+    source = choice.source if workers is None else f"{choice.source}, in blocks on {workers}"
+    return Explanation(request, choice.backend, source, rank(request))
 
 
 def _choose(request: Request, name: str, source: str) -> str:
@@ -97,49 +103,63 @@ def _choose(request: Request, name: str, source: str) -> str:
     return rows[0][0]
 
 
-def run(
-    request: Request,
-    backend: str | None,
-    X: Array,
-    Y: Array,
-    V: Array,
-    workspace: dict[str, Any],
-) -> Any:
-    """Run a request on the backend that ``explain`` names; arrays are native and valid."""
-    name, source = wanted_backend(backend)
-    workspace.pop("error_estimate", None)
+def choose(request: Request, backend: str | None) -> Choice:
+    """Return who computes a request: looked up where the same was asked of the same points before.
+
+    Raises
+    ------
+    BackendError
+        If a backend chosen by name cannot run it, or none can.
+    """
+    return choose_named(request, *wanted_backend(backend))
+
+
+def choose_named(request: Request, name: str, source: str) -> Choice:
+    """Return who computes a request for which ``source`` wants the backend ``name``, or "auto"."""
+    clouds = request.clouds
+    if clouds is None:
+        return Choice(_choose(request, name, source), name, source)
+    key = request.operation, request.t, name
+    chosen = clouds.choices.get(key)
+    if chosen is None:
+        chosen = clouds.choices.setdefault(key, _choose(request, name, source))
+    return Choice(chosen, name, source)
+
+
+def run(request: Request, backend: str | None, V: Array) -> Any:
+    """Run a request on the backend that ``explain`` names; points and weights are native and valid."""
     workers = cluster.get()
     if workers is not None:
-        return workers.run(request, name, source, X, Y, V, workspace)
-    return run_here(request, name, source, X, Y, V, workspace)
+        return workers.run(request, *wanted_backend(backend), V)
+    return run_here(request, choose(request, backend), V)
 
 
-def run_here(
-    request: Request,
-    name: str,
-    source: str,
-    X: Array,
-    Y: Array,
-    V: Array,
-    workspace: dict[str, Any],
-) -> Any:
-    """Run a request in this process.
+def run_here(request: Request, choice: Choice, V: Array) -> Any:
+    """Run a request in this process; the error estimate of the result is left with its points.
 
     A backend that misses ``tol`` by its own check gives a warning if it was chosen by name; if the cost chose it,
     the cheapest exact backend computes instead, with a warning that says so.
     """
-    chosen = _choose(request, name, source)
-    result = BACKENDS[chosen].run(request, X, Y, V, workspace)
-    words = BACKENDS[chosen].missed(request, workspace)
+    clouds, chosen = request.clouds, BACKENDS[choice.backend]
+    if clouds is None:
+        raise ValueError(f"{request} has no points: it can be asked about, not run")
+    clouds.error_estimate = None
+    result = chosen.run(request, V)
+    clouds.error_estimate = chosen.error_estimate(clouds)
+    if clouds.error_estimate is None:
+        return result
+    words = chosen.missed(request, clouds.error_estimate)
     if words is None:
         return result
-    if name != "auto":
+    if choice.wanted != "auto":
         warnings.warn(f"{words}: loosen tol, or use exact sums", AccuracyWarning, stacklevel=5)
         return result
-    other = next((row[0] for row in rank(request) if row[1] is not None and row[0] != chosen), None)
+    names = (row[0] for row in rank(request) if row[1] is not None)
+    other = next((name for name in names if name != chosen.name), None)
     if other is None:
         warnings.warn(f"{words}, and no other backend can run it", AccuracyWarning, stacklevel=5)
         return result
     warnings.warn(f"{words}: {other} computes it instead", AccuracyWarning, stacklevel=5)
-    workspace.pop("error_estimate", None)
-    return BACKENDS[other].run(request, X, Y, V, workspace)
+    result = BACKENDS[other].run(request, V)
+    clouds.error_estimate = BACKENDS[other].error_estimate(clouds)
+    return result

@@ -34,12 +34,10 @@ import numpy as np
 
 from gpukoop import config
 from gpukoop.arrays import like, to_host
-from gpukoop.backends import Request
-from gpukoop.dispatch import AccuracyWarning, run_here
-from gpukoop.kernels.fourier.boxes import candidates
+from gpukoop.dispatch import AccuracyWarning, choose_named, run_here
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.partial_sums import Partial, blocks, combine
-
-Array = Any
+from gpukoop.kernels.request import Clouds, Request
 
 # Arrays kept on the workers for the next product.
 KEPT_ARRAYS = 512
@@ -143,21 +141,16 @@ class _Cluster:
                 f"the Dask client is {self.client.status}: make a new one, or leave it with use_cluster(None)"
             )
 
-    def run(
-        self,
-        request: Request,
-        name: str,
-        source: str,
-        X: Array,
-        Y: Array,
-        V: Array,
-        workspace: dict[str, Any],
-    ) -> Any:
-        """Run a request in blocks; the arguments are those of ``gpukoop.dispatch.run_here``."""
+    def run(self, request: Request, name: str, source: str, V: Array) -> Any:
+        """Run a request in blocks, on the backend ``name`` that ``source`` wants."""
         self._require_open()
-        host = [to_host(a) for a in (X, Y, V)]
+        clouds = request.clouds
+        if clouds is None:
+            raise ValueError(f"{request} has no points: it can be asked about, not run")
+        X = clouds.X
+        host = [to_host(a) for a in (X, clouds.Y, V)]
         rows, columns = blocks(request.n, request.m)
-        block = replace(request, library="numpy", device="cpu", boxes=())
+        block = replace(request, library="numpy", device="cpu", clouds=None)
         job = _Job(self, block, name, source, host, rows, columns)
         try:
             parts = job.results()
@@ -165,8 +158,7 @@ class _Cluster:
             self._forget()
         results = [p[0] for p in parts]
         estimates = [p[1] for p in parts if p[1] is not None]
-        if estimates:
-            workspace["error_estimate"] = max(estimates)
+        clouds.error_estimate = max(estimates) if estimates else None
         for words in dict.fromkeys(w for p in parts for w in p[2]):
             warnings.warn(words, AccuracyWarning, stacklevel=5)
         joined = tuple(
@@ -258,7 +250,7 @@ class _Job:
         self.cluster.drop_lost()
 
     def _submit(self, missing: list[int]) -> list[Any]:
-        hold, job = self.cluster.hold, f"gpukoop-{self.request.op}-{uuid.uuid4().hex}"
+        hold, job = self.cluster.hold, f"gpukoop-{self.request.operation}-{uuid.uuid4().hex}"
 
         def submit(label: str, function: Any, *arguments: Any) -> Any:
             key = f"{job}-{label}"
@@ -274,7 +266,7 @@ class _Job:
                 depth += 1
                 pairs = [level[p : p + 2] for p in range(0, len(level), 2)]
                 level = [
-                    submit(f"{i}-{depth}-{p}", combine, self.request.op, *pair)
+                    submit(f"{i}-{depth}-{p}", combine, self.request.operation, *pair)
                     if len(pair) == 2
                     else pair[0]
                     for p, pair in enumerate(pairs)
@@ -300,17 +292,15 @@ def block_sum(
 ) -> Partial:
     """Return one block of a reduction in float64, its error estimate and its warnings; runs on a worker."""
     _share_threads(client_process)
-    request = replace(
-        request, n=len(X), m=len(Y), boxes=candidates(request.kernel, X, Y, request.tol)
-    )
-    workspace: dict[str, Any] = {}
+    clouds = Clouds(X, Y)
+    request = replace(request, n=len(X), m=len(Y), clouds=clouds)
     with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
-        result = run_here(request, name, source, X, Y, V, workspace)
+        result = run_here(request, choose_named(request, name, source), V)
     words = tuple(str(w.message) for w in caught if issubclass(w.category, AccuracyWarning))
     parts = result if isinstance(result, tuple) else (result,)
     wide = tuple(np.asarray(p, dtype=float) for p in parts)
-    return wide, workspace.get("error_estimate"), words
+    return wide, clouds.error_estimate, words
 
 
 def _share_threads(client_process: int) -> None:

@@ -2,44 +2,105 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import tempfile
+import secrets
+import stat
 import tokenize
+import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# Beyond it a file of samples is a mistake: what does not fit into memory is refused before it is read.
+LARGEST = 2**40
+# What NumPy and zipfile raise on files that are cut, altered, or of another kind; their headers are Python text.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds all of it or what it held before.
+
+    A symbolic link stays one, its target is replaced; a file that is there keeps its permissions, a new one has those of any
+    new file. The partial file beside it has a name that cannot be foreseen and is never a link.
 
     Raises
     ------
     OSError
         If the folder is missing, not writable or full; the message names the path.
     """
-    descriptor, temporary = -1, ""
+    partial: Path | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-        )
+        target = Path(os.path.realpath(path))
+        mode = _mode_of(target)
+        if mode is not None and not stat.S_ISREG(mode):
+            with open(
+                target, "wb"
+            ) as stream:  # a device or a pipe takes bytes and is never replaced
+                stream.write(data)
+            return
+        partial = target.parent / f".{target.name[:100]}.{secrets.token_hex(8)}.tmp"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the mode an ordinary new file has.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+        if mode is not None:
+            os.chmod(partial, stat.S_IMODE(mode))
+        os.replace(partial, target)
+    except BaseException as error:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open an ordinary file; raise OSError on a device, a pipe or a folder, without waiting for what they would send."""
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is no ordinary file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Return the array of a .npy file.
+    """Return the array of a .npy file, or that of a .npz file that holds one array or one called ``particles``.
 
     Raises
     ------
@@ -48,24 +109,34 @@ def read_npy(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
+        found = "is no ordinary file" if path.exists() and not path.is_dir() else found
         raise ValueError(f"{path}: {found}; expected a .npy file with one row a sample")
     try:
-        with path.open("rb") as file:
-            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    # what NumPy raises on files that are cut, altered, or of another kind; their headers are Python text
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        OSError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        SyntaxError,
-        tokenize.TokenError,
-    ) as error:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                raise ValueError(f"it has {size / 2**40:.0f} TB")
+            zipped = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            return _zipped(file) if zipped else _single(file)
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path} is not a readable .npy file of numbers ({reason}): write it with numpy.save"
         ) from None
+
+
+def _single(file: IO[bytes]) -> np.ndarray:
+    array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise ValueError("there is more in the file than its header announces")
     return array
+
+
+def _zipped(file: IO[bytes]) -> np.ndarray:
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        chosen = names[0] if len(names) == 1 else "particles.npy"
+        if chosen not in names:
+            raise ValueError(f"it holds {len(names)} arrays and none called 'particles'")
+        return _single(io.BytesIO(archive.read(chosen)))  # checked by its CRC

@@ -14,15 +14,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, namespace, points, weights
-from gpukoop.backends import OPERATIONS, Operation, Request, check_name
+from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, points, weights
+from gpukoop.backends import check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
-from gpukoop.kernels.fourier.boxes import candidates
+from gpukoop.kernels.operation import (
+    GRADIENT,
+    LOGSUMEXP,
+    LOGSUMEXP_AND_GRADIENT,
+    PRODUCT,
+    VALUE_AND_GRADIENT,
+    Operation,
+    as_operation,
+)
 from gpukoop.kernels.reference import dense, evaluate
-from gpukoop.scales import check_scales, median_scale
+from gpukoop.kernels.request import Clouds, Request
+from gpukoop.scales import check_range, check_scales, median_scale
 
 
 class KernelOperator:
@@ -94,7 +103,10 @@ class KernelOperator:
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         check_scales(self.kernel, self.dtype)
-        self.workspace: dict[str, Any] = {}
+        check_range(self.kernel, self.X, self.Y)
+        self.clouds = Clouds(self.X, self.Y)
+        self._requests: dict[tuple[Operation, int], Request] = {}
+        self._transposed: KernelOperator | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,7 +125,7 @@ class KernelOperator:
         For gradients relative to the same sum over the smallest scale. None before the first reduction and after an
         exact one, which is right to rounding.
         """
-        return self.workspace.get("error_estimate")
+        return self.clouds.error_estimate
 
     @property
     def ndim(self) -> int:
@@ -124,12 +136,12 @@ class KernelOperator:
     def T(self) -> KernelOperator:
         """The transposed operator: targets and sources exchanged (radial kernels are symmetric)."""
         # Kept, so that what it learns about its points (sorted, on a grid) serves the next transposed product too.
-        other = self.workspace.get("transposed")
-        if other is None:
+        if self._transposed is None:
             other = object.__new__(KernelOperator)
-            other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, workspace={})
-            self.workspace["transposed"] = other
-        return other
+            fresh = {"clouds": Clouds(self.Y, self.X), "_requests": {}, "_transposed": None}
+            other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, **fresh)
+            self._transposed = other
+        return self._transposed
 
     H = T
 
@@ -138,7 +150,7 @@ class KernelOperator:
         where = f"{self._home.library} on {self._home.device}"
         return f"KernelOperator({self.kernel!r}, {n} x {m}, d={self.X.shape[1]}, {self.dtype}, {where})"
 
-    def explain(self, op: Operation = "product", *, t: int = 1) -> Explanation:
+    def explain(self, op: str | Operation = PRODUCT, *, t: int = 1) -> Explanation:
         """Return who computes ``op`` with t right-hand sides and the ranked table of all backends.
 
         Parameters
@@ -152,25 +164,25 @@ class KernelOperator:
         BackendError
             If the backend chosen by name cannot do it.
         """
-        return explain(self._request(op, check_count(t, "t")), self.backend)
+        return explain(self._request(as_operation(op), check_count(t, "t")), self.backend)
 
-    def _request(self, op: Operation, t: int) -> Request:
-        if op not in OPERATIONS:
-            raise ValueError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
-        n, m = self.shape
-        home = self._home
-        library = home.library if home.device == "cpu" else "cupy"
-        dtype, d, tol = str(self.dtype), self.X.shape[1], self.tol
-        if "boxes" not in self.workspace:
-            self.workspace["boxes"] = candidates(self.kernel, self.X, self.Y, tol)
-        boxes = self.workspace["boxes"]
-        how = boxes, self.precision
-        return Request(op, self.kernel, n, m, d, t, dtype, library, home.device, tol, *how)
+    def _request(self, operation: Operation, t: int) -> Request:
+        """Return the request, made once for an operation and a number of columns."""
+        request = self._requests.get((operation, t))
+        if request is None:
+            (n, m), d, home = self.shape, self.X.shape[1], self._home
+            library = home.library if home.device == "cpu" else "cupy"
+            where = str(self.dtype), library, home.device
+            how = self.tol, self.precision, self.clouds
+            request = Request(operation, self.kernel, n, m, d, t, *where, *how)
+            self._requests[operation, t] = request
+        return request
 
-    def _run(self, op: Operation, v: Any, name: str, *, infinite: bool = False) -> tuple[Any, bool]:
+    def _run(
+        self, operation: Operation, v: Any, name: str, *, infinite: bool = False
+    ) -> tuple[Any, bool]:
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        request = self._request(op, V.shape[1])
-        return run(request, self.backend, self.X, self.Y, V, self.workspace), _ndim(v) == 1
+        return run(self._request(operation, V.shape[1]), self.backend, V), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
         return self._home.restore(result)
@@ -200,7 +212,7 @@ class KernelOperator:
         Cost: n m (d + t) operations and O(n t) memory. Accuracy: ``gpukoop.testing.tolerance`` if ``tol``
         is None, else ``tol`` relative to sum_j |v_j| |k_ij|.
         """
-        out, flat = self._run("product", v, "v")
+        out, flat = self._run(PRODUCT, v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
     def matvec(self, v: Any) -> Array:
@@ -218,7 +230,7 @@ class KernelOperator:
     def rmatmat(self, U: Any) -> Array:
         """Return ``K.T @ U``; SciPy's name."""
         out = self.T @ U
-        self.workspace["error_estimate"] = self.T.error_estimate_
+        self.clouds.error_estimate = self.T.error_estimate_
         return out
 
     def gradient(self, v: Any) -> Array:
@@ -249,7 +261,7 @@ class KernelOperator:
         Cost: n m (d + t) operations, O(n t d) memory; the (n, m) matrix is never formed.
         A pair with x_i = y_j contributes zero, also where phi' is infinite.
         """
-        out, flat = self._run("gradient", v, "v")
+        out, flat = self._run(GRADIENT, v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
     def value_and_gradient(self, v: Any) -> tuple[Array, Array]:
@@ -265,7 +277,7 @@ class KernelOperator:
         value : array of shape (n,) or (n, t)
         gradient : array of shape (n, d) or (n, t, d)
         """
-        (value, grad), flat = self._run("value_and_gradient", v, "v")
+        (value, grad), flat = self._run(VALUE_AND_GRADIENT, v, "v")
         if flat:
             value, grad = value[:, 0], grad[:, 0]
         return self._home_again(value), self._home_again(grad)
@@ -291,7 +303,7 @@ class KernelOperator:
         -----
         The logarithm of the kernel is computed from its formula, never from a number that has underflowed.
         """
-        return self._home_again(self._log("logsumexp", b))
+        return self._home_again(self._log(LOGSUMEXP, b))
 
     def logsumexp_and_gradient(self, b: Any) -> tuple[Array, Array]:
         r"""Return :math:`L_i = \log \sum_j k(x_i, y_j) e^{b_j}` and :math:`\nabla_{x_i} L_i` in one pass.
@@ -309,17 +321,33 @@ class KernelOperator:
         value : array of shape (n,)
         gradient : array of shape (n, d)
         """
-        value, grad = self._log("logsumexp_and_gradient", b)
+        value, grad = self._log(LOGSUMEXP_AND_GRADIENT, b)
         return self._home_again(value), self._home_again(grad)
 
-    def _log(self, op: Operation, b: Any) -> Any:
+    def _log(self, operation: Operation, b: Any) -> Any:
         if not self.kernel.positive:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
-        if _ndim(b) != 1:
-            raise ValueError(f"b has shape {np.shape(b)}, expected ({len(self.Y)},)")
-        return self._run(op, b, "b", infinite=True)[0]
+        native, _ = native_array(b, "b")
+        if native.ndim != 1:
+            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
+        # On a device b of the dtype of the points has no digits to save.
+        kept = is_cupy(native) and (native.dtype == self.dtype)
+        if kept or not native.size or native.dtype.kind not in "fiu":
+            return self._run(operation, native, "b", infinite=True)[0]
+        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
+        # so that the host need not wait for it.
+        xp = namespace(native)
+        native = native if native.dtype.kind == "f" else native.astype(float)
+        top = native.max()
+        if not is_cupy(native) and abs(float(top)) > float(np.finfo(self.dtype).max):
+            return self._run(operation, native, "b", infinite=True)[0]
+        top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
+        out = self._run(operation, native - top, "b", infinite=True)[0]
+        if isinstance(out, tuple):
+            return out[0] + top.astype(out[0].dtype), out[1]
+        return out + top.astype(out.dtype)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""

@@ -10,6 +10,15 @@ from gpukoop.kernels.formula.catalogue import Gaussian
 # Above this many samples kernel sums run over landmarks: end states are as good, steps cost n * 1,000 pairs.
 ALL_SAMPLES = 5_000
 LANDMARKS = 1_000
+# Options of the command line that not every method has, and who takes them.
+TAKERS = {
+    "components": ("kswgd",),
+    "landmarks": ("kswgd",),
+    "lag_time": ("kswgd",),
+    "scale": ("kswgd", "mmd", "jko"),
+    "steps": ("kswgd", "mmd", "wasserstein", "jko"),
+    "tol": ("kswgd", "mmd", "jko"),
+}
 
 
 def estimator(method: str, options: Any) -> Any:
@@ -22,6 +31,12 @@ def estimator(method: str, options: Any) -> Any:
     options : namespace
         The parsed command line.
     """
+    for name, takers in TAKERS.items():
+        if getattr(options, name) is not None and method not in takers:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} belongs to {', '.join(takers)}; {method} does not take it")
+    if options.lag_time is not None and options.successors is None and options.lag is None:
+        raise ValueError("--lag-time is the time between pairs: pass --successors or --lag too")
     verbose = 0 if options.quiet else 1
     common: dict[str, Any] = {
         "backend": options.backend,
@@ -43,8 +58,8 @@ def _kswgd(options: Any, common: dict[str, Any]) -> Any:
     step_size = 0.05 if options.steps is None else 8.0 / options.steps
     return estimators.KSWGD(
         step_size=step_size,
-        lag_time=options.lag_time,
         **_given(
+            lag_time=options.lag_time,
             kernel=_kernel(options),
             n_components=options.components,
             n_landmarks=options.landmarks,
@@ -59,6 +74,11 @@ def _mmd(options: Any, common: dict[str, Any]) -> Any:
     kernel = _kernel(options)
     n_iter = options.steps or 100
     if kernel is None:
+        if options.tol is not None or options.backend is not None:
+            option = "--tol" if options.tol is not None else "--backend"
+            raise ValueError(
+                f"{option} belongs to kernel sums, and mmd without --scale sorts: pass --scale too, or drop it"
+            )
         return estimators.MMDFlow(
             n_projections=64, step_size=1.0, momentum=0.7, n_iter=n_iter, **common
         )
@@ -74,13 +94,19 @@ def _mmd(options: Any, common: dict[str, Any]) -> Any:
 
 
 def _wasserstein(options: Any, common: dict[str, Any]) -> Any:
+    if options.backend is not None:
+        raise ValueError("--backend belongs to kernel sums, and wasserstein sorts: drop it")
     return estimators.WassersteinFlow(
         coupling="sliced", n_projections=64, step_size=1.0, n_iter=options.steps or 80, **common
     )
 
 
 def _jko(options: Any, common: dict[str, Any]) -> Any:
-    return estimators.JKOFlow(n_steps=options.steps or 20, **_given(tol=options.tol), **common)
+    return estimators.JKOFlow(
+        n_steps=options.steps or 20,
+        **_given(kernel=_kernel(options), tol=options.tol),
+        **common,
+    )
 
 
 def _koopman(options: Any, common: dict[str, Any]) -> Any:

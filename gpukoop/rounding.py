@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from gpukoop.backends import OPERATIONS, Operation
 from gpukoop.kernels.formula.expr import Call, E, Expr, Number, Product, Sum, substitute
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
+from gpukoop.kernels.operation import PRODUCT, Operation, as_operation
 from gpukoop.kernels.reference import evaluate
 
 Array = Any
@@ -124,7 +124,7 @@ def tolerance(
     X: Array,
     Y: Array,
     v: Array,
-    op: Operation = "product",
+    op: str | Operation = PRODUCT,
     *,
     dtype: Any = None,
     tol: float | None = None,
@@ -183,20 +183,17 @@ def tolerance(
     >>> bool((abs(gk.Gaussian()(X) @ v - exact) <= tolerance(gk.Gaussian(), X, X, v)).all())
     True
     """
-    if op not in OPERATIONS:
-        raise ValueError(f"unknown operation {op!r}; known are {', '.join(OPERATIONS)}")
+    operation = as_operation(op)
     info = np.finfo(np.asarray(X).dtype if dtype is None else dtype)
     X, Y, v = (np.asarray(a, dtype=float) for a in (X, Y, v))
-    bound = _log_bounds if "logsumexp" in op else _sum_bounds
+    bound = _log_bounds if operation.log else _sum_bounds
     size = max(1, BLOCK_ENTRIES // len(Y))
     blocks = [
         bound(kernel, X[i : i + size], Y, v, float(info.eps), float(info.tiny), tol)
         for i in range(0, len(X), size)
     ]
     value, grad = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    if op in ("product", "logsumexp"):
-        return value
-    return grad if op == "gradient" else (value, grad)
+    return operation.result(value, grad)
 
 
 def _sum_bounds(

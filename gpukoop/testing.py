@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gpukoop.backends import BACKENDS, OPERATIONS, AbstractBackend, Operation, Request, check_name
+from gpukoop.backends import BACKENDS, AbstractBackend, check_name
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32
 from gpukoop.kernels.formula.expr import Expr
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT, Operation, as_operation
 from gpukoop.kernels.reference import evaluate
+from gpukoop.kernels.request import Clouds, Request
 from gpukoop.rounding import tolerance
 
 __all__ = ["Conformance", "check_backend", "expected_failed_checks", "tolerance"]
 
-Array = Any
 Shape = tuple[int, int, int, int]
 
 # (n, m, d, t): what breaks loops is the single point, the ragged edge of a block, one feature, many, and columns.
@@ -44,6 +46,7 @@ _FLOAT_ONLY = {"check_estimators_dtypes": _NO_INTEGERS, "check_dtype_object": _N
 _FLOAT_WEIGHTED = {
     **_FLOAT_ONLY,
     "check_sample_weights_not_an_array": _NO_INTEGERS,
+    "check_sample_weights_pandas_series": _NO_INTEGERS,
     "check_sample_weights_shape": _NO_INTEGERS,
 }
 _KNOWN_FAILURES: dict[str, dict[str, str]] = {
@@ -98,7 +101,7 @@ def check_backend(
     backend: str | AbstractBackend,
     *,
     kernels: Iterable[AbstractKernel] | None = None,
-    ops: Iterable[Operation] = OPERATIONS,
+    ops: Iterable[str | Operation] = tuple(OPERATIONS),
     dtypes: Iterable[str] = ("float32", "float64"),
     shapes: Iterable[Shape] = SHAPES,
     tol: float | None = None,
@@ -164,7 +167,7 @@ def _check_answers(backend: AbstractBackend, tol: float | None) -> None:
     missing = backend.missing()
     _require(missing is None, f"{name} cannot be checked on this machine: {missing}")
     small, large = (
-        Request("product", Gaussian(), n, n, 3, 1, "float32", "numpy", "cpu", tol)
+        Request(PRODUCT, Gaussian(), n, n, 3, 1, "float32", "numpy", "cpu", tol)
         for n in (100, 1_000_000)
     )
     costs = backend.seconds(small), backend.seconds(large)
@@ -176,24 +179,24 @@ def _check_answers(backend: AbstractBackend, tol: float | None) -> None:
 
 def _requests(
     kernels: Iterable[AbstractKernel] | None,
-    ops: Iterable[Operation],
+    ops: Iterable[str | Operation],
     dtypes: Iterable[str],
     shapes: Iterable[Shape],
     tol: float | None,
 ) -> Iterator[tuple[Request, Array, Array, Array]]:
     if kernels is None:
         kernels = [*(make() for make in CATALOGUE.values()), Gaussian(0.5) + 0.25 * Matern32(2.0)]
-    ops, dtypes, shapes = list(ops), list(dtypes), list(shapes)
+    operations, dtypes, shapes = [as_operation(op) for op in ops], list(dtypes), list(shapes)
     for kernel in kernels:
-        for op in ops:
-            if "logsumexp" in op and not kernel.positive:
+        for operation in operations:
+            if operation.log and not kernel.positive:
                 continue
             for dtype in dtypes:
                 for n, m, d, t in shapes:
-                    columns = 1 if "logsumexp" in op else t
+                    columns = 1 if operation.log else t
                     for X, Y, V in _problems(n, m, d, columns, dtype):
-                        request = Request(op, kernel, n, m, d, columns, dtype, "numpy", "cpu", tol)
-                        yield request, X, Y, V
+                        sizes = n, m, d, columns, dtype
+                        yield Request(operation, kernel, *sizes, "numpy", "cpu", tol), X, Y, V
 
 
 def _problems(n: int, m: int, d: int, t: int, dtype: str) -> Iterator[tuple[Array, Array, Array]]:
@@ -215,14 +218,15 @@ def _check_request(
 ) -> None:
     what = f"{backend.name}: {request.kernel!r}: {request}"
     before = [a.copy() for a in (X, Y, V)]
-    got, again = (_pair(backend.run(request, X, Y, V, {})) for _ in range(2))
+    got, again = (_pair(backend.run(replace(request, clouds=Clouds(X, Y)), V)) for _ in range(2))
     _require(
         all(np.array_equal(a, b) for a, b in zip(before, (X, Y, V), strict=True)),
         f"{what} changed its inputs",
     )
-    weights = V[:, 0] if "logsumexp" in request.op else V
-    expected = _exact(request.kernel, X, Y, weights, request.op)
-    bounds = _pair(tolerance(request.kernel, X, Y, weights, request.op, tol=request.tol))
+    operation = request.operation
+    weights = V[:, 0] if operation.log else V
+    expected = _exact(request.kernel, X, Y, weights, operation)
+    bounds = _pair(tolerance(request.kernel, X, Y, weights, operation, tol=request.tol))
     _require(len(got) == len(expected), f"{what} gave {len(got)} results, expected {len(expected)}")
     for result, twin, truth, bound in zip(got, again, expected, bounds, strict=True):
         shape, dtype = getattr(result, "shape", None), getattr(result, "dtype", None)
@@ -251,13 +255,13 @@ def _pair(result: Any) -> tuple[Array, ...]:
 
 
 def _exact(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, op: Operation
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array, operation: Operation
 ) -> tuple[Array, ...]:
     """Return the results of an operation by dense sums in long double."""
     D = X.astype(np.longdouble)[:, None, :] - Y.astype(np.longdouble)[None, :, :]  # (n, m, d)
     W = V.astype(np.longdouble)
     phi, slope, log_phi = (sum_of_terms for sum_of_terms in _matrices(kernel, (D**2).sum(axis=-1)))
-    if "logsumexp" in op:
+    if operation.log:
         logits = log_phi + W
         top = logits.max(axis=1, keepdims=True)
         p = np.exp(logits - top)
@@ -267,9 +271,7 @@ def _exact(
         results = ((top + np.log(total))[:, 0], grad)
     else:
         results = (phi @ W, np.einsum("nm,mt,nmd->ntd", slope, W, D))
-    if op in ("product", "logsumexp"):
-        return results[:1]
-    return results[1:] if op == "gradient" else results
+    return _pair(operation.result(*results))
 
 
 def _matrices(kernel: AbstractKernel, squared: Array) -> tuple[Array, Array, Array]:

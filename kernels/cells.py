@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.formula.printers import NumPyPrinter
 from gpukoop.kernels.formula.profile import Trace
-
-Array = Any
 
 MIN_TARGETS, MIN_CELLS = 4096, 16  # below, sorting and bounds cost more than they save
 BLOCK = 128  # targets that visit the same cells

@@ -9,11 +9,11 @@ m   sources         summed over
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.operation import Operation
 
 # Results of a reduction in float64, its error estimate and its warnings.
 Partial = tuple[tuple[Array, ...], float | None, tuple[str, ...]]
@@ -38,13 +38,13 @@ def _cut(n: int, count: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
-def combine(op: str, a: Partial, b: Partial) -> Partial:
+def combine(operation: Operation, a: Partial, b: Partial) -> Partial:
     """Return the reduction over two blocks of sources from those over each.
 
     Sums add. Log-sum-exps are combined by logaddexp, their gradients by the softmax weights exp(L_a - L), exp(L_b - L).
     """
     left, right = a[0], b[0]
-    if "logsumexp" in op:
+    if operation.log:
         L = np.logaddexp(left[0], right[0])
         parts: tuple[Array, ...] = (L,)
         if len(left) > 1:

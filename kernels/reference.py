@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from gpukoop.kernels.arrays import Array, namespace
 from gpukoop.kernels.formula.expr import Expr
 from gpukoop.kernels.formula.printers import NumPyPrinter
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
-
-Array = Any
+from gpukoop.kernels.operation import Operation
 
 # Entries of one row block: 2**20 float64 numbers are 8 MB, so a handful of temporaries stay in cache or near it.
 BLOCK_ENTRIES = 2**20
+LARGEST_SQUARE = 1e300
 
 
 @lru_cache(maxsize=256)
@@ -44,20 +45,14 @@ def _compiled(tree: Expr, symbols: tuple[str, ...], xp: ModuleType) -> Callable[
 
 def evaluate(tree: Expr, q: Array, symbols: tuple[str, ...], values: tuple[float, ...]) -> Array:
     """Return an expression of a trace at the squared distances ``q`` (real or complex)."""
-    return _compiled(tree, symbols, _namespace(q))(q, *values) + 0.0 * q
-
-
-def _namespace(x: Array) -> ModuleType:
-    if type(x).__module__.partition(".")[0] == "cupy":
-        import cupy
-
-        return cupy
-    return np
+    out = _compiled(tree, symbols, namespace(q))(q, *values)
+    # A constant becomes an array; q times 0 is no way there, for a square out of range would make it NaN.
+    return out if getattr(out, "shape", None) == q.shape else out + namespace(q).zeros_like(q)
 
 
 def squared_distances(X: Array, Y: Array) -> Array:
     """Return |x_i - y_j|^2 in float64 from differences, (n, m)."""
-    xp = _namespace(X)
+    xp = namespace(X)
     if xp is np:
         return cdist(X, Y, "sqeuclidean")
     q = xp.zeros((len(X), len(Y)))
@@ -72,10 +67,12 @@ class _Block:
     def __init__(self, kernel: AbstractKernel, X: Array, Y: Array) -> None:
         self.trace = trace(kernel)
         self.X, self.Y = X.astype(float), Y.astype(float)
-        self.q = squared_distances(X, Y) * self.trace.prescale**2
+        # Where a square leaves the range decaying kernels are 0; a polynomial times such an exponential would be NaN.
+        q = squared_distances(X, Y) * self.trace.prescale**2
+        self.q = namespace(q).minimum(q, LARGEST_SQUARE)
 
     def _of(self, tree: Expr, at_zero: bool) -> Array:
-        xp = _namespace(self.q)
+        xp = namespace(self.q)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             values = evaluate(tree, self.q, self.trace.symbols, self.trace.values)
         return xp.where(self.q > 0, values, 0.0) if at_zero else values
@@ -99,7 +96,7 @@ class _Block:
 
     def moment(self, P: Array, V: Array) -> Array:
         """Return sum_j P_ij V_jc (x_i - y_j), (b, t, d): differences first, so nothing cancels."""
-        xp = _namespace(P)
+        xp = namespace(P)
         G = xp.empty((len(self.X), V.shape[1], self.X.shape[1]))
         for c in range(self.X.shape[1]):
             G[:, :, c] = (P * (self.X[:, c, None] - self.Y[None, :, c])) @ V
@@ -114,69 +111,42 @@ def _rows(n: int, m: int) -> Iterator[slice]:
 
 def dense(kernel: AbstractKernel, X: Array, Y: Array) -> Array:
     """Return the (n, m) matrix itself."""
-    xp = _namespace(X)
+    xp = namespace(X)
     K = xp.empty((len(X), len(Y)), X.dtype)
     for rows in _rows(len(X), len(Y)):
         K[rows] = _Block(kernel, X[rows], Y).phi()
     return K
 
 
-def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
-    xp = _namespace(X)
-    out, W = xp.empty((len(X), V.shape[1]), X.dtype), V.astype(float)
-    for rows in _rows(len(X), len(Y)):
-        out[rows] = _Block(kernel, X[rows], Y).phi() @ W
-    return out
-
-
-def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    """Return the gradient of the product in x_i, (n, t, d)."""
-    xp = _namespace(X)
-    out, W = xp.empty((len(X), V.shape[1], X.shape[1]), X.dtype), V.astype(float)
-    for rows in _rows(len(X), len(Y)):
-        block = _Block(kernel, X[rows], Y)
-        out[rows] = block.moment(block.slope(), W)
-    return out
-
-
-def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> tuple[Array, Array]:
-    """Return product and gradient; distances are computed once."""
-    xp = _namespace(X)
+def reduce(
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    *,
+    tol: float | None = None,
+) -> Any:
+    """Return the reduction; ``tol`` is met whatever it is. Distances are computed once for value and slope."""
+    if operation.log:
+        return operation.result(*_logsumexp(kernel, X, Y, V, slopes=operation.slope))
+    xp = namespace(X)
     W = V.astype(float)
-    out = xp.empty((len(X), V.shape[1]), X.dtype)
-    grad = xp.empty((len(X), V.shape[1], X.shape[1]), X.dtype)
+    value = xp.empty((len(X), V.shape[1]), X.dtype)
+    slope = xp.empty((len(X) if operation.slope else 0, V.shape[1], X.shape[1]), X.dtype)
     for rows in _rows(len(X), len(Y)):
         block = _Block(kernel, X[rows], Y)
-        out[rows] = block.phi() @ W
-        grad[rows] = block.moment(block.slope(), W)
-    return out, grad
-
-
-def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> Array:
-    """Return log sum_j k(x_i, y_j) exp(b_j), (n,)."""
-    return _logsumexp(kernel, X, Y, b, slopes=False)[0]
-
-
-def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> tuple[Array, Array]:
-    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d)."""
-    return _logsumexp(kernel, X, Y, b, slopes=True)
+        if operation.value:
+            value[rows] = block.phi() @ W
+        if operation.slope:
+            slope[rows] = block.moment(block.slope(), W)
+    return operation.result(value, slope)
 
 
 def _logsumexp(
     kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, slopes: bool
 ) -> tuple[Array, Array]:
-    xp = _namespace(X)
+    xp = namespace(X)
     out, grad = xp.empty(len(X), X.dtype), xp.empty(X.shape, X.dtype)
     # A sum of kernels is more sources: (term, j) pairs, each with the coefficient in its weight.
     terms = [KernelSum(((c, k),)) for c, k in kernel.terms]

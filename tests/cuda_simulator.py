@@ -12,7 +12,9 @@ import numpy as np
 import oracle
 
 from gpukoop.kernels.cuda import reduce as reduce_cuda
-from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.cuda.engine import SIMULATOR_BLOCK, NumbaEngine
+from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Gaussian,
@@ -21,6 +23,7 @@ from gpukoop.kernels.formula.catalogue import (
     RationalQuadratic,
     Riesz,
 )
+from gpukoop.kernels.operation import LOGSUMEXP_AND_GRADIENT, OPERATIONS, PRODUCT
 from gpukoop.testing import tolerance
 
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
@@ -50,7 +53,7 @@ def check(kernel, op, n, m, d, t, dtype, shift=0.0, spread=1.0, tol=None):
         V = 3 * V[:, 0]
         if m > 3:
             V[1] = -np.inf
-    got = getattr(reduce_cuda, op)(kernel, X, Y, V, tol=tol)
+    got = reduce_cuda.reduce(kernel, OPERATIONS[op], X, Y, V, tol=tol)
     exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
     bound = tolerance(kernel, X, Y, V, op, tol=tol)
     if not isinstance(got, tuple):
@@ -68,7 +71,7 @@ def cases():
     """Every kernel with every operation, then the sizes that hurt."""
     for kernel, op in itertools.product(KERNELS, OPS):
         yield kernel, op, (40, 70, 3, 1, "float32")
-    block = 2 * reduce_cuda.SIMULATOR_BLOCK + 1
+    block = 2 * SIMULATOR_BLOCK + 1
     shapes = [(1, 40, 1, 1), (40, 1, 2, 3), (block, 33, 5, 1), (33, 65, 17, 3), (20, 40, 30, 2)]
     for op, (i, shape) in itertools.product(OPS, enumerate(shapes)):
         kernel = (Gaussian(0.8), Laplace(1.5))[i % 2]
@@ -91,8 +94,12 @@ def forms():
     found = []
     for spread, tol in ((0.1, 1e-5), (1.0, None), (100.0, None)):
         X, Y, V = data(300, 400, 3, 1, "float32", 50.0, spread)
-        plan = Plan(Gaussian(1.0), "product", 300, 400, 3, 1, "float32", tol=tol)
-        found.append(int(plan.pack(X, Y, V)["pick"][0]))
+        clouds = Clouds(300, 400, 3, "float32", False)
+        plan = Plan(Gaussian(1.0), Sizes(PRODUCT, clouds, 1, tol, block=SIMULATOR_BLOCK))
+        plan.summing = []  # the points alone
+        buffers = plan.pack(X, Y, V)
+        NumbaEngine().run(plan, buffers)
+        found.append(int(buffers["pick"][0]))
     return "" if found == [0, 1, 2] else f"forms {found} instead of [0, 1, 2]"
 
 
@@ -100,7 +107,7 @@ def nothing_weighs():
     """All weights exp(-inf): -inf, and a gradient of zero."""
     X, Y, _ = data(5, 6, 2, 1, "float32", 0.0)
     b = np.full(6, -np.inf, np.float32)
-    value, slope = reduce_cuda.logsumexp_and_gradient(Laplace(1.0), X, Y, b)
+    value, slope = reduce_cuda.reduce(Laplace(1.0), LOGSUMEXP_AND_GRADIENT, X, Y, b)
     return "" if np.all(value == -np.inf) and np.all(slope == 0) else f"{value} {slope}"
 
 

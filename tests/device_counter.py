@@ -365,6 +365,10 @@ class Fused:
     def __init__(self, values):
         self._values = values
 
+    def astype(self, dtype):
+        """Return it in another type."""
+        return Fused(self._values.astype(dtype))
+
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         if method != "__call__" or kwargs:
             raise TypeError(f"a fused function cannot use {ufunc.__name__}.{method} with {kwargs}")
@@ -384,6 +388,7 @@ def _fuse(*args, **options):
     if not args:
         return lambda function: _fuse(function, **options)
     function = args[0]
+    name = options.get("kernel_name", function.__name__)
 
     def fused(*inputs):
         if any(isinstance(i, np.ndarray) and i.ndim for i in inputs):
@@ -392,9 +397,12 @@ def _fuse(*args, **options):
             return function(*inputs)
         if not any(isinstance(i, ndarray) for i in inputs):
             return function(*inputs)
-        _launch(f"fused {function.__name__}")
-        with quiet():
+        _launch(f"fused {name}")
+        _fusing[0] = True
+        try:
             found = function(*(Fused(i._host) if isinstance(i, ndarray) else i for i in inputs))
+        finally:
+            _fusing[0] = False
         if isinstance(found, tuple):
             return tuple(device(np.asarray(_plain(f))) for f in found)
         return device(np.asarray(_plain(found)))
@@ -402,11 +410,14 @@ def _fuse(*args, **options):
     return fused
 
 
+_fusing = [False]
+
+
 def _fused_call(function):
-    """Return a function of the module that also works on the variables of a fused function."""
+    """Return a function of the module as it works inside a fused function, and None outside."""
 
     def call(*args, **kwargs):
-        if any(isinstance(a, Fused) for a in args):
+        if _fusing[0]:
             with np.errstate(all="ignore"):
                 return Fused(function(*(_plain(a) for a in args), **kwargs))
         return None
@@ -539,6 +550,10 @@ def counted_device():
                 sys.modules[name] = module
 
 
+def _on_host(x):
+    return x._host if isinstance(x, ndarray) else x
+
+
 # -- kernel sums --------------------------------------------------------------------------------
 @contextlib.contextmanager
 def counted_sums():
@@ -556,21 +571,27 @@ def counted_sums():
             return None
 
         def refuses(self, request):
-            return None if request.device != "cpu" else "the stand-in takes its own arrays"
+            return None
 
         def module(self):
             return BACKENDS["numpy"].module()
 
         def run(self, request, *args, **kwargs):
             bound = signature.bind(self, request, *args, **kwargs).arguments
-            arrays = [host(a) for a in (bound["X"], bound["Y"], bound["V"])]
-            if bound["X"] is bound["Y"]:
-                arrays[1] = arrays[0]
-            note("sum", name=f"sum {request.op}")
+            note("sum", name=f"sum {getattr(request, 'op', None) or request.operation}")
             here = replace(request, device="cpu", library="numpy", precision="fp32")
-            large = request.n * request.m > 2e5
+            chosen = BACKENDS["numba-cpu" if request.n * request.m > 2e5 else "numpy"]
             with quiet():
-                return device(BACKENDS["numba-cpu" if large else "numpy"].run(here, *arrays, {}))
+                if "X" in bound:
+                    X, Y, V = (_on_host(bound[name]) for name in "XYV")
+                    Y = X if bound["X"] is bound["Y"] else Y
+                    found = chosen.run(here, X, Y, V, {})
+                else:  # the points travel with the request
+                    clouds = request.clouds
+                    X, Y = _on_host(clouds.X), _on_host(clouds.Y)
+                    here = replace(here, clouds=type(clouds)(X, X if clouds.X is clouds.Y else Y))
+                    found = chosen.run(here, _on_host(bound["V"]))
+            return device(found) if request.device != "cpu" else found
 
     BACKENDS["numba-cuda"] = Sums()
     try:

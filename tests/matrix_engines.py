@@ -4,12 +4,13 @@ Matrix units multiply TF32 numbers exactly and add in float32, so NumPy's float3
 already (asserted) is what they compute, but for the order of additions.
 """
 
+import fragments
 import numpy as np
 
 from gpukoop.kernels.cuda.form import log2_phi
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue
-from gpukoop.kernels.cuda.source import label
+from gpukoop.kernels.cuda.program import label
 from gpukoop.kernels.formula.profile import KernelSum, trace
 from gpukoop.kernels.reference import evaluate
 
@@ -20,7 +21,12 @@ class HostEngine(AbstractEngine):
     xp = np
 
     def __init__(self):
-        self.tensor_products = self.products = 0
+        self.tensor_products = self.products = self.close = 0
+        self.shapes = []
+
+    def pairs(self, program, shape, grid, arguments):
+        self.shapes.append(shape)
+        self.close += fragments.run(program.functions.trace, shape, grid, arguments)
 
     def inner(self, x, y, out, tensor):
         self.products += 1
@@ -44,7 +50,6 @@ class NumPyEngine(HostEngine):
         super().__init__()
         parts = [kernel, *(KernelSum((term,)) for term in kernel.terms)]
         self.traces = {label(part): trace(part) for part in parts[::-1]}
-        self.close = 0
 
     def launch(self, entry, blocks, arguments):
         columns = "_columns_" in entry.name
@@ -122,8 +127,9 @@ def simulate():
 
     import oracle
 
-    from gpukoop.kernels.cuda import reduce as reduce_cuda
+    from gpukoop.kernels.cuda.engine import SIMULATOR_BLOCK
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+    from gpukoop.kernels.cuda.matrix.text import load
     from gpukoop.kernels.formula.catalogue import Gaussian, Laplace, RationalQuadratic
     from gpukoop.testing import tolerance
 
@@ -148,7 +154,7 @@ def simulate():
         if "logsumexp" in op:
             V = 3 * V[:, 0]
             V[1:2] = -np.inf
-        engine = SimulatorEngine(reduce_cuda.load, reduce_cuda.SIMULATOR_BLOCK)
+        engine = SimulatorEngine(load, SIMULATOR_BLOCK)
         got = matrix_cuda.reduce(engine, kernel, op, X, Y, V, precision=precision)
         exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
         bound = tolerance(kernel, X, Y, V, op)

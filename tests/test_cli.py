@@ -86,7 +86,7 @@ def spoil(name):
         elif name == "nested":
             path.write_bytes(b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"[" * 9000)
         elif name == "zip":
-            np.savez(path.with_suffix(".npz"), X=good)
+            np.savez(path.with_suffix(".npz"), X=good, Y=good)
             path.write_bytes(path.with_suffix(".npz").read_bytes())
         else:
             np.save(
@@ -250,4 +250,4 @@ def test_quiet_and_warnings_are_one_line(data, tmp_path, capfd):
     warned = capfd.readouterr().err.splitlines()
     assert len(warned) == 1
     assert warned[0].startswith("gpukoop: warning: ")
-    assert warnings.showwarning is not cli._show_warning
+    assert warnings.showwarning is not cli.show_warning

@@ -13,8 +13,9 @@ import pytest
 from gpukoop import cuda as gpu
 from gpukoop.kernels import cells
 from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists as cells_cuda
-from gpukoop.kernels.cuda.pairs.plan import Plan
+from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import (
     Energy,
     Gaussian,
@@ -22,9 +23,10 @@ from gpukoop.kernels.formula.catalogue import (
     Laplace,
     Matern32,
 )
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 from gpukoop.testing import tolerance
 
-OPS = cells_cuda.OPS
+OPS = ("product", "gradient", "value_and_gradient", "logsumexp")
 TOL = 1e-4
 
 
@@ -89,14 +91,23 @@ def problem(make, n, m, d, dtype="float32"):
 
 
 # -- the lists ---------------------------------------------------------------------------------------
+def make_local(kernel, op, X, Y, V, tol, engine=None):
+    clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, False)
+    columns = 1 if V.ndim == 1 else V.shape[1]
+    sizes = Sizes(OPERATIONS[op], clouds, columns, tol)
+    return cells_cuda.make_local(kernel, sizes, X, Y, V, engine or Lists())
+
+
 class Lists:
     """Stands for the device: sums over the lists of the first pass in float64, and what the second one visits."""
 
-    def __init__(self, local, log_k):
-        self.local, self.log_k, self.visited = local, log_k, []
+    xp = np
 
-    def __call__(self, plan, buffers):
-        outs = {}
+    def start(self, local, log_k):
+        self.local, self.log_k, self.visited = local, log_k, []
+        local.run()
+
+    def run(self, plan, buffers):
         for part in plan.parts:
             mask = self.mask(part, buffers)
             self.visited.append(mask)
@@ -106,9 +117,9 @@ class Lists:
                 value = np.logaddexp.reduce(log_k + V, axis=1)
             else:
                 value = np.exp(log_k) @ abs(V)
-            outs[part.name("out_value")] = value.ravel()
-            outs[part.name("out_slope")] = np.zeros(value.size * plan.sizes.d)
-        return outs
+            for name, out in (("value", value.ravel()), ("slope", 0.0)):
+                if name in part.results:
+                    buffers[part.name(name)][...] = out
 
     def mask(self, part, buffers):
         """Return which pairs of points the lists visit, after checking that no tile comes twice."""
@@ -128,10 +139,10 @@ def test_what_is_left_out_is_within_tol(make, op, small):
     """At the real sizes of tiles and blocks, from the lists alone: no rounding, and no tolerance but tol."""
     X, Y, V, scale = problem(make, 2100, 4001, 2)
     V = logarithms(V) if op == "logsumexp" else V
-    local = cells_cuda.make_local(Gaussian(scale), op, X, Y, V, TOL)
+    local = make_local(Gaussian(scale), op, X, Y, V, TOL)
     q = ((local.X[:, None].astype(float) - local.Y[None].astype(float)) ** 2).sum(-1) / scale**2
-    lists = Lists(local, -q / 2)
-    local.run(lists)
+    lists = local.engine
+    lists.start(local, -q / 2)
     first, second = lists.visited
     assert first.mean() < 1
     assert second.mean() < 1, "nothing was left out"
@@ -158,11 +169,11 @@ def logarithms(V):
 def test_weights_beyond_the_range_of_floats_have_logarithms(shift, small):
     X, Y, _, scale = problem(clusters, 2100, 2001, 2)
     b = np.where(Y[:, 0] > 5, shift, 0.0).astype("float32")
-    local = cells_cuda.make_local(Gaussian(scale), "logsumexp", X, Y, b, TOL)
+    local = make_local(Gaussian(scale), "logsumexp", X, Y, b, TOL)
     assert np.isfinite(local.near[0].masses).all()
     q = ((local.X[:, None].astype(float) - local.Y[None].astype(float)) ** 2).sum(-1) / scale**2
-    lists = Lists(local, -q / 2)
-    local.run(lists)
+    lists = local.engine
+    lists.start(local, -q / 2)
     kept = np.where(lists.visited[1], -q / 2, -np.inf)
     total, left = (np.logaddexp.reduce(a + local.V, axis=1) for a in (-q / 2, kept))
     assert np.all(total - left <= TOL)
@@ -170,7 +181,7 @@ def test_weights_beyond_the_range_of_floats_have_logarithms(shift, small):
 
 def test_sums_that_overflowed_leave_nothing_out(small):
     X, Y, V, scale = problem(coinciding, 2100, 2001, 2)
-    (far,) = cells_cuda.make_local(Gaussian(scale), "product", X, Y, V, TOL).far
+    (far,) = make_local(Gaussian(scale), "product", X, Y, V, TOL).far
     for sums, share in ((np.inf, 1), (np.nan, 1), (300.0, 0)):  # what exp(300) bounds is everything
         bounds, _ = far.lists(far.rule(np.full((1, 2100), sums), TOL))
         assert bounds[-1] == share * far.part.rows * far.part.tiles
@@ -182,7 +193,7 @@ def test_nothing_to_save_is_no_plan(monkeypatch):
 
     def local(kernel=None, op="product", tol=TOL, d=2):
         points = (np.tile(a, (1, d // 2)) for a in (X, Y))
-        return cells_cuda.make_local(kernel or Gaussian(0.1), op, *points, V, tol)
+        return make_local(kernel or Gaussian(0.1), op, *points, V, tol)
 
     assert local() is None, "too few pairs"
     lower_thresholds(monkeypatch.setattr)
@@ -195,14 +206,14 @@ def test_nothing_to_save_is_no_plan(monkeypatch):
 
 
 def test_a_plan_has_lists_only_where_asked():
+    clouds = Clouds(300, 400, 3, "float32", False)
     plain, listed = (
-        Plan(Gaussian(1.0), "product", 300, 400, 3, 1, "float32", listed=listed)
-        for listed in (False, True)
+        Plan(Gaussian(1.0), Sizes(PRODUCT, clouds, 1, listed=listed)) for listed in (False, True)
     )
-    assert not any("listed" in e.source or "visits" in e.source for e in plain.entries())
-    assert all("visits" in e.source for e in listed.entries() if "product" in e.name)
-    common = {a.entry for a in plain.launches} & {a.entry for a in listed.launches}
-    assert common <= {"sum_splits_float32"}
+    assert not any("visits" in launch.args for launch in plain.launches)
+    assert all("visits" in a.args for a in listed.summing if "gaussian" in a.entry)
+    common = {a.entry for a in plain.summing} & {a.entry for a in listed.summing}
+    assert common <= {"add_product_float32"}
 
 
 @pytest.mark.parametrize("X", [np.zeros((333, 2)), np.arange(17.0)[:, None] ** 3, np.ones((1, 3))])
@@ -233,7 +244,8 @@ def complaint(kernel, op, X, Y, V, to_device=np.asarray, to_host=np.asarray):
 
     cells_cuda.Pairs.lists = spy
     try:
-        got = getattr(reduce_cuda, op)(kernel, *(to_device(a) for a in (X, Y, V)), tol=TOL)
+        points = (to_device(a) for a in (X, Y, V))
+        got = reduce_cuda.reduce(kernel, OPERATIONS[op], *points, tol=TOL)
     finally:
         cells_cuda.Pairs.lists = lists
     if len(visited) % 2 or not visited or not max(visited) < 1:

@@ -9,6 +9,7 @@ import pytest
 from gpukoop.kernels.cuda import reduce as reduce_cuda
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Laplace, Matern32
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 from gpukoop.testing import tolerance
 
 pytestmark = pytest.mark.gpu
@@ -42,7 +43,9 @@ def test_within_tolerance(op, dtype, xp):
         Y = (rng.normal(size=(m, d)) + 100).astype(dtype)
         V = rng.normal(size=(m, t)).astype(dtype)
         V = V[:, 0] if "logsumexp" in op else V
-        got = as_tuple(getattr(reduce_cuda, op)(kernel, *(xp.asarray(a) for a in (X, Y, V))))
+        got = as_tuple(
+            reduce_cuda.reduce(kernel, OPERATIONS[op], *(xp.asarray(a) for a in (X, Y, V)))
+        )
         exact = as_tuple(getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V))
         bound = as_tuple(tolerance(kernel, X, Y, V, op))
         for result, truth, within in zip(got, exact, bound, strict=True):
@@ -54,8 +57,8 @@ def test_within_tolerance(op, dtype, xp):
 def test_results_repeat_bit_for_bit(xp):
     rng = np.random.default_rng(1)
     X, V = xp.asarray(rng.normal(size=(5000, 3))), xp.asarray(rng.normal(size=(5000, 1)))
-    first = reduce_cuda.product(Gaussian(1.0), X, X, V)
-    assert bool((first == reduce_cuda.product(Gaussian(1.0), X, X, V)).all())
+    first = reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, X, V)
+    assert bool((first == reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, X, V)).all())
 
 
 def test_a_million_equal_addends_cost_no_digits(xp):
@@ -63,7 +66,7 @@ def test_a_million_equal_addends_cost_no_digits(xp):
     X, Y = xp.zeros((1, 3), "float32"), xp.full((m, 3), 0.1, "float32")
     V = xp.full((m, 1), 0.1, "float32")
     exact = np.exp(-3 * float(np.float32(0.1)) ** 2 / 2) * float(np.float32(0.1)) * m
-    result = float(reduce_cuda.product(Gaussian(1.0), X, Y, V)[0, 0])
+    result = float(reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, Y, V)[0, 0])
     assert abs(result - exact) <= 5e-7 * exact
 
 
@@ -73,7 +76,7 @@ def test_cupy_work_stays_on_its_stream():
     with stream:
         X = cupy.random.default_rng(0).normal(size=(2000, 3)).astype("float32")
         V = cupy.ones((2000, 1), "float32")
-        result = reduce_cuda.product(Gaussian(1.0), X, X, V)
+        result = reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, X, V)
         total = float((result * 1).sum())  # ordered behind the launches by the stream alone
     assert np.isfinite(total)
     assert total >= 2000
@@ -97,8 +100,11 @@ def test_many_features_by_products_of_matrices(op, precision):
         memory = {}
         arrays = (cupy.asarray(a) for a in (X, Y, V))
         how = {"precision": precision, "memory": memory}
-        got = as_tuple(getattr(reduce_cuda, op)(kernel, *arrays, **how))
-        assert (memory["matrix"].path, memory["matrix"].precision) == ("matrix", precision)
+        got = as_tuple(reduce_cuda.reduce(kernel, OPERATIONS[op], *arrays, **how))
+        assert (memory.matrix["matrix"].path, memory.matrix["matrix"].precision) == (
+            "matrix",
+            precision,
+        )
         some = slice(0, 40)  # the oracle is dense and in long double
         exact = as_tuple(getattr(oracle, op)(oracle.terms_of(kernel), X[some], Y, V))
         bound = as_tuple(tolerance(kernel, X[some], Y, V, op))
@@ -122,7 +128,7 @@ def test_the_users_cublas_mode_is_restored():
     cublas.setMathMode(handle, tf32)
     try:
         X, V = cupy.ones((50, 30), "float32"), cupy.ones((50, 1), "float32")
-        reduce_cuda.product(Gaussian(1.0), X, X, V)
+        reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, X, V)
         assert cublas.getMathMode(handle) == tf32
     finally:
         cublas.setMathMode(handle, mode)

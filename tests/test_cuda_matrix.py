@@ -17,7 +17,9 @@ from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
+from gpukoop.kernels.cuda.matrix.fused import fits
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Energy,
@@ -82,8 +84,15 @@ def run(kernel, op, X, Y, V, precision="fp32", tol=None):
     )
     choice = memory["matrix"]
     assert choice.path == "matrix", choice.why
-    assert engine.products > 0
-    assert engine.tensor_products == (engine.products if choice.precision != "fp32" else 0)
+    tensor = choice.precision != "fp32"
+    t = 1 if V.ndim == 1 else V.shape[1]
+    parts = 1 if choice.precision == "tf32" else 2
+    if tensor and fits(op, X.shape[1], t, parts):
+        assert engine.products == 0
+        assert {shape.parts for shape in engine.shapes} == {parts}
+    else:
+        assert engine.products > 0
+        assert engine.tensor_products == (engine.products if tensor else 0)
     return as_tuple(got), engine, choice
 
 
@@ -343,15 +352,15 @@ def test_precision_and_memory_reach_the_reduction(monkeypatch):
     monkeypatch.setattr(type(backend), "missing", lambda self: None)
     monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: None)
 
-    def product(kernel, X, Y, V, **how):
+    def reduce(kernel, operation, X, Y, V, **how):
         seen.update(how)
         return np.zeros((len(X), 1), X.dtype)
 
-    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(product=product))
+    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(reduce=reduce))
     K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
     K.T @ np.ones(3, np.float32)
     assert seen["precision"] == "tf32"
-    assert seen["memory"] is K.T.workspace
+    assert seen["memory"] is K.T.clouds.memory(Memory)
 
 
 # -- what is asked of cuBLAS ------------------------------------------------------------------------

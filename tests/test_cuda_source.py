@@ -1,21 +1,29 @@
-"""The generated CUDA text and its PTX: typed constants, no float64 in float32 code, no local memory."""
+"""The CUDA programs and their PTX: typed constants, no float64 in float32 code, no local memory, found by key."""
 
 import ast
 import itertools
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpukoop as gk
+from gpukoop import cli
 from gpukoop import cuda as gpu
-from gpukoop.kernels.cuda.pairs import part as part_cuda
-from gpukoop.kernels.cuda.pairs import shape as shape_cuda
-from gpukoop.kernels.cuda.pairs import tile as tile_cuda
-from gpukoop.kernels.cuda.pairs.plan import Plan
-from gpukoop.kernels.cuda.source import OPS
+from gpukoop.kernels.cuda import program as programs
+from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.functions import Functions
+from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs import plan as plan_cuda
+from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Energy, Gaussian, Matern32, Riesz
+from gpukoop.kernels.formula.profile import trace
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
+from gpukoop.listing import listing
 
+OPS = tuple(OPERATIONS)
 KERNELS = {name: make() for name, make in CATALOGUE.items()}
 KERNELS |= {"riesz13": Riesz(exponent=1.3), "sum": Gaussian(1.0) + 0.5 * Matern32(2.0)}
 
@@ -38,29 +46,25 @@ def untyped(source):
     return [value for key, value in found.items() if key not in typed]
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_constant_of_the_text_is_typed(name):
-    kernel = KERNELS[name]
-    sizes = [(2, "float32"), (2, "float64"), (5, "float32"), (40, "float32")]
-    for op, (d, dtype) in itertools.product(OPS, sizes):
-        if not possible(kernel, op):
-            continue
-        t = 1 if "logsumexp" in op else 2
-        for entry in Plan(kernel, op, 9, 9, d, t, dtype, complete=True).entries():
-            assert untyped(entry.source) == [], entry.name
+def test_every_constant_of_a_profile_is_typed():
+    for kernel, operation in itertools.product(KERNELS.values(), OPERATIONS.values()):
+        for term in kernel.terms if operation.log else [(1.0, kernel)]:
+            if possible(kernel, str(operation)):
+                source = Functions(trace(term[1]), operation).source
+                places = re.sub(r"s\[\d+\]", "s", source)  # an index needs no type
+                assert untyped(places) == [], source
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Compile one pair a loop body: what is pure for one is pure for 32, and thirty times faster."""
-    shape = shape_cuda.shape
+    """Compile one pair a loop body: what is pure for one is pure for 32, and much faster."""
+    specify = plan_cuda.specify
 
-    def one_pair(trace, spec):
-        s = shape(trace, spec)
-        return shape_cuda.Shape(1, 1, s.tile, s.record)
+    def one_pair(*args):
+        found = specify(*args)
+        return found if found.family == "wide" else replace(found, targets=1, group=1)
 
-    monkeypatch.setattr(tile_cuda, "shape", one_pair)
-    monkeypatch.setattr(part_cuda, "shape", one_pair)
+    monkeypatch.setattr(plan_cuda, "specify", one_pair)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +73,14 @@ def compiler():
 
 
 def check_pure(ptx, dtype):
-    assert "\t.local" not in ptx
-    assert not re.search(r"\b(?:ld|st)\.local", ptx)
-    if dtype == "float32":
-        assert not re.findall(r"\S*\.f64\b[^;]*;", ptx)
+    """Registers hold everything; the centre of a cloud alone is in float64, and what packs the points."""
+    loops = [e for e in re.split(r"(?=\.visible \.entry)", ptx)[1:] if "_points_" not in e[:80]]
+    assert loops
+    for text in loops:
+        assert "\t.local" not in text
+        assert not re.search(r"\b(?:ld|st)\.local", text)
+        if dtype == "float32":
+            assert not re.findall(r"\S*\.f64\b[^;]*;", text)
 
 
 @pytest.mark.slow
@@ -80,7 +88,9 @@ def check_pure(ptx, dtype):
 @pytest.mark.parametrize("name", KERNELS)
 def test_float32_code_has_no_float64_instruction(name, op, small, compiler):
     if possible(KERNELS[name], op):
-        check_pure(gpu.compile_ptx(KERNELS[name], op, d=2, form="exact"), "float32")
+        sizes = Sizes(OPERATIONS[op], Clouds(1, 1, 2, "float32", False), 1, only=("exact",))
+        for part in Plan(KERNELS[name], sizes).parts:
+            check_pure(gpu.entry_ptx(part.programs["exact"]), "float32")
 
 
 @pytest.mark.slow
@@ -111,9 +121,8 @@ def test_the_plan_holds_every_argument_and_splits_the_sources():
             assert all(a in buffers for a in args), entry
             assert block[0] == 128
             assert shared == 0
-            assert (
-                grid[1] > 1 or "sum" in entry or "join" in entry
-            )  # few targets: the sources are split
+            second = entry.startswith(("add", "join", "measure", "pack"))
+            assert grid[1] > 1 or second  # few targets: the sources are split
 
 
 @pytest.mark.parametrize(
@@ -149,3 +158,71 @@ def test_without_numba_cuda_the_error_says_how_to_install(monkeypatch):
 def test_missing_is_none_or_one_sentence():
     reason = gk.backends()["numba-cuda"]
     assert reason is None or (reason and "\n" not in reason)
+
+
+# -- programs -------------------------------------------------------------------------------------------
+def product_program(kernel=None, d=3, **how):
+    sizes = Sizes(PRODUCT, Clouds(9, 9, d, "float32", False), 1, **how)
+    plan = Plan(kernel or Gaussian(1.0), sizes)
+    return next(p for p in plan.programs.values() if "_product_exact_" in p.name)
+
+
+def test_programs_are_equal_by_what_decides_their_code():
+    same = product_program(), product_program(Gaussian(7.0)), product_program(tol=1e-3)
+    assert len(set(same)) == 1, "scales and tolerances are no part of the code"
+    others = product_program(d=2), product_program(Matern32(1.0)), product_program(listed=True)
+    assert len({*same, *others}) == 4
+    digests = [programs.digest(p, cc) for p in (same[0], *others) for cc in ((8, 0), (9, 0))]
+    assert len(set(digests)) == 8
+    assert programs.digest(same[0], (9, 0)) == programs.digest(same[1], (9, 0))
+
+
+def test_machine_code_is_compiled_once_and_read_from_disk(monkeypatch, tmp_path, compiler, small):
+    monkeypatch.setenv("GPUKOOP_CACHE_DIR", str(tmp_path))
+    program, cc = product_program(d=1), (8, 0)
+    assert not programs.kept(program, cc)
+    code = programs.machine_code(program, cc)
+    monkeypatch.setattr(programs, "compile_ptx", None)
+    assert programs.kept(program, cc)
+    assert programs.machine_code(product_program(d=1), cc) == code
+    (file,) = (tmp_path / "cuda").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert not programs.kept(program, cc)
+
+
+def test_a_plan_is_made_once_for_equal_kernels_and_sizes():
+    sizes = Sizes(PRODUCT, Clouds(900, 90, 2, "float32", False), 1)
+    assert reduce_cuda.make_plan(Gaussian(2.0), sizes) is reduce_cuda.make_plan(
+        Gaussian(2.0), replace(sizes)
+    )
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 5, 7, 9, 16, 17, 40])
+@pytest.mark.parametrize("op", ["product", "gradient", "value_and_gradient"])
+@pytest.mark.parametrize("d", [1, 3, 17, 40])
+def test_columns_are_rounded_to_a_few_and_all_are_covered(op, d, t):
+    part = Plan(Gaussian(1.0), Sizes(OPERATIONS[op], Clouds(9, 9, d, "float64", False), t)).parts[0]
+    assert part.passes * part.pass_columns >= t
+    assert (part.passes - 1) * part.pass_columns < t
+    widest = plan_cuda.columns(OPERATIONS[op], d, 10**6, "float64")
+    assert part.pass_columns in (1, 2, 4, 8, 16, widest)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.txt")), ids=lambda path: path.stem)
+def test_the_code_that_runs_is_what_it_was(path):
+    """To accept a change: gpukoop code KERNEL OPERATION -d D > tests/golden/KERNEL_OPERATION_dD.txt, and read the difference."""
+    name = next(k for k in CATALOGUE if path.stem.startswith(f"{k}_"))
+    op, _, d = path.stem.removeprefix(f"{name}_").rpartition("_d")
+    assert listing(name, op, int(d)) == path.read_text()
+
+
+def test_the_command_line_prints_it(capsys):
+    assert cli.main(["code", "gaussian", "product", "-d", "3", "--backend", "numba-cuda"]) == 0
+    text = (GOLDEN / "gaussian_product_d3.txt").read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert "exp2(q)" in text
+    for words in (["gauss", "product"], ["gaussian", "sum"], ["energy", "logsumexp"]):
+        assert cli.main(["code", *words]) == 2

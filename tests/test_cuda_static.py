@@ -7,6 +7,7 @@ import pytest
 
 from gpukoop.kernels.cuda.form import forms
 from gpukoop.kernels.formula.profile import trace
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 
 pytest.importorskip("numba_cuda")
 sys.path.append(str(Path(__file__).parents[1]))
@@ -24,7 +25,7 @@ pytestmark = [
 @pytest.mark.parametrize("index", range(9))
 def test_slots_stay_within_their_goal(index):
     kernel, op, d, t, mufu, goal, _ = static.CASES[index]
-    fastest = forms(trace(kernel), op, d)[0]
+    fastest = forms(trace(kernel), OPERATIONS[op], d)[0]
     (row,) = static.count(static.compile_ptx(kernel, op, d=d, t=t, form=fastest), mufu)
     assert row["slots"] <= goal
     assert row["spills"] == row["stack"] == row["local"] == 0
@@ -41,7 +42,7 @@ def test_difference_form_in_three_dimensions():
 def test_each_pair_once_is_clearly_less_work(d, t):
     """One exponential and one distance for two uses; several columns share them with their own multiply-adds."""
     kernel = static.Gaussian(1.0)
-    form = forms(trace(kernel), "product", d)[0]
+    form = forms(trace(kernel), PRODUCT, d)[0]
     ptx = static.compile_ptx(kernel, "product", d=d, t=t, form=form, symmetric=True)
     assert ".f64" not in ptx.replace(".reg .f64", "")
     (row,) = static.count(ptx)

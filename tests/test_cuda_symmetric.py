@@ -3,6 +3,7 @@
 Run as a program under NUMBA_ENABLE_CUDASIM=1 it sums small problems in the simulator, thread by thread.
 """
 
+import dataclasses
 import itertools
 import sys
 import warnings
@@ -14,9 +15,12 @@ import pytest
 
 from gpukoop import cuda as gpu
 from gpukoop.kernels.cuda import reduce as reduce_cuda
-from gpukoop.kernels.cuda.pairs.part import FULL
-from gpukoop.kernels.cuda.symmetric.loop import POSITIONS, WARP, planes
+from gpukoop.kernels.cuda.engine import NumbaEngine
+from gpukoop.kernels.cuda.grid import CAPACITY
+from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.cuda.symmetric.plan import PARTIALS, WAVES, SymmetricPlan, pays
+from gpukoop.kernels.cuda.symmetric.shape import planes
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
     Gaussian,
@@ -24,6 +28,7 @@ from gpukoop.kernels.formula.catalogue import (
     RationalQuadratic,
     Riesz,
 )
+from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 from gpukoop.testing import tolerance
 
 KERNELS = [make() for make in CATALOGUE.values()]
@@ -44,14 +49,18 @@ def cloud(n, d, t, dtype, spread=1.0, shift=0.0):
     return X, rng.normal(size=(n, t)).astype(dtype)
 
 
+def sizes(n, d, t, dtype, **how):
+    return Sizes(PRODUCT, Clouds(n, n, d, dtype, True), t, **how)
+
+
 # -- the simulator ----------------------------------------------------------------------------------
 def simulate(kernel, n, d, t, dtype, *, block=32, partials=PARTIALS, tol=None, **points):
     """Return the largest error over the tolerance, and the bands."""
     X, V = cloud(n, d, t, dtype, **points)
-    options = {"tol": tol, "block": block, "partials": partials, "simulator": True}
-    plan = SymmetricPlan(kernel, n, d, t, dtype, **options)
-    functions = {e.name: reduce_cuda.load(e.name, e.source) for e in plan.entries()}
-    result = plan.unpack(reduce_cuda._run_host(plan, plan.pack(X, X, V), functions))
+    plan = SymmetricPlan(kernel, sizes(n, d, t, dtype, tol=tol, block=block), partials=partials)
+    buffers = plan.pack(X, X, V)
+    NumbaEngine().run(plan, buffers)
+    result = plan.unpack(buffers)
     assert result.shape == (n, t)
     assert result.dtype == dtype
     exact = oracle.product(oracle.terms_of(kernel), X, X, V)
@@ -77,7 +86,7 @@ def simulated():
     # through the backend's own door, were seventy points enough to fill a device
     reduce_cuda.pays = lambda *request: True
     X, V = cloud(70, 2, 1, "float32")
-    result = reduce_cuda.product(Gaussian(1.0), X, X, V)
+    result = reduce_cuda.reduce(Gaussian(1.0), PRODUCT, X, X, V)
     exact = oracle.product(oracle.terms_of(Gaussian(1.0)), X, X, V)
     bound = tolerance(Gaussian(1.0), X, X, V)
     yield "product", float(np.max(np.abs(result - exact) / bound))
@@ -113,7 +122,7 @@ def visits(part):
 @pytest.mark.parametrize("n", [1, 128, 129, 1024, 1025, 5000, 40_000])
 @pytest.mark.parametrize("partials", [1, 2**20])
 def test_every_tile_at_or_beyond_its_targets_is_visited_once(n, partials):
-    part = SymmetricPlan(Gaussian(1.0), n, 3, 1, "float32", partials=partials).parts[0]
+    part = SymmetricPlan(Gaussian(1.0), sizes(n, 3, 1, "float32"), partials=partials).parts[0]
     seen = np.zeros((part.rows, part.tiles), int)
     for row, first, stop in visits(part):
         seen[row, first:stop] += 1
@@ -125,7 +134,7 @@ def test_every_tile_at_or_beyond_its_targets_is_visited_once(n, partials):
 
 @pytest.mark.parametrize("n", [23_000, 100_000, 1_000_000])
 def test_blocks_of_a_band_do_the_same_work(n):
-    part = SymmetricPlan(Gaussian(1.0), n, 3, 1, "float32").parts[0]
+    part = SymmetricPlan(Gaussian(1.0), sizes(n, 3, 1, "float32")).parts[0]
     for band in part.bands:
         lengths = [
             stop - first for row, first, stop in visits(part) if band.top <= row < band.bottom
@@ -133,39 +142,19 @@ def test_blocks_of_a_band_do_the_same_work(n):
         # only the last piece of a row is shorter, and there are enough to fill the device unless a piece is one tile
         assert max(lengths) == band.per
         assert sum(a < band.per for a in lengths) <= band.bottom - band.top
-        assert len(lengths) >= WAVES * FULL or band.per == 1
+        assert len(lengths) >= WAVES * CAPACITY or band.per == 1
 
 
 @pytest.mark.parametrize(("n", "d", "t"), [(20_000, 2, 1), (200_000, 3, 4), (1_000_000, 3, 1)])
 def test_partial_sums_are_bounded(n, d, t):
-    part = SymmetricPlan(Gaussian(1.0), n, d, t, "float32").parts[0]
+    part = SymmetricPlan(Gaussian(1.0), sizes(n, d, t, "float32")).parts[0]
     for band in part.bands:
         rows = band.bottom - band.top
         columns = 4 * t * rows * (n - band.top * part.targets)
         assert columns <= PARTIALS or rows == 1
-        # pieces of WAVES * FULL blocks at least half as long as asked for, and one more for each row
+        # pieces of WAVES * CAPACITY blocks at least half as long as asked for, and one more for each row
         pieces = 4 * t * part.targets * band.pieces * rows
-        assert pieces <= 4 * t * part.targets * (4 * WAVES * FULL + rows)
-
-
-def test_a_lane_meets_every_source_of_a_strip_and_no_other_lane_at_the_same_step():
-    n, d = 100, 3
-    plan = SymmetricPlan(Gaussian(1.0), n, d, 1, "float32")
-    X, V = cloud(n, d, 1, "float32", spread=0.1)
-    buffers = plan.pack(X, X, V)
-    widths = planes(d + 1 + 1, "float32")
-    assert widths == (4, 1)
-    strips = buffers["s"].reshape(-1, POSITIONS * sum(widths))
-    points = strips[:, : 4 * POSITIONS].reshape(-1, POSITIONS, 4)
-    steps = np.arange(WARP)[:, None] + np.arange(WARP)  # step, lane
-    met = points[0, steps, :d]
-    home = buffers["x"].reshape(n, d)[:WARP]
-    assert np.array_equal(met, home[steps % WARP])
-    assert all(len(set(row)) == WARP for row in (steps % WARP))
-    # the weight follows the coordinates, and sources past the end have none
-    assert np.array_equal(
-        points.reshape(-1, POSITIONS, 4)[3, :WARP, 3], np.r_[V[96:, 0], np.zeros(28)]
-    )
+        assert pieces <= 4 * t * part.targets * (4 * WAVES * CAPACITY + rows)
 
 
 def test_planes_hold_a_record_in_whole_loads():
@@ -194,39 +183,28 @@ def test_planes_hold_a_record_in_whole_loads():
     ],
 )
 def test_where_it_pays(n, d, t, dtype, expected):
-    assert pays(Gaussian(1.0), "product", n, d, t, dtype) is expected
+    assert pays(Gaussian(1.0), sizes(n, d, t, dtype)) is expected
 
 
 def test_other_sums_are_not_symmetric():
     for op in ("gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient"):
-        assert not pays(Gaussian(1.0), op, 100_000, 3, 1, "float32")
+        other = dataclasses.replace(sizes(100_000, 3, 1, "float32"), operation=OPERATIONS[op])
+        assert not pays(Gaussian(1.0), other)
 
 
-def test_the_backend_uses_it_for_one_cloud_only(monkeypatch):
-    class Chosen(Exception):
-        pass
-
-    def symmetric(*args, **options):
-        raise Chosen
-
-    n = 23_000
-    X, V = cloud(n, 3, 1, "float32")
-    monkeypatch.setattr(reduce_cuda, "SymmetricPlan", symmetric)
-    with pytest.raises(Chosen):
-        reduce_cuda.product(Gaussian(1.0), X, X, V)
-    monkeypatch.setattr(reduce_cuda, "Plan", symmetric)
-    monkeypatch.setattr(reduce_cuda, "SymmetricPlan", None)
-    for sources in (X.copy(), X[:-1]):
-        with pytest.raises(Chosen):
-            reduce_cuda.product(Gaussian(1.0), X, sources, V[: len(sources)])
+def test_the_backend_uses_it_for_one_cloud_only():
+    one = sizes(30_000, 3, 1, "float32")
+    two = dataclasses.replace(one, clouds=dataclasses.replace(one.clouds, same=False))
+    assert type(reduce_cuda.make_plan(Gaussian(1.0), one)) is SymmetricPlan
+    assert type(reduce_cuda.make_plan(Gaussian(1.0), two)) is Plan
 
 
 def test_plans_are_one_sided_unless_asked():
     sizes = {"n": 50_000, "m": 50_000, "d": 3}
     plan = gpu.launch_plan(Gaussian(1.0), "product", **sizes)
-    assert not any("symmetric" in launch.entry for launch in plan.launches)
+    assert not any("symmetric" in launch.entry for launch in plan.summing)
     plan = gpu.launch_plan(Gaussian(1.0), "product", **sizes, symmetric=True)
-    assert all("symmetric" in launch.entry for launch in plan.launches)
+    assert all("symmetric" in launch.entry for launch in plan.summing)
     for launch in plan.launches:
         assert launch.block == (128, 1, 1)
 
@@ -257,10 +235,9 @@ def test_bad_arguments_are_named(arguments, words):
 
 
 def test_a_plan_wants_one_cloud():
-    X, V = cloud(10, 3, 1, "float32")
-    plan = SymmetricPlan(Gaussian(1.0), 10, 3, 1, "float32")
+    clouds = Clouds(10, 10, 3, "float32", False)
     with pytest.raises(ValueError, match="one cloud of points"):
-        plan.pack(X, X.copy(), V)
+        SymmetricPlan(Gaussian(1.0), Sizes(PRODUCT, clouds, 1))
     with pytest.raises(ValueError, match="choose one"):
         gpu.compile_ptx(Gaussian(1.0), "product", d=3, symmetric=True, listed=True)
 

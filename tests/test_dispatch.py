@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import gpukoop as gk
-from gpukoop.backends import BACKENDS, RATES, AbstractBackend, Rate, Request
+from gpukoop.backends import BACKENDS, RATES, AbstractBackend, Rate
+from gpukoop.kernels.operation import GRADIENT, LOGSUMEXP, PRODUCT
+from gpukoop.kernels.request import Request
 from gpukoop.testing import check_backend, expected_failed_checks
 
 X = np.random.default_rng(0).normal(size=(30, 2))
@@ -19,8 +21,8 @@ X = np.random.default_rng(0).normal(size=(30, 2))
 class ToyBackend(AbstractBackend):
     """The smallest backend that conforms: Gaussian products, one row at a time. Copy it to write one.
 
-    ``missing`` answers for the machine, ``refuses`` for the request, both in words or None; ``module`` holds one function an
-    operation, on native arrays: points (n, d) and (m, d), weights (m, t), results (n, t) in the dtype of the points.
+    ``missing`` answers for the machine, ``refuses`` for the request, both in words or None; ``module`` holds ``reduce``
+    on native arrays: points (n, d) and (m, d), weights (m, t), results (n, t) in the dtype of the points.
     """
 
     name = "toy"
@@ -29,7 +31,7 @@ class ToyBackend(AbstractBackend):
         return None
 
     def refuses(self, request):
-        if request.op != "product":
+        if request.operation != PRODUCT:
             return "toy computes products only"
         if not isinstance(request.kernel, gk.Gaussian):
             return "toy knows the Gaussian kernel only"
@@ -39,10 +41,10 @@ class ToyBackend(AbstractBackend):
         return 1e-6 + 1e-7 * request.n * request.m
 
     def module(self):
-        return SimpleNamespace(product=self.product)
+        return SimpleNamespace(reduce=self.reduce)
 
     @staticmethod
-    def product(kernel, X, Y, V, *, tol=None):
+    def reduce(kernel, operation, X, Y, V, *, tol=None):
         out = np.empty((len(X), V.shape[1]), X.dtype)
         for i, x in enumerate(X.astype(float)):
             s = ((x - Y) ** 2).sum(axis=1) / kernel.scale**2
@@ -71,7 +73,7 @@ def no_environment(monkeypatch):
 
 GAUSSIAN = gk.Gaussian()
 BASE = {
-    "op": "product",
+    "operation": PRODUCT,
     "kernel": GAUSSIAN,
     "n": 9,
     "m": 9,
@@ -130,8 +132,8 @@ def test_cost_grows_with_everything():
             {"n": 10**5},
             {"d": 300},
             {"t": 100},
-            {"op": "gradient"},
-            {"op": "logsumexp"},
+            {"operation": GRADIENT},
+            {"operation": LOGSUMEXP},
             {"dtype": "float64"},
         ):
             assert backend.seconds(Request(**(base | change))) >= cost, (name, change)
@@ -247,7 +249,7 @@ def test_device_points_are_refused_by_host_backends():
 
 
 def test_keops_refuses_what_would_not_compile():
-    request = Request(**(BASE | {"op": "gradient", "d": 784}))
+    request = Request(**(BASE | {"operation": GRADIENT, "d": 784}))
     assert "do not compile" in BACKENDS["keops"].refuses(request)
 
 
@@ -273,10 +275,10 @@ class Wrong(ToyBackend):
         self.spoil = spoil
 
     def module(self):
-        def product(kernel, X, Y, V, *, tol=None):
-            return self.spoil(ToyBackend.product(kernel, X, Y, V), X)
+        def reduce(kernel, operation, X, Y, V, *, tol=None):
+            return self.spoil(ToyBackend.reduce(kernel, operation, X, Y, V), X)
 
-        return SimpleNamespace(product=product)
+        return SimpleNamespace(reduce=reduce)
 
 
 def overwrite(result, X):

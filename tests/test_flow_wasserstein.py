@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import gpukoop as gk
 from gpukoop import datasets, metrics
+from gpukoop.flow import plans
 from gpukoop.flow.coupling import exact_map, gaussian_map
 from gpukoop.flow.sinkhorn import problem, solve, transport_value
 from gpukoop.flow.wasserstein import SinkhornField, exact_field
@@ -168,7 +169,8 @@ def test_values_agree_with_a_dense_solver():
     found = solve(p, blur, n_iter=500, tol=1e-12)
     assert abs(transport_value(p, found) - f.mean() - g.mean()) < 1e-9
     P = np.exp((f[:, None] + g - C) / eps) / 25 / 30
-    assert np.abs(p.barycentre(found.g, blur)[1] - 25 * P @ X).max() < 1e-9
+    slope = p.operator(blur).logsumexp_and_gradient(found.g / eps + p.log_b)[1]
+    assert np.abs(Z + eps * slope - 25 * P @ X).max() < 1e-9
 
 
 def test_energy_falls_and_potentials_are_warm():
@@ -200,7 +202,8 @@ def test_no_array_of_pairs_exists():
     assert peak < 10e6
 
 
-def test_large_exact_couplings_are_refused_with_the_way_out():
+def test_large_exact_couplings_are_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(plans, "has_simplex", lambda: False)
     Z, X = clouds(700, 701)
     with pytest.raises(ValueError, match="sinkhorn"):
         gk.WassersteinFlow("exact", n_iter=1).fit(X).transport(Z)
@@ -265,7 +268,7 @@ def test_bad_parameters_are_named(parameters, words):
     "weight", [np.ones(3), -np.ones(60), np.zeros(60), np.full(60, np.nan), ["a"] * 60]
 )
 def test_bad_weights_are_named(weight):
-    with pytest.raises(ValueError, match="sample_weight"):
+    with pytest.raises((ValueError, TypeError), match="sample_weight"):
         gk.WassersteinFlow().fit(clouds()[1], sample_weight=weight)
 
 

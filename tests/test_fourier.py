@@ -13,6 +13,7 @@ from gpukoop.kernels.formula.profile import trace
 from gpukoop.kernels.fourier import modes as fourier_modes
 from gpukoop.kernels.fourier import nufft as fourier_plans
 from gpukoop.kernels.fourier import sum as fourier_sum
+from gpukoop.kernels.fourier.memory import Memory
 from gpukoop.kernels.reference import evaluate
 from gpukoop.testing import check_backend, tolerance
 
@@ -129,7 +130,9 @@ def test_every_row_is_within_tol(kernel, d, dtype, tol):
         assert (np.abs(a - b) <= bound).all()
     assert 0 < K.error_estimate_ <= tol
     if d < 3 or isinstance(kernel, gk.Gaussian):
-        assert K.workspace["geometry"].box is not None, "transformed, not all rows summed exactly"
+        assert K.clouds.memory(Memory).geometry.box is not None, (
+            "transformed, not all rows summed exactly"
+        )
     assert np.array_equal(K @ V[:, 0], K @ V[:, 0]), "equal calls give equal bits"
 
 
@@ -182,7 +185,7 @@ def test_particles_far_away_are_summed_exactly():
         got, exact, tolerance(kernel, X, Y, V, "value_and_gradient", tol=1e-5), strict=True
     ):
         assert (np.abs(a - b) <= bound).all()
-    geometry = K.workspace["geometry"]
+    geometry = K.clouds.memory(Memory).geometry
     assert set(range(5)) <= set(geometry.far_x)
     assert len(geometry.far_x) < 50
 
@@ -235,7 +238,7 @@ def test_sources_in_pieces_give_the_same_sum(monkeypatch):
     monkeypatch.setattr(fourier_plans, "PIECE", 500)
     L = gk.Gaussian(1.0)(X, Y, backend="fourier", tol=1e-5)
     pieces = L @ V
-    assert len(L.workspace["geometry"]._clouds.popitem()[1][1].slices) > 1
+    assert len(L.clouds.memory(Memory).geometry._clouds.popitem()[1][1].slices) > 1
     assert (np.abs(pieces - whole) <= 2 * tolerance(L.kernel, X, Y, V, tol=1e-5)).all()
     assert np.array_equal(pieces, gk.Gaussian(1.0)(X, Y, backend="fourier", tol=1e-5) @ V)
 

@@ -24,6 +24,14 @@ from gpukoop.kernels.formula.catalogue import (
     RationalQuadratic,
     Riesz,
 )
+from gpukoop.kernels.operation import (
+    GRADIENT,
+    LOGSUMEXP,
+    LOGSUMEXP_AND_GRADIENT,
+    OPERATIONS,
+    PRODUCT,
+    VALUE_AND_GRADIENT,
+)
 from gpukoop.testing import tolerance
 
 KERNELS = {name: make() for name, make in CATALOGUE.items()} | {
@@ -44,7 +52,7 @@ def cloud(n, m, d, t=1, dtype="float32", spread=1.0, shift=0.0, seed=0):
 def check(op, kernel, X, Y, V, tol=None):
     """Compare one operation with the oracle; return the result."""
     copies = [a.copy() for a in (X, Y, V)]
-    result = getattr(reduce_cpu, op)(kernel, X, Y, V, tol=tol)
+    result = reduce_cpu.reduce(kernel, OPERATIONS[op], X, Y, V, tol=tol)
     for before, after in zip(copies, (X, Y, V), strict=True):
         np.testing.assert_array_equal(before, after)
     exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
@@ -110,8 +118,8 @@ def test_features_with_a_kink():
 def test_columns(d, t):
     X, Y, V = cloud(67, 515, d, t)
     value, grad = check("value_and_gradient", Gaussian(2.0), X, Y, V)
-    np.testing.assert_allclose(reduce_cpu.product(Gaussian(2.0), X, Y, V), value, atol=1e-4)
-    one = reduce_cpu.gradient(Gaussian(2.0), X, Y, V[:, 1:2].copy())
+    np.testing.assert_allclose(reduce_cpu.reduce(Gaussian(2.0), PRODUCT, X, Y, V), value, atol=1e-4)
+    one = reduce_cpu.reduce(Gaussian(2.0), GRADIENT, X, Y, V[:, 1:2].copy())
     np.testing.assert_allclose(one[:, 0], grad[:, 1], atol=1e-4)
 
 
@@ -132,9 +140,11 @@ def test_ragged_sizes(n, m):
 def test_nothing_to_sum():
     X, Y, V = cloud(3, 4, 2)
     none = np.empty((0, 2), "float32")
-    assert reduce_cpu.product(Gaussian(), none, Y, V).shape == (0, 1)
-    np.testing.assert_array_equal(reduce_cpu.product(Gaussian(), X, none, V[:0]), np.zeros((3, 1)))
-    assert np.isneginf(reduce_cpu.logsumexp(Gaussian(), X, none, V[:0, 0])).all()
+    assert reduce_cpu.reduce(Gaussian(), PRODUCT, none, Y, V).shape == (0, 1)
+    np.testing.assert_array_equal(
+        reduce_cpu.reduce(Gaussian(), PRODUCT, X, none, V[:0]), np.zeros((3, 1))
+    )
+    assert np.isneginf(reduce_cpu.reduce(Gaussian(), LOGSUMEXP, X, none, V[:0, 0])).all()
 
 
 # -- places ------------------------------------------------------------------------------------------
@@ -150,14 +160,14 @@ def test_far_from_the_origin(d, kernel):
 def test_all_points_equal(name):
     X, Y, V = cloud(5, 70, 3)
     X[:], Y[:] = X[0], X[0]
-    assert not reduce_cpu.value_and_gradient(KERNELS[name], X, Y, V)[1].any()
+    assert not reduce_cpu.reduce(KERNELS[name], VALUE_AND_GRADIENT, X, Y, V)[1].any()
     check("product", KERNELS[name], X, Y, V)
 
 
 def test_far_pairs_are_zero():
     X, Y, V = cloud(5, 70, 3)
     for kernel in (Gaussian(), Laplace(), Matern32()):
-        value, grad = reduce_cpu.value_and_gradient(kernel, X, Y + np.float32(1e4), V)
+        value, grad = reduce_cpu.reduce(kernel, VALUE_AND_GRADIENT, X, Y + np.float32(1e4), V)
         assert not value.any()
         assert not grad.any()
 
@@ -172,7 +182,7 @@ def test_logsumexp_of_wide_clouds_and_large_weights():
     L = top[:, 0] + np.log(p.sum(1))
     G = -np.einsum("ij,ijd->id", p, D) / p.sum(1)[:, None]
     within = tolerance(Gaussian(), X, Y, b, "logsumexp_and_gradient")
-    got = reduce_cpu.logsumexp_and_gradient(Gaussian(), X, Y, b)
+    got = reduce_cpu.reduce(Gaussian(), LOGSUMEXP_AND_GRADIENT, X, Y, b)
     assert (np.abs(got[0] - L) <= within[0]).all()
     assert (np.abs(got[1] - G) <= within[1]).all()
 
@@ -180,7 +190,7 @@ def test_logsumexp_of_wide_clouds_and_large_weights():
 def test_logsumexp_without_weights():
     X, Y, _ = cloud(5, 1500, 3)
     b = np.full(1500, -np.inf, "float32")
-    L, G = reduce_cpu.logsumexp_and_gradient(Gaussian(), X, Y, b)
+    L, G = reduce_cpu.reduce(Gaussian(), LOGSUMEXP_AND_GRADIENT, X, Y, b)
     assert np.isneginf(L).all()
     assert not G.any()
     b[1400] = 0.0  # the first tile is empty, the second is not
@@ -191,20 +201,20 @@ def test_a_million_sources_cost_no_digits():
     X, Y, _ = cloud(8, 1_000_000, 1)
     V = np.ones((len(Y), 1), "float32")
     exact = np.exp(-((X.astype(float) - Y[:, 0].astype(float)) ** 2) / 2).sum(1)
-    got = reduce_cpu.product(Gaussian(), X, Y, V)[:, 0]
+    got = reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V)[:, 0]
     assert np.abs(got / exact - 1).max() < 2e-7
 
 
 def test_nan_is_not_hidden():
     X, Y, V = cloud(5, 70, 3)
     Y[3, 1] = np.nan
-    assert np.isnan(reduce_cpu.product(Gaussian(), X, Y, V)).all()
+    assert np.isnan(reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V)).all()
 
 
 def test_tolerance_shortens_the_exponential():
     X, Y, V = cloud(130, 1100, 3)
     rough = check("product", Gaussian(), X, Y, V, tol=1e-5)
-    assert (rough != reduce_cpu.product(Gaussian(), X, Y, V)).any()
+    assert (rough != reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V)).any()
 
 
 # -- cells -------------------------------------------------------------------------------------------
@@ -218,7 +228,7 @@ def test_distant_cells_are_left_out_within_tol(op, monkeypatch):
     visits = cells.visits
     monkeypatch.setattr(cells, "visits", lambda *args: visited.append(visits(*args)) or visited[-1])
     kernel, tol = Gaussian(0.1), 1e-5
-    results = getattr(reduce_cpu, op)(kernel, X, Y, V, tol=tol)
+    results = reduce_cpu.reduce(kernel, OPERATIONS[op], X, Y, V, tol=tol)
     results = results if isinstance(results, tuple) else (results,)
     rows = np.r_[7, 100:130]
     exact = oracle.value_and_gradient(oracle.terms_of(kernel), X[rows], Y, V)
@@ -235,8 +245,8 @@ def test_what_does_not_decay_is_summed_exactly():
     X, Y, V = cloud(5000, 20_000, 2)
     for kernel in (Energy(), Gaussian(3.0)):
         np.testing.assert_array_equal(
-            reduce_cpu.value_and_gradient(kernel, X, Y, V, tol=1e-6)[0],
-            reduce_cpu.value_and_gradient(kernel, X, Y, V)[0],
+            reduce_cpu.reduce(kernel, VALUE_AND_GRADIENT, X, Y, V, tol=1e-6)[0],
+            reduce_cpu.reduce(kernel, VALUE_AND_GRADIENT, X, Y, V)[0],
         )
 
 
@@ -282,24 +292,24 @@ def test_threads_change_no_bit(monkeypatch):
     results = []
     for threads in ("1", "2", "5"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
-        results.append(reduce_cpu.product(Gaussian(), X, Y, V))
+        results.append(reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_calls_from_several_threads():
     X, Y, V = cloud(2000, 2000, 3)
-    want = reduce_cpu.product(Gaussian(), X, Y, V)
+    want = reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V)
     with ThreadPoolExecutor(4) as pool:
-        for got in pool.map(lambda _: reduce_cpu.product(Gaussian(), X, Y, V), range(8)):
+        for got in pool.map(lambda _: reduce_cpu.reduce(Gaussian(), PRODUCT, X, Y, V), range(8)):
             np.testing.assert_array_equal(got, want)
 
 
 def test_memory_is_linear():
     X, Y, V = cloud(20_000, 20_000, 3, 16)
-    reduce_cpu.product(Gaussian(), X[:100], Y, V)
+    reduce_cpu.reduce(Gaussian(), PRODUCT, X[:100], Y, V)
     tracemalloc.start()
-    reduce_cpu.product(Gaussian(), X[:100], Y, V)
+    reduce_cpu.reduce(Gaussian(), PRODUCT, X[:100], Y, V)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * (X.nbytes + Y.nbytes + V.nbytes)
@@ -309,9 +319,10 @@ SCRIPT = textwrap.dedent(
     """
     import numpy as np
     from gpukoop.kernels.cpu import reduce as reduce_cpu
+    from gpukoop.kernels.operation import PRODUCT
     from gpukoop.kernels.formula.catalogue import Gaussian
     X = np.zeros((3, 2), "float32")
-    print(reduce_cpu.product(Gaussian({scale}), X, X, X[:, :1] + 1).sum())
+    print(reduce_cpu.reduce(Gaussian({scale}), PRODUCT, X, X, X[:, :1] + 1).sum())
     run, = reduce_cpu._runs.values()
     print(sum(run.stats.cache_hits.values()), sum(run.stats.cache_misses.values()))
     """

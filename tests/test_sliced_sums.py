@@ -8,6 +8,7 @@ from scipy.special import hyp1f1
 
 import gpukoop as gk
 from gpukoop.dispatch import AccuracyWarning
+from gpukoop.kernels.fourier.memory import Memory
 from gpukoop.kernels.fourier.modes import absolute
 from gpukoop.kernels.fourier.sliced import directions as sliced_directions
 from gpukoop.kernels.fourier.sliced import sums as sliced_sums
@@ -29,7 +30,7 @@ def errors(kernel, X, Y, V, tol, op="product"):
     else:
         unit = min(float(k.scale) for _, k in kernel.terms)
         error = np.abs(got - exact.gradient(V)).max(axis=-1) * unit / density
-    return error.max(), K.error_estimate_, K.workspace["n_directions"]
+    return error.max(), K.error_estimate_, K.clouds.memory(Memory).n_directions
 
 
 @pytest.mark.parametrize("d", [4, 5, 10])

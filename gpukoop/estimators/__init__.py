@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
+    from gpukoop.estimators.jko import JKOFlow
+    from gpukoop.estimators.koopman import KoopmanSampler
+    from gpukoop.estimators.kswgd import KSWGD
+    from gpukoop.estimators.mmd import MMDFlow
+    from gpukoop.estimators.wasserstein import WassersteinFlow
 
 _HOMES = {
     "KSWGD": "kswgd",
@@ -13,7 +20,7 @@ _HOMES = {
     "KoopmanSampler": "koopman",
 }
 
-__all__ = list(_HOMES)
+__all__ = ["KSWGD", "JKOFlow", "KoopmanSampler", "MMDFlow", "WassersteinFlow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,36 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, points, to_host
+from gpukoop.arrays import Array, Home, like, to_host
 from gpukoop.draws import check_count
+from gpukoop.estimators.verdict import JudgedMixin
+from gpukoop.fitted import own_points, remember_columns
+from gpukoop.flow.identity import identity
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
+from gpukoop.parameters import check_points
+
+# What a flow towards other samples has left.
+FLOWN = (
+    "n_iter_",
+    "converged_",
+    "history_",
+    "report_",
+    "X_held_out_",
+    "_ended",
+    "_on_law",
+    "_settled",
+    "_silent",
+)
 
 
-class AbstractFlowEstimator(BaseEstimator, ABC):
+class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
     """A flow with scikit-learn's face: ``fit`` learns the target, ``transport`` moves particles towards it.
 
     Subclasses store their parameters in ``__init__``, set ``X_`` (native array), ``n_features_in_`` and ``backend_`` in
     ``fit`` (see :meth:`_remember`) and say in :meth:`_plan` what one step is.
     """
 
+    backend: str | None
     random_state: Any
     verbose: int
 
@@ -30,10 +47,15 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         """Return the step, the first state, the number of steps and the step size (for messages)."""
 
+    @abstractmethod
+    def _check_parameters(self) -> Any:
+        """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
+
     def _remember(self, X: Any, name: str = "X") -> Array:
-        """Validate the samples and keep them; the first line of every ``fit``."""
-        native, home = points(X, name)
-        for flown in ("n_iter_", "converged_", "history_"):  # of a flow towards other samples
+        """Validate the samples and keep a copy of them; the first line of every ``fit``."""
+        native, home = own_points(X, name)
+        remember_columns(self, X)
+        for flown in FLOWN:
             self.__dict__.pop(flown, None)
         self.X_ = native
         self.n_features_in_ = int(native.shape[1])
@@ -41,14 +63,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         return native
 
     def _check_points(self, Z: Any, name: str = "Z") -> tuple[Array, Home]:
-        check_is_fitted(self)
-        native, home = points(Z, name)
-        if native.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"{name} has {native.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input: the columns of the X it was fitted to"
-            )
-        return native, home
+        return check_points(self, Z, name)
 
     def transport(
         self,
@@ -100,7 +115,9 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         if n_iter is not None:
             check_count(n_iter, "n_iter", least=0)
         seed = seed_from(self.random_state)
-        step, state, steps, size = self._plan(like(native, self.X_), n_iter, seed)
+        start = like(native, self.X_)
+        # A run of no steps returns its start, which must not be the caller's array.
+        step, state, steps, size = self._plan(start.copy(), n_iter, seed)
         outcome: Outcome = run_flow(
             step,
             state,
@@ -114,9 +131,14 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
             verbose=self.verbose,
             description=type(self).__name__,
         )
-        self.n_iter_, self.converged_ = outcome.n_iter, outcome.converged
-        self.history_ = outcome.history
+        history = self._closed(step, outcome, seed)
+        self.n_iter_, self.history_ = outcome.n_iter, history
+        self.converged_ = outcome.converged  # no entry of __dict__ where the verdict decides
         return home.restore(like(outcome.particles, native))
+
+    def _closed(self, step: Step, outcome: Outcome, seed: int) -> dict[str, np.ndarray]:
+        """Return the history of a run that has ended."""
+        return outcome.history
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
         """Draw starting points, move them by the flow and return where they end.
@@ -134,6 +156,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
             Library and device of the samples given to ``fit``.
         """
         check_is_fitted(self)
+        self._check_parameters()
         n = check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
         rng = np.random.default_rng(seed_from(chosen))
@@ -148,19 +171,7 @@ class AbstractFlowEstimator(BaseEstimator, ABC):
         return like(X.mean(axis=0) + rng.standard_normal((n, len(root))) @ root, self.X_)
 
     def _fingerprint(self, Z: Array, n_iter: int) -> str:
-        digest = hashlib.sha256()
-        for array in (self.X_, Z):
-            digest.update(np.ascontiguousarray(to_host(array)).tobytes())
-        params = {k: v for k, v in self.get_params(deep=False).items() if k not in ("verbose",)}
-        return f"{type(self).__name__} {_stable(params)} {n_iter} {digest.hexdigest()}"
-
-
-def _stable(params: dict[str, Any]) -> str:
-    """Text of the parameters that is the same in every process: no memory addresses."""
-    parts = []
-    for name, value in sorted(params.items()):
-        text = repr(value)
-        if callable(value) or " at 0x" in text:
-            text = getattr(value, "__qualname__", type(value).__qualname__)
-        parts.append(f"{name}={text}")
-    return ", ".join(parts)
+        """Return what decides a run: everything that was set or learned, the start and the number of steps."""
+        left_out = {*FLOWN, "backend_", "verbose", "_home"} - {"X_held_out_"}
+        decides = {name: value for name, value in self.__dict__.items() if name not in left_out}
+        return identity((type(self).__qualname__, decides, Z, n_iter))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
+from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
+    DIVERGENCES,
     CriticField,
     FourierDictionary,
     JoinedDictionary,
@@ -130,6 +131,7 @@ class JKOFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
     ) -> JKOFlow:
@@ -153,7 +155,8 @@ class JKOFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
-        self.sample_weight_ = check_weight(sample_weight, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"
@@ -261,6 +264,7 @@ class JKOFlow(AbstractParticleFlow):
             self._length(),
             n_iter=int(self.inner_iter),
             tol=float(self.inner_tol),
+            double=self.objective in DIVERGENCES,
         )
 
     def _riesz_step(self) -> Step:
@@ -276,11 +280,3 @@ class JKOFlow(AbstractParticleFlow):
 
     def _regressed_field(self, batch_size: int | None) -> Field:
         return self._field(batch_size, fixed=False)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the divergence of the points X to the samples."""
-        native, _ = self._check_points(X, "X")
-        from gpukoop.arrays import like
-
-        Z: Array = like(native, self.X_)
-        return -float(self._energy(False)(Z, {}, np.random.default_rng(0), 0).energy)

@@ -15,17 +15,22 @@ from gpukoop.arrays import Array, like, native_array, points, require_finite, to
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
+from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
+from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step, projected
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
 
 
-class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstimator):
+class KSWGD(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConvergedByVerdict, AbstractFlowEstimator
+):
     r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
 
     Learns eigenfunctions phi_k and eigenvalues lambda_k of the positive Langevin generator from data and moves
@@ -70,6 +75,9 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         then uses all its time: it does not stop early.
     tol : float, optional
         Accuracy of kernel sums; None is rounding accuracy.
+    validation_fraction : float
+        Share of the samples that nothing is learned from and that judge the particles; 0 keeps none, and so do fewer than
+        200 samples and a spectrum that is already fitted.
     backend : str, optional
         Who computes.
     random_state : None, int, Generator or RandomState
@@ -89,8 +97,13 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         Modes that at least 30 samples carry (a fiftieth of few samples); the others are never pushed.
     backend_ : str
         Who computes the sums of a step.
+    report_ : gpukoop.verdict.Report
+        After the first :meth:`sample` of at least 100 particles: whether they are on the law of the data.
+    X_held_out_ : array or None
+        The samples kept aside.
     n_iter_, converged_, history_ : int, bool, dict
-        After a flow. ``history_`` holds ``moments`` (steps, r), ``dissipation`` = sum c_k^2, root mean square ``displacement``, the
+        After a flow. ``converged_`` is the verdict of :meth:`diagnose` on its last particles, at most 2,000 of them, whatever the
+        moments say. ``history_`` holds ``moments`` (steps, r), ``dissipation`` = sum c_k^2, root mean square ``displacement``, the
         share of ``limited`` steps, and the number of ``far`` particles that were pulled towards the data.
 
     Notes
@@ -129,6 +142,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         coarse: Any = "auto",
         langevin: float = 0.0,
         tol: float | None = None,
+        validation_fraction: float = 0.1,
         backend: str | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -145,10 +159,12 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         self.coarse = coarse
         self.langevin = langevin
         self.tol = tol
+        self.validation_fraction = validation_fraction
         self.backend = backend
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
         """Learn the spectrum of the generator from samples or pairs.
 
@@ -187,6 +203,9 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
                     f"successors has {len(Y)} rows, X has {len(native)}: row i must be X[i] one lag later"
                 )
             Y = like(Y, native)
+        if self.spectrum is None or isinstance(self.spectrum, str):
+            native, Y, aside = set_aside(native, Y, self.validation_fraction)
+            self.X_, self.X_held_out_ = native, aside
         self.spectrum_ = spectrum_of(self, native, Y)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
@@ -202,6 +221,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
+        check_shared(self)
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         check_positive(self.lag_time, "lag_time")
@@ -228,7 +248,6 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
             )
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        self._check_parameters()  # set_params may have changed them since fit
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
@@ -273,6 +292,7 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         moved = super().transport(
             Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
         )
+        self._arrived(moved)
         far = self.history_.get("far", np.zeros(0))
         if far.size and far.max() > 0:
             warnings.warn(
@@ -303,15 +323,6 @@ class KSWGD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractFlowEstim
         """Return the eigenfunctions at X, (n, r): mean 0 and variance 1 under the samples."""
         native, home = self._check_points(X, "X")
         return home.restore(like(self.spectrum_.transform(like(native, self.X_)), native))
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the sum of squared means of the modes over X: 0 is a perfect match.
-
-        For n independent draws of the law the expected score is about -r / n.
-        """
-        native, _ = self._check_points(X, "X")
-        c = self.spectrum_.transform(like(native, self.X_)).mean(axis=0)
-        return -float((c**2).sum())
 
     @property
     def _n_features_out(self) -> int:

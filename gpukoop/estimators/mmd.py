@@ -9,6 +9,7 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved
+from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field
 from gpukoop.flow.drmmd import drmmd_field, kale_field
 from gpukoop.flow.loop import Step, seed_from
@@ -120,6 +121,7 @@ class MMDFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, source: Any = None) -> MMDFlow:
         """Keep the samples, and train the generator if there is one.
 

@@ -10,24 +10,26 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, points
+from gpukoop.arrays import Array, like, namespace, points
+from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.descent import Field, begin, explicit
-from gpukoop.flow.loop import Callback, Info, State, Step, run_flow, seed_from
+from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
 from gpukoop.flow.training import StagewiseTrainer, Trainer
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
 from gpukoop.maps.stages import StagewiseMap
 from gpukoop.operator import median_scale
+from gpukoop.parameters import check_shared
 
 
 class Recorder:
-    """Passes a step on and remembers what the next one would start from, for the energy after the last step."""
+    """Passes a step of a field on and remembers what the next one would start from, for the energy after the last step."""
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, step: Step, field: Field) -> None:
+        self.step, self.field = step, field
         self.memory: dict[str, Array] = {}
 
     def __call__(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
@@ -62,20 +64,21 @@ class AbstractParticleFlow(AbstractFlowEstimator):
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         steps = int(self._steps()) if n_iter is None else int(n_iter)
-        self._watched = self._field(self._batch)
-        self._recorder = Recorder(self._particle_step(self._watched))
-        return self._recorder, begin(Z, self.X_), steps, self._length()
+        field = self._field(self._batch)
+        recorder = Recorder(self._particle_step(field), field)
+        return recorder, begin(Z, self.X_), steps, self._length()
 
     def _steps(self) -> int:
         return self.n_iter
 
     def _check_common(self) -> None:
+        check_shared(self)
+        check_persistence(self.persistence)
         if self.generator is not None:
             if not isinstance(self.generator, AbstractMap):
                 raise TypeError(
                     f"generator is {self.generator!r}, expected a map such as gpukoop.maps.RandomFeatureMap()"
                 )
-            check_persistence(self.persistence)
         if self._batch is not None:
             check_count(self._batch, "batch_size")
 
@@ -107,62 +110,57 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         started = self.generator.start(pool)
         trainer: Any
         if isinstance(started, StagewiseMap):
-            self._watched = self._field(self._batch)
+            field = self._field(self._batch)
             trainer = StagewiseTrainer(
-                self._particle_step(self._watched), started, pool, n_iter, persistence=math.inf
+                self._particle_step(field), started, pool, n_iter, persistence=math.inf
             )
         else:
-            self._watched = self._regressed_field(self._batch)
+            field = self._regressed_field(self._batch)
             trainer = Trainer(
-                self._watched,
+                field,
                 started,
                 pool,
                 step_size=self._length(),
                 persistence=check_persistence(self.persistence),
                 batch_size=self._batch,
             )
-        self._recorder = Recorder(trainer.step)
-        try:
-            outcome = run_flow(
-                self._recorder,
-                trainer.begin(begin(pool, self.X_)),
-                n_iter,
-                seed=seed,
-                step_size=self._length(),
-                callback=callback,
-                verbose=self.verbose,
-                description=type(self).__name__,
-            )
-            self.generator_ = trainer.generator
-            self.n_iter_, self.converged_ = outcome.n_iter, outcome.converged
-            self.history_ = outcome.history
-            self._close_history(outcome.particles, seed)
-        finally:
-            self._forget()
+        recorder = Recorder(trainer.step, field)
+        outcome = run_flow(
+            recorder,
+            trainer.begin(begin(pool, self.X_)),
+            n_iter,
+            seed=seed,
+            step_size=self._length(),
+            callback=callback,
+            verbose=self.verbose,
+            description=type(self).__name__,
+        )
+        history = self._closed(recorder, outcome, seed)
+        self.__dict__.update(
+            generator_=trainer.generator,
+            n_iter_=outcome.n_iter,
+            converged_=outcome.converged,
+            history_=history,
+        )
         return outcome.particles
 
     def _regressed_field(self, batch_size: int | None) -> Field:
         """Return the field for particles that a map moves: it never keeps a pairing."""
         return self._field(batch_size)
 
-    def _close_history(self, particles: Array, seed: int) -> None:
+    def _closed(self, step: Step, outcome: Outcome, seed: int) -> dict[str, np.ndarray]:
         """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
-        energies = self.history_.get("energy", np.zeros(0))
-        if len(energies) == self.n_iter_:
-            rng = np.random.default_rng([seed, self.n_iter_])
-            rows = len(particles)
+        history = outcome.history
+        energies = history.get("energy", np.zeros(0))
+        if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
+            rng = np.random.default_rng([seed, outcome.n_iter])
+            particles, rows = outcome.particles, len(outcome.particles)
             memory = {
-                k: v
-                for k, v in self._recorder.memory.items()
-                if k not in ("target", "own") or len(v) == rows
+                k: v for k, v in step.memory.items() if k not in ("target", "own") or len(v) == rows
             }
-            last = self._watched(particles, memory, rng, self.n_iter_)
-            self.history_["energy"] = np.append(energies, last.energy)
-
-    def _forget(self) -> None:
-        """Drop what only a run needs, also after an interruption: an estimator must stay picklable."""
-        for name in ("_watched", "_recorder"):
-            self.__dict__.pop(name, None)
+            last = step.field(particles, memory, rng, outcome.n_iter)
+            history["energy"] = np.append(energies, float(last.energy))
+        return history
 
     def transport(
         self,
@@ -191,14 +189,9 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Library, device and dtype of ``Z``.
         """
         if self.generator is None:
-            try:
-                moved = super().transport(
-                    Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
-                )
-                self._close_history(like(points(moved, "Z")[0], self.X_), self._seed_again())
-            finally:
-                self._forget()
-            return moved
+            return super().transport(
+                Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+            )
         native, home = self._check_points(Z)
         if checkpoint is not None or checkpoint_every is not None:
             raise ValueError(
@@ -210,12 +203,6 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         check_count(n_iter, "n_iter", least=0)
         moved = self._train(pool, int(n_iter), seed_from(self.random_state), callback)
         return home.restore(like(moved, native))
-
-    def _seed_again(self) -> int:
-        # The directions of the closing energy need no relation to those of the run, and the caller's
-        # generator must not be advanced twice.
-        fixed = isinstance(self.random_state, int | np.integer)
-        return int(self.random_state) if fixed else 0
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
         """Draw new points: particles moved from a normal start, or the generator at fresh latent points.
@@ -235,6 +222,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         if self.generator is None:
             return super().sample(n_samples, random_state)
         check_is_fitted(self)
+        self._check_parameters()
         n = check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
         rng = np.random.default_rng([seed_from(chosen), 2])
@@ -254,23 +242,18 @@ def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
     return kernel.resolve(lambda rule: median_scale(X))
 
 
-def check_weight(sample_weight: Any, X: Array) -> Array | None:
-    """Return sample weights of sum 1 like X, (m,), or None; raise in words."""
+def check_weight(sample_weight: Any, X: Array) -> tuple[Array, Array | None]:
+    """Return the samples that have a weight, and their weights of sum 1 like X, (m,), None where all are equal.
+
+    A sample of weight zero is no sample: scales, widths and plans are as if its row were dropped.
+    """
     if sample_weight is None:
-        return None
-    try:
-        w = np.asarray(sample_weight, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"sample_weight is {sample_weight!r}, expected m numbers >= 0") from None
-    if w.ndim == 0:
-        w = np.full(len(X), float(w))
-    if w.shape != (len(X),):
-        raise ValueError(f"sample_weight has shape {w.shape}, X has {len(X)} rows: pass one each")
-    if not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
-        raise ValueError(
-            "sample_weight holds NaN, inf, a negative number or only zeros: pass m numbers >= 0"
-        )
-    return None if (w == w[0]).all() else like(w / w.sum(), X)
+        return X, None
+    w = masses(sample_weight, "sample_weight", len(X))
+    held = w > 0
+    if not held.all():
+        X, w = X[namespace(X).asarray(np.flatnonzero(held))], w[held]
+    return X, None if (w == w[0]).all() else like(w, X)
 
 
 def check_choice(value: Any, name: str, known: tuple[str, ...]) -> str:

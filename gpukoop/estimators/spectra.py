@@ -61,9 +61,18 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
                 "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD "
                 f"with dictionary='diffusion', got {chosen!r}: {hint}"
             )
+        if np.iscomplexobj(chosen.eigenvalues_):
+            raise ValueError(
+                f"{chosen!r} has complex eigenvalues, those of a process that is not reversible: KSWGD follows the gradient "
+                "flow of a reversible one. Fit it with reversible=True, whose law is the same, or to samples of X alone"
+            )
         if chosen.sources_.shape[1] != X.shape[1]:
             raise ValueError(
                 f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
+            )
+        if Y is not None:
+            raise ValueError(
+                "successors= would be ignored: a fitted spectrum learns nothing from pairs; drop them, or pass spectrum='edmd'"
             )
         return chosen
     if chosen is None:
@@ -76,6 +85,11 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
         **_options(flow),
     }
     if chosen == "diffusion":
+        if Y is not None:
+            raise ValueError(
+                "successors= would be ignored: spectrum='diffusion' learns from samples alone; drop them, or pass "
+                "spectrum='edmd'"
+            )
         spectrum = DiffusionMap(kernel, **common)
         if flow.n_components is not None:
             return recentred(spectrum.fit(X), X)

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
+from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
 from gpukoop.flow.sliced import sliced_field
@@ -127,6 +128,7 @@ class WassersteinFlow(AbstractParticleFlow):
         self.random_state = random_state
         self.verbose = verbose
 
+    @whole
     def fit(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
     ) -> WassersteinFlow:
@@ -150,7 +152,8 @@ class WassersteinFlow(AbstractParticleFlow):
         self._check_y(y)
         self._check_parameters()
         native = self._remember(X)
-        self.sample_weight_ = check_weight(sample_weight, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         self.blur_ = float(self.blur) if self.blur is not None else BLUR * (width(native) or 1.0)
         if self.coupling == "sinkhorn":
             K = Gaussian(self.blur_)(native, **self._options())

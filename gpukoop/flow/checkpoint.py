@@ -1,6 +1,6 @@
 """Checkpoints: a run killed at any moment continues from its last one and ends with the same bits.
 
-File layout: a magic line, the SHA-256 of the payload, the payload (an uncompressed .npz). It is written
+File layout: a magic line, length and SHA-256 of the payload, the payload (an uncompressed .npz). It is written
 atomically: the path holds a whole checkpoint or the one before it, never half of one. A truncated or altered file
 fails its digest and is refused.
 """
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import like, to_host
-from gpukoop.files import write_atomically
+from gpukoop.files import open_regular, write_atomically
 
-_MAGIC = b"gpukoop checkpoint 1\n"
+_MAGIC = b"gpukoop checkpoint 2\n"
+_LENGTH = 16  # hexadecimal digits
+_HEAD = len(_MAGIC) + _LENGTH + 1 + 64 + 1
 
 
 class Checkpoint:
@@ -88,7 +90,8 @@ class Checkpoint:
         np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub reads the names as allow_pickle
         payload = buffer.getvalue()
         digest = hashlib.sha256(payload).hexdigest().encode()
-        write_atomically(self.path, _MAGIC + digest + b"\n" + payload)
+        length = f"{len(payload):0{_LENGTH}x}".encode()
+        write_atomically(self.path, _MAGIC + length + b"\n" + digest + b"\n" + payload)
 
     def read(self, state: Any) -> tuple[Any, dict[str, list[Any]], int]:
         """Return the stored state in the library and device of ``state``.
@@ -119,15 +122,20 @@ class Checkpoint:
     def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         damaged = f"checkpoint {self.path} is damaged or no gpukoop checkpoint: delete it to start the run anew"
         try:
-            data = self.path.read_bytes()
+            with open_regular(self.path) as file:
+                # Kind, magic and length first: a device has no end, and a sparse file takes all memory.
+                head = file.read(_HEAD)
+                length = os.fstat(file.fileno()).st_size - _HEAD
+                if not head.startswith(_MAGIC) or head[len(_MAGIC) :][:_LENGTH] != (
+                    f"{length:0{_LENGTH}x}".encode()
+                ):
+                    raise ValueError(damaged)
+                payload = file.read(length)
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot read checkpoint {self.path}: {error.strerror}"
             ) from error
-        head = len(_MAGIC) + 65
-        payload = data[head:]
-        digest = hashlib.sha256(payload).hexdigest().encode() + b"\n"
-        if not data.startswith(_MAGIC) or data[len(_MAGIC) : head] != digest:
+        if head[-65:] != hashlib.sha256(payload).hexdigest().encode() + b"\n":
             raise ValueError(damaged)
         try:
             with np.load(io.BytesIO(payload), allow_pickle=False) as stored:

@@ -1,4 +1,4 @@
-r"""Exact couplings of two clouds for the cost |x - y|^2 / 2: sorting on the line, assignment, a linear programme.
+r"""Exact couplings of two clouds for the cost |x - y|^2 / 2: sorting on the line, or a plan.
 
 Each returns the barycentric map T z_i = sum_j P_ij x_j / a_i, (n, d), and W2^2 / 2. The cost matrix of an assignment
 is the one n x m array of this room; sizes that would make it large are refused.
@@ -12,14 +12,18 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, to_host
 from gpukoop.flow.descent import uniform
+from gpukoop.flow.plans import (
+    INSTALL,
+    LARGEST_ASSIGNMENT,
+    assignment,
+    exact_plan,
+    has_simplex,
+    largest_plan,
+)
 from gpukoop.flow.sorting import transport_row
 
-# 10^4 points: 800 MB and some minutes.
-LARGEST = 10_000
 # Clouds of unequal size are repeated up to their least common multiple when that is at most this.
 LARGEST_REPEATED = 4_000
-# Variables of the linear programme, beyond which HiGHS takes minutes.
-LARGEST_PROGRAMME = 250_000
 
 
 def exact_map(Z: Array, X: Array, weights: Array | None = None) -> tuple[Array, float]:
@@ -45,20 +49,21 @@ def exact_map(Z: Array, X: Array, weights: Array | None = None) -> tuple[Array, 
     n, m = len(Z), len(X)
     z, x = to_host(Z).astype(float), to_host(X).astype(float)
     size = math.lcm(n, m)
-    if weights is None and n == m and n <= LARGEST:
+    if weights is None and n == m and n <= LARGEST_ASSIGNMENT:
         target = x[_assignment(z, x)]
     elif weights is None and size <= LARGEST_REPEATED:
         repeated = np.repeat(x, size // m, axis=0)
         pairing = _assignment(np.repeat(z, size // n, axis=0), repeated)
         target = repeated[pairing].reshape(n, size // n, -1).mean(axis=1)
-    elif n * m <= LARGEST_PROGRAMME:
+    elif n * m <= largest_plan():
         b = to_host(uniform(X) if weights is None else weights).astype(float)
-        target = n * (_programme(z, x, b) @ x)
+        target = n * (exact_plan(_cost(z, x), np.full(n, 1 / n), b) @ x)
     else:
         kind = "weighted samples" if weights is not None else "samples"
+        better = "" if has_simplex() else f", or install POT ({INSTALL})"
         raise ValueError(
             f"an exact coupling of {n} particles and {m} {kind} is too large: use coupling='sinkhorn' or "
-            f"'sliced', or batch_size, or equal sizes up to {LARGEST} without weights"
+            f"'sliced', or batch_size, or equal sizes up to {LARGEST_ASSIGNMENT} without weights{better}"
         )
     return like(target, Z), plan_energy(z, target, x, weights)
 
@@ -74,31 +79,14 @@ def plan_energy(z: np.ndarray, target: np.ndarray, x: np.ndarray, weights: Array
     return float(0.5 * (own + (spread if spread > rounding else 0.0)))
 
 
+def _cost(z: np.ndarray, x: np.ndarray) -> np.ndarray:
+    from scipy.spatial.distance import cdist
+
+    return cdist(z, x, "sqeuclidean")
+
+
 def _assignment(z: np.ndarray, x: np.ndarray) -> np.ndarray:
-    from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
-
-    return linear_sum_assignment(cdist(z, x, "sqeuclidean"))[1]
-
-
-def _programme(z: np.ndarray, x: np.ndarray, b: np.ndarray) -> np.ndarray:
-    from scipy.optimize import linprog
-    from scipy.sparse import eye, kron, vstack
-    from scipy.spatial.distance import cdist
-
-    n, m = len(z), len(x)
-    cost = cdist(z, x, "sqeuclidean").ravel()
-    rows = kron(eye(n), np.ones((1, m)))
-    columns = kron(np.ones((1, n)), eye(m))
-    marginals = np.concatenate([np.full(n, 1 / n), b / b.sum()])
-    # One of the n + m conditions follows from the others; rounding must not make it contradict them.
-    conditions = vstack([rows, columns]).tocsr()[:-1]
-    found = linprog(cost, A_eq=conditions, b_eq=marginals[:-1], bounds=(0, None), method="highs")
-    if found.x is None:
-        raise ValueError(
-            f"the exact coupling was not found: {found.message}; use coupling='sinkhorn'"
-        )
-    return found.x.reshape(n, m)
+    return assignment(_cost(z, x))
 
 
 def gaussian_map(Z: Array, mean: np.ndarray, covariance: np.ndarray) -> tuple[Array, float]:

@@ -31,14 +31,19 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Motion, uniform
 from gpukoop.kernels.formula.profile import AbstractKernel
 
 DIVERGENCES = ("kl", "kl-dual", "chi2", "js")
 NEWTON_ITER = 100
-HALVINGS = 40
+# Lengths of a Newton step that are tried at once; the first is where it starts from.
+LENGTHS = np.array([0.0, *0.5 ** np.arange(16)])
+# After a full Newton step that promised less than this, relative to the value, the next one would promise its square.
+SQUARED = 1e-10
+# exp of more than this is no density ratio of the f-dual.
+LARGEST_LOG = 500.0
 # Eigenvalues of K_CC below this, relative to the largest, are rounding.
 RANK_TOL = 1e-12
 # Mean and covariance should be seen whatever the penalty of the kernel part.
@@ -66,42 +71,44 @@ class KernelDictionary(AbstractDictionary):
 
     def __init__(self, kernel: AbstractKernel, landmarks: Array, **options: Any) -> None:
         xp = namespace(landmarks)
-        self.kernel, self.landmarks, self.options = kernel, landmarks, options
-        values, vectors = xp.linalg.eigh(kernel(landmarks).to_dense().astype(float))
+        # In float64: the functions are nearly dependent, and what float32 rounds they amplify.
+        self.kernel, self.landmarks, self.options = kernel, landmarks.astype(float), options
+        values, vectors = xp.linalg.eigh(kernel(self.landmarks).to_dense())
         keep = values > RANK_TOL * float(values[-1])
         self.root = vectors[:, keep] / xp.sqrt(values[keep])  # (q landmarks, rank)
         self.penalty = xp.ones(self.root.shape[1])
 
     def features(self, Y: Array) -> Array:
         """Return k(y, C) K_CC^(-1/2)."""
-        return self.kernel(Y, self.landmarks).to_dense().astype(float) @ self.root
+        return self.kernel(Y.astype(float), self.landmarks).to_dense() @ self.root
 
     def gradient(self, Y: Array, beta: Array) -> Array:
         """Return the gradient from one pass over n q pairs."""
-        weights = like(self.root @ beta, Y)
-        return self.kernel(Y, self.landmarks, **self.options).gradient(weights)
+        wide = Y.astype(float)
+        slope = self.kernel(wide, self.landmarks, **self.options).gradient(self.root @ beta)
+        return slope.astype(Y.dtype, copy=False)
 
 
 class FourierDictionary(AbstractDictionary):
     """Random features sqrt(2 / q) cos(omega y + phase) of the Gaussian kernel."""
 
     def __init__(self, X: Array, scale: float, n_features: int, rng: np.random.Generator) -> None:
-        d = X.shape[1]
-        self.omega = like(rng.standard_normal((d, n_features)) / scale, X)
-        self.phase = like(rng.uniform(0, 2 * np.pi, n_features), X)
+        d, wide = X.shape[1], X[:0].astype(float)
+        self.omega = like(rng.standard_normal((d, n_features)) / scale, wide)
+        self.phase = like(rng.uniform(0, 2 * np.pi, n_features), wide)
         self.height = float(np.sqrt(2 / n_features))
         self.penalty = namespace(X).ones(n_features)
 
     def features(self, Y: Array) -> Array:
         """Return the cosines, (n, q)."""
         xp = namespace(Y)
-        return self.height * xp.cos(Y @ self.omega + self.phase).astype(float)
+        return self.height * xp.cos(Y.astype(float) @ self.omega + self.phase)
 
     def gradient(self, Y: Array, beta: Array) -> Array:
         """Return the gradient, (n, d)."""
         xp = namespace(Y)
-        slope = -self.height * xp.sin(Y @ self.omega + self.phase) * like(beta, Y)
-        return slope @ self.omega.T
+        slope = -self.height * xp.sin(Y.astype(float) @ self.omega + self.phase) * beta
+        return (slope @ self.omega.T).astype(Y.dtype, copy=False)
 
 
 class PolynomialDictionary(AbstractDictionary):
@@ -109,6 +116,7 @@ class PolynomialDictionary(AbstractDictionary):
 
     def __init__(self, X: Array, penalty: float = POLYNOMIAL_PENALTY) -> None:
         xp = namespace(X)
+        X = X.astype(float)
         d = X.shape[1]
         self.centre = X.mean(axis=0)
         spread = X.std(axis=0)
@@ -121,14 +129,14 @@ class PolynomialDictionary(AbstractDictionary):
     def features(self, Y: Array) -> Array:
         """Return the monomials, (n, 1 + d + d (d + 1) / 2)."""
         xp = namespace(Y)
-        y = ((Y - self.centre) / self.spread).astype(float)
+        y = (Y - self.centre) / self.spread
         return xp.concatenate([xp.ones((len(y), 1)), y, y[:, self.left] * y[:, self.right]], axis=1)
 
     def gradient(self, Y: Array, beta: Array) -> Array:
         """Return the gradient, (n, d)."""
         xp = namespace(Y)
         d = Y.shape[1]
-        y = ((Y - self.centre) / self.spread).astype(float)
+        y = (Y - self.centre) / self.spread
         form = xp.zeros((d, d))
         for k, (c, e) in enumerate(zip(self.left, self.right, strict=True)):
             form[c, e] += beta[1 + d + k]
@@ -193,72 +201,87 @@ class CriticField:
         self.b = (uniform(X) if weights is None else weights).astype(float)
         self.at_samples = dictionary.features(X)
         self.rho = regularization * dictionary.penalty
+        self.lengths = namespace(X).asarray(LENGTHS)
+        # For chi2 the curvature is that of the samples alone: it is the same at every critic.
+        self.fixed = self._curvature(self.b / 2) if divergence == "chi2" else None
 
     def critic(self, Y: Array, start: Array | None = None) -> tuple[Array, float, Array]:
-        """Return beta, the divergence, and the derivative of the divergence in each h(y_i) times n."""
-        xp = namespace(Y)
-        at_particles = self.dictionary.features(Y)
-        beta = xp.zeros(at_particles.shape[1]) if start is None else start
-        value, slope, curvature, pull = self._evaluate(at_particles, beta)
-        for _ in range(NEWTON_ITER):
-            system = curvature + xp.diag(self.rho + 1e-14 * float(xp.trace(curvature)))
-            direction = xp.linalg.solve(system, slope)
-            gain = float(slope @ direction)
-            if not gain > 1e-15 * max(1.0, abs(value)):
-                break
-            step, improved = 1.0, False
-            for _ in range(HALVINGS):
-                trial = self._evaluate(at_particles, beta + step * direction)
-                if trial[0] >= value + 1e-4 * step * gain:
-                    improved = True
-                    break
-                step /= 2
-            if not improved:
-                break
-            beta = beta + step * direction
-            value, slope, curvature, pull = trial
-        return beta, value, pull
+        """Return beta, the divergence, and the derivative of the divergence in each h(y_i) times n.
 
-    def _evaluate(self, P: Array, beta: Array) -> tuple[float, Array, Array, Array]:
-        """Return value, gradient and minus the Hessian in beta, and n times the derivative in h(y)."""
-        xp = namespace(P)
-        S, b, n = self.at_samples, self.b, len(P)
+        Newton's method; all lengths of a step are tried in one go, and the host reads one vector an iteration.
+        """
+        xp = namespace(Y)
+        P, S = self.dictionary.features(Y), self.at_samples
+        beta = xp.zeros(P.shape[1]) if start is None else start
         hy, hx = P @ beta, S @ beta
-        pull = xp.ones(n)
-        mean_y = P.mean(axis=0)
-        value = float(hy.mean())
-        outer = None
+        value = 0.0
+        for _ in range(NEWTON_ITER):
+            slope, system = self._newton(P, hy, hx, beta)
+            direction = xp.linalg.solve(system, slope)
+            dy, dx = P @ direction, S @ direction
+            levels = self._levels(
+                hy[:, None] + self.lengths * dy[:, None],
+                hx[:, None] + self.lengths * dx[:, None],
+                beta[:, None] + self.lengths * direction[:, None],
+            )
+            numbers = to_host(xp.concatenate([(slope @ direction).reshape(1), levels]))
+            gain, value, tried = float(numbers[0]), float(numbers[1]), numbers[2:]
+            if start is not None and not np.isfinite(value):
+                return self.critic(Y)
+            enough = tried >= value + 1e-4 * LENGTHS[1:] * gain
+            if not gain > 1e-15 * max(1.0, abs(value)) or not enough.any():
+                break
+            k = int(np.argmax(enough))
+            length, value = float(LENGTHS[1 + k]), float(tried[k])
+            beta, hy, hx = beta + length * direction, hy + length * dy, hx + length * dx
+            if k == 0 and (self.fixed is not None or gain <= SQUARED * max(1.0, abs(value))):
+                break
+        return beta, value, _sigmoid(-hy) if self.divergence == "js" else xp.ones(len(P))
+
+    def _levels(self, hy: Array, hx: Array, beta: Array) -> Array:
+        """Return the objectives of several critics, (t,), from their values (n, t), (m, t) and coefficients (q, t)."""
+        xp, b = namespace(hy), self.b
+        penalty = 0.5 * (self.rho @ beta**2)
+        if self.divergence == "js":
+            softplus = xp.logaddexp(0.0, -hy).mean(axis=0) + b @ xp.logaddexp(0.0, hx)
+            return 2 * float(np.log(2.0)) - softplus - penalty
+        value = hy.mean(axis=0) - penalty
+        if self.divergence == "chi2":
+            return value - b @ (hx + hx**2 / 4)
+        top = hx.max(axis=0)
         if self.divergence == "kl":
-            top = float(hx.max())
-            p = b * xp.exp(hx - top)
-            total = float(p.sum())
-            p = p / total
-            value -= top + float(np.log(total))
-            slope, bend = p, p
-            outer = S.T @ p
+            return value - top - xp.log(b @ xp.exp(hx - top))
+        fits = top <= LARGEST_LOG
+        return xp.where(fits, value - b @ xp.expm1(xp.where(fits, hx, 0.0)), -xp.inf)
+
+    def _newton(self, P: Array, hy: Array, hx: Array, beta: Array) -> tuple[Array, Array]:
+        """Return gradient and minus the Hessian of the objective in beta."""
+        xp, b, n = namespace(P), self.b, len(P)
+        mean_y = None
+        if self.divergence == "kl":
+            p = b * xp.exp(hx - hx.max())
+            slope = bend = p / p.sum()
         elif self.divergence == "kl-dual":
-            if float(hx.max()) > 500:
-                return -np.inf, beta, xp.eye(len(beta)), pull
             slope = bend = b * xp.exp(hx)
-            value -= float((b * xp.expm1(hx)).sum())
         elif self.divergence == "chi2":
-            slope, bend = b * (1 + hx / 2), b / 2
-            value -= float((b * (hx + hx**2 / 4)).sum())
+            slope = bend = b * (1 + hx / 2)
         else:
             pull, own = _sigmoid(-hy), _sigmoid(hx)
-            mean_y = P.T @ pull / n
+            mean_y = pull @ P / n
             slope, bend = b * own, b * own * _sigmoid(-hx)
-            softplus = float(xp.logaddexp(0.0, -hy).mean()) + float(
-                (b * xp.logaddexp(0.0, hx)).sum()
-            )
-            value = 2 * float(np.log(2.0)) - softplus
-        curvature = S.T @ (bend[:, None] * S)
-        if outer is not None:
-            curvature = curvature - xp.outer(outer, outer)
-        if self.divergence == "js":
-            curvature = curvature + P.T @ ((pull * (1 - pull))[:, None] * P) / n
-        value -= 0.5 * float((self.rho * beta**2).sum())
-        return value, mean_y - S.T @ slope - self.rho * beta, curvature, pull
+        seen = slope @ self.at_samples
+        curvature = self._curvature(bend) if self.fixed is None else self.fixed
+        if self.divergence == "kl":
+            curvature = curvature - seen[:, None] * seen
+        if mean_y is None:
+            mean_y = P.mean(axis=0)
+        else:
+            curvature = curvature + ((pull * (1 - pull))[:, None] * P).T @ P / n
+        ridge = self.rho + 1e-14 * xp.trace(curvature)
+        return mean_y - seen - self.rho * beta, curvature + xp.diag(ridge)
+
+    def _curvature(self, bend: Array) -> Array:
+        return (bend[:, None] * self.at_samples).T @ self.at_samples
 
     def __call__(
         self, Z: Array, memory: dict[str, Array], rng: Any = None, iteration: int = 0

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
 from gpukoop.flow.loop import Info, State, Step
+from gpukoop.fusion import fused
 
 # No flow towards the samples needs to pass so many widths of both clouds from their centre; half of it happens
 # with momentum.
@@ -31,7 +34,7 @@ class Motion:
     velocity : array of shape (n, d)
         -n dF/dz_i, the Wasserstein gradient: the factor n makes the speed independent of the number of particles.
     energy : float
-        F at the particles.
+        F at the particles; on a device an array of shape () that the host has not waited for.
     measures : dict
         Further entries of ``history_``.
     memory : dict
@@ -57,10 +60,16 @@ def extent(*clouds: Array) -> np.ndarray:
     """Return (width, centre...), (1 + d,): the root mean square distance of all clouds from their common centre."""
     centres = [to_host(c.mean(axis=0)).astype(float) for c in clouds]
     centre = sum(centres) / len(clouds)
-    squares = [
-        float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
-        for c, own in zip(clouds, centres, strict=True)
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [
+            float(to_host(c.var(axis=0)).astype(float).sum()) + float(((own - centre) ** 2).sum())
+            for c, own in zip(clouds, centres, strict=True)
+        ]
+    if not np.isfinite(squares).all():
+        raise ValueError(
+            "particles or samples are so far apart that squares of their distances are no finite numbers: rescale them, or "
+            "pass them as float64"
+        )
     return np.concatenate([[np.sqrt(np.mean(squares))], np.atleast_1d(centre)])
 
 
@@ -132,8 +141,11 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
     """
 
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        if not state.watched:
+            return _queued(velocity, state, rng, step_size, momentum)
         Z = state.particles
         motion = velocity(Z, state.memory, rng, state.iteration)
+        energy = float(motion.energy)
         direction = motion.velocity
         memory = {**state.memory, **motion.memory}
         if momentum:
@@ -147,14 +159,15 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
         wide, centre = float(memory["width"][0]), like(memory["width"][1:], Z)
 
         def energy_there() -> float:
-            return velocity(following, memory, np.random.default_rng(0), state.iteration).energy
+            rng = np.random.default_rng(0)
+            return float(velocity(following, memory, rng, state.iteration).energy)
 
         thrown = row_rms(following - centre)
-        diverged = too_far(energy_there, motion.energy, moved, thrown, wide)
-        if not np.isfinite(motion.energy):
+        diverged = too_far(energy_there, energy, moved, thrown, wide)
+        if not np.isfinite(energy):
             diverged = "the energy is no longer finite."
         measures = {
-            "energy": motion.energy,
+            "energy": energy,
             "dissipation": row_rms(motion.velocity) ** 2,
             "displacement": moved,
             **motion.measures,
@@ -165,12 +178,100 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
     return step
 
 
+def _queued(
+    velocity: Field, state: State, rng: np.random.Generator, step_size: float, momentum: float
+) -> tuple[State, Info]:
+    """Take the explicit step without waiting for the device: what it would decide is left in ``doubt``."""
+    Z, share = state.particles, 1.0 / len(state.particles)
+    motion = velocity(Z, state.memory, rng, state.iteration)
+    direction = motion.velocity
+    memory = {**state.memory, **motion.memory}
+    if momentum:
+        if "momentum" in memory:
+            direction = direction + momentum * memory["momentum"]
+        memory["momentum"] = direction
+    wide = float(memory["width"][0])
+    if "centre" not in memory:  # kept on the device from the first queued step on
+        memory["centre"] = like(memory["width"][1:], Z)
+    following = _moved(Z, direction, step_size)
+    dissipation = _mean_square(motion.velocity, share)
+    moved = _displacement(direction, share, step_size)
+    thrown = _mean_square_from(following, memory["centre"], share)
+    limits = THROWN * wide, wide, ARRIVED * float(np.finfo(Z.dtype).eps) * wide
+    doubt = _in_doubt(motion.energy, moved, thrown, *limits)
+    measures = {
+        "energy": motion.energy,
+        "dissipation": dissipation,
+        "displacement": moved,
+        **motion.measures,
+    }
+    return State(following, memory=memory), Info(measures, doubt=doubt)
+
+
+@fused
+def _moved(xp: Any, Z: Any, direction: Any, step_size: float) -> Any:
+    return Z + step_size * direction
+
+
+@fused
+def _mean_square(xp: Any, A: Any, share: float) -> Any:
+    A = A.astype(np.float64)
+    return xp.sum(A * A * share)
+
+
+@fused
+def _displacement(xp: Any, direction: Any, share: float, step_size: float) -> Any:
+    A = step_size * direction.astype(np.float64)
+    return xp.sqrt(xp.sum(A * A * share))
+
+
+@fused
+def _mean_square_from(xp: Any, A: Any, centre: Any, share: float) -> Any:
+    A = (A - centre).astype(np.float64)
+    return xp.sum(A * A * share)
+
+
+@fused
+def _in_doubt(
+    xp: Any, energy: Any, moved: Any, thrown: Any, far: float, wide: float, arrived: float
+) -> Any:
+    # Comparisons with what is not finite are false.
+    fine = (thrown <= far * far) & (moved <= wide) & (moved > arrived) & xp.isfinite(energy)
+    return ~fine
+
+
 def uniform(Z: Array) -> Array:
     """Return the weights 1/n of n points."""
-    return namespace(Z).full(len(Z), 1.0 / len(Z), dtype=Z.dtype)
+    return _filled(Z, np.full(1, 1.0 / len(Z), dtype=Z.dtype)[0])
+
+
+def log_uniform(Z: Array) -> Array:
+    """Return the logarithms of the weights 1/n of n points."""
+    return _filled(Z, np.log(np.full(1, 1.0 / len(Z), dtype=Z.dtype))[0])
+
+
+def _filled(Z: Array, value: np.floating) -> Array:
+    if is_cupy(Z):
+        return _kept(namespace(Z), len(Z), value, Z.dtype.name, Z.device.id)
+    return np.full(len(Z), value)
+
+
+@lru_cache(maxsize=8)
+def _kept(xp: ModuleType, n: int, value: np.floating, dtype: str, device: int) -> Array:
+    return xp.full(n, value, dtype=dtype)
 
 
 def mean(values: Array, weights: Array | None = None) -> float:
-    """Return the mean of values in float64, weighted where weights that sum to 1 are given."""
+    """Return the mean of values in float64, weighted where weights that sum to 1 are given.
+
+    On a device it is an array of shape () that the host has not waited for.
+    """
+    if is_cupy(values):
+        return _weighted(values, 1.0 / len(values) if weights is None else weights)
     values = values.astype(float)
     return float(values.mean() if weights is None else (values * weights.astype(float)).sum())
+
+
+@fused
+def _weighted(xp: Any, values: Any, weights: Any) -> Any:
+    return xp.sum(values.astype(np.float64) * weights)

@@ -88,10 +88,12 @@ class RidgeSolver:
         xp = namespace(X)
         if landmarks is not None:
             self.cross = kernel(X, landmarks, **options)
-            inner = kernel(landmarks).to_dense().astype(float)
+            # In float64: the rounding of a float32 Gram matrix makes it indefinite by far more than the jitter.
+            L = landmarks.astype(float)
+            inner = kernel(L).to_dense()
             squares = inner * 0.0
             for start in range(0, len(X), ROWS):
-                B = kernel(X[start : start + ROWS], landmarks).to_dense().astype(float)
+                B = kernel(X[start : start + ROWS].astype(float), L).to_dense()
                 squares += B.T @ B
             system = self.ridge * inner + squares
             eps = float(np.finfo(float).eps)
@@ -100,7 +102,7 @@ class RidgeSolver:
         else:
             self.gram = Gram(kernel, X, **options)
             if self.gram.dense is not None:
-                K = self.gram.dense.astype(float) * len(X)
+                K = kernel(X.astype(float)).to_dense()
                 self.factor = xp.linalg.cholesky(K + self.ridge * xp.eye(len(X)))
 
     def solve(self, a: Array, start: Array | None = None) -> Array:

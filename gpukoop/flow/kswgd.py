@@ -41,9 +41,11 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host
-from gpukoop.flow.loop import Info, State, Step, normal
+from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
+from gpukoop.flow.kswgd_device import Modes, queued_step
+from gpukoop.flow.loop import Info, State, Step
 from gpukoop.operator import KernelOperator
+from gpukoop.philox import standard_normal
 
 # Below a tenth of the standard error of a mean of n independent draws there is nothing left to match.
 STOP = 0.1
@@ -130,10 +132,13 @@ def above_noise(
     for n particles, m samples and modes of variance 1. A mode below it is left alone: what it would push is chance. Once
     above, a mode is followed to its end. Without samples, ``n_samples=None``, all are pushed; never those not ``trusted``.
     """
-    noise = -1.0 if n_samples is None else math.sqrt(1 / n + 1 / n_samples)
-    pushed = np.abs(found.c) > noise
-    pushed = pushed if seen is None else pushed | seen
+    pushed = np.abs(found.c) > _floor(n, n_samples)
+    pushed = pushed if seen is None else pushed | to_host(seen)
     return pushed if trusted is None else pushed & trusted
+
+
+def _floor(n: int, n_samples: int | None) -> float:
+    return -1.0 if n_samples is None else math.sqrt(1 / n + 1 / n_samples)
 
 
 def velocity(spectrum: Any, found: Moments, langevin: float = 0.0) -> Array:
@@ -203,8 +208,44 @@ def make_step(
     **options
         ``backend`` and ``tol`` of the kernel sums.
     """
+    prepared: dict[str, Modes] = {}
+    kept: dict[str, Array] = {}
+
+    def queued(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        Z = state.particles
+        if not prepared:
+            prepared["fine"] = Modes(spectrum, FAR, options)
+            if coarse is not None:
+                prepared["coarse"] = Modes(coarse, FAR, options)
+        kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
+        early = state.iteration < coarse_iter and "arrived" not in state.memory
+        stage = "pushed_coarse" if early else "pushed"
+        xp, seen = namespace(Z), state.memory.get(stage)
+        floor: Any = _floor(len(Z), n_samples)
+        if not early and trusted is not None and not trusted.all():
+            if "floor" not in kept:
+                kept["floor"] = xp.asarray(np.where(trusted, floor, np.inf))
+            floor = kept["floor"]
+        found = queued_step(
+            Z,
+            prepared["fine"],
+            prepared["coarse"] if early else None,
+            None if seen is None else xp.asarray(seen),
+            step_size=step_size,
+            kappa=kappa,
+            noise=standard_normal(rng, Z.shape, Z) if kappa else 0.0,
+            goal=-1.0 if langevin else STOP / math.sqrt(len(Z)),
+            floor=floor,
+        )
+        following = found.particles
+        if project is not None:
+            following = projected(project, following)
+        memory = {**state.memory, stage: found.pushed}
+        return State(following, memory=memory), Info(found.measures, doubt=found.doubt)
 
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
+        if not state.watched:
+            return queued(state, rng)
         Z = state.particles
         found = moments(spectrum, Z, options)
         c, memory = found.c, dict(state.memory)
@@ -225,7 +266,7 @@ def make_step(
         move, share = limited(step_size * velocity(active, pushed, kappa), reach)
         if kappa:
             spread = math.sqrt(2 * kappa * float(active.diffusivity_) * step_size)
-            move = move + spread * normal(rng, Z.shape, Z)
+            move = move + spread * standard_normal(rng, Z.shape, Z)
         if leading.far is not None:
             move[leading.far.rows] = reach * leading.far.towards
         following = Z + move
@@ -258,4 +299,12 @@ def projected(project: Callable[[Array], Array], Z: Array) -> Array:
             f"project returned shape {getattr(moved, 'shape', None)}, expected {Z.shape}: it must map (n, d) "
             "points to the nearest points of the manifold"
         )
-    return like(moved, Z)
+    moved = like(moved, Z)
+    # On a device the host would have to wait; the loop finds it there, ten steps at a time.
+    if not is_cupy(Z) and np.isfinite(Z).all() and not np.isfinite(moved).all():
+        bad = int((~np.isfinite(moved)).any(axis=1).sum())
+        raise ValueError(
+            f"project returned NaN or inf for {bad} of {len(Z)} finite points: it must map every (n, d) point to the nearest "
+            "point of the manifold"
+        )
+    return moved

@@ -16,18 +16,34 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
 from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
+
+# Steps on a device between two looks of the host, which then waits for all that is queued.
+LOOK_EVERY = 10
 
 
 @dataclass(frozen=True)
 class State:
-    """Particles (n, d), the number of steps taken, and arrays that the next step needs (momentum, potentials)."""
+    """What a step starts from.
+
+    Attributes
+    ----------
+    particles : array of shape (n, d)
+    iteration : int
+        Steps taken.
+    memory : dict
+        Arrays that the next step needs (momentum, potentials).
+    watched : bool
+        False on a device where the host does not look at single steps: a step that can do without leaves its decisions
+        to ``Info.doubt``.
+    """
 
     particles: Array
     iteration: int = 0
     memory: dict[str, Array] = field(default_factory=dict)
+    watched: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,11 +58,14 @@ class Info:
         The particles the step started from need no further step; the step is not taken.
     diverged : str
         Non-empty: why the flow must stop, and what to change.
+    doubt : array of shape (), optional
+        Of a step that was not watched: whether it must be taken again with the host watching.
     """
 
     measures: dict[str, Any]
     converged: bool = False
     diverged: str = ""
+    doubt: Array | None = None
 
 
 class Step(Protocol):
@@ -83,6 +102,7 @@ def run_flow(
     fingerprint: str = "",
     verbose: int = 0,
     description: str = "flow",
+    look_every: int = LOOK_EVERY,
 ) -> Outcome:
     """Run ``step`` up to ``n_iter`` times and return the last finite particles.
 
@@ -100,7 +120,8 @@ def run_flow(
     step_size : float
         Named in the message when the flow diverges.
     callback : callable, optional
-        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not.
+        ``callback(i, particles)`` after step i = 0, 1, ...; returning True stops, any other value does not. The particles
+        are read-only.
     checkpoint, checkpoint_every : path and int, optional
         Write the state atomically every so many steps (and at the end); a file that is there already is
         continued. See :class:`gpukoop.flow.checkpoint.Checkpoint`.
@@ -108,6 +129,9 @@ def run_flow(
         What must agree between a checkpoint and the run that continues it.
     verbose : int
         1 and more: a progress bar with the time left, when standard error is a terminal.
+    look_every : int
+        Steps on a device that are queued before the host looks at them; with a callback or a checkpoint, and on the host,
+        it looks at each.
 
     Warns
     -----
@@ -130,6 +154,8 @@ def run_flow(
             "checkpoint_every needs checkpoint=PATH: where should the state be written?"
         )
     converged, message = False, ""
+    ahead = look_every if is_cupy(state.particles) and callback is None and keeper is None else 1
+    watch_until = state.iteration
     bar = tqdm(
         total=n_iter,
         initial=state.iteration,
@@ -140,6 +166,15 @@ def run_flow(
     with bar:
         while state.iteration < n_iter:
             i = state.iteration
+            if ahead > 1 and i >= watch_until:
+                leapt = _leap(step, state, min(ahead, n_iter - i), seed)
+                if leapt is not None:
+                    state, measured = leapt
+                    for name in measured[0]:
+                        history.setdefault(name, []).extend(m[name] for m in measured)
+                    bar.update(len(measured))
+                    continue
+                watch_until = i + ahead
             following, info = step(state, np.random.default_rng([seed, i]))
             message = info.diverged or _not_finite(following.particles)
             if message:
@@ -154,7 +189,7 @@ def run_flow(
             bar.update()
             if keeper is not None:
                 keeper.keep(state, history, seed)
-            answer = None if callback is None else callback(i, state.particles)
+            answer = None if callback is None else callback(i, _shown(state.particles))
             if isinstance(answer, bool | np.bool_) and answer:
                 message = f"stopped by the callback after step {i}"
                 break
@@ -166,12 +201,50 @@ def run_flow(
             ConvergenceWarning,
             stacklevel=3,
         )
-    arrays = {name: np.array(values) for name, values in history.items()}
+    arrays = {name: _gathered(values) for name, values in history.items()}
     return Outcome(state.particles, state.iteration, converged, arrays, message)
+
+
+def _leap(step: Step, state: State, count: int, seed: int) -> tuple[State, list[dict]] | None:
+    """Return the state ``count`` steps later and what they measured, or None if they must be watched: one look in all."""
+    xp, doubts, measured = namespace(state.particles), [], []
+    at = replace(state, watched=False)
+    with unchecked():
+        for i in range(state.iteration, state.iteration + count):
+            following, info = step(at, np.random.default_rng([seed, i]))
+            if info.converged or info.diverged:
+                return None
+            if info.doubt is not None:
+                doubts.append(info.doubt)
+            measured.append(info.measures)
+            at = replace(following, iteration=i + 1, watched=False)
+        # A particle that is no longer finite stays so: the last ones tell of all.
+        doubts.append(~xp.isfinite(at.particles).all())
+        if bool(xp.stack(doubts).any()):
+            return None
+    return replace(at, watched=True), measured
+
+
+def _gathered(values: list[Any]) -> np.ndarray:
+    """Return one measure of all steps on the host, by one copy of those that are still on a device."""
+    waiting = [v for v in values if is_cupy(v)]
+    if not waiting:
+        return np.array(values)
+    fetched = iter(to_host(namespace(waiting[0]).stack(waiting)).astype(float))
+    return np.array([next(fetched) if is_cupy(v) else v for v in values])
 
 
 def _plain(value: Any) -> Any:
     return to_host(value).copy() if hasattr(value, "shape") else float(value)
+
+
+def _shown(particles: Array) -> Array:
+    """Return what a callback may look at: writing into it is an error on the host and without effect on a device."""
+    if is_cupy(particles):
+        return particles.copy()
+    view = particles.view()
+    view.flags.writeable = False
+    return view
 
 
 def _not_finite(particles: Array) -> str:
@@ -185,8 +258,3 @@ def _not_finite(particles: Array) -> str:
 def seed_from(random_state: RandomState) -> int:
     """Return the seed of one run; the caller's stream is undisturbed (see ``draws.random_generator``)."""
     return int(random_generator(random_state).integers(2**62))
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...], reference: Array) -> Array:
-    """Return standard normal draws, made on the host so that a seed means the same on every backend."""
-    return like(rng.standard_normal(shape), reference)

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array
+from gpukoop.arrays import Array, is_cupy
 from gpukoop.flow.descent import Field, Motion, mean, uniform
-from gpukoop.flow.loop import normal
+from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.philox import standard_normal
 
 Noise = Callable[[int], float]
 
@@ -38,7 +39,7 @@ def self_energy(
 ) -> float:
     """Return E k(x, x') over the samples: the part of the MMD that no particle moves. m^2 kernel values, once."""
     b = uniform(X) if weights is None else weights
-    return mean(kernel(X, **options) @ b, b)
+    return float(mean(kernel(X, **options) @ b, b))
 
 
 def mmd_field(
@@ -81,17 +82,25 @@ def mmd_field(
         beta = 0.0 if noise is None else noise(iteration)
         zz, repulsion = kernel(Z, **options).value_and_gradient(a)
         zx, attraction = kernel(Z, X, **options).value_and_gradient(b)
-        energy = 0.5 * (mean(zz) + e_xx) - mean(zx)
+        if is_cupy(Z):
+            energy = _energy(zz, zx, e_xx, 1.0 / len(Z))
+        else:
+            energy = 0.5 * (mean(zz) + e_xx) - mean(zx)
         measures = {}
         if noise is not None:
             measures["noise"] = beta
         if beta:
-            there = Z + beta * normal(rng, Z.shape, Z)
+            there = Z + beta * standard_normal(rng, Z.shape, Z)
             repulsion = kernel(there, Z, **options).gradient(a)
             attraction = kernel(there, X, **options).gradient(b)
         return Motion(attraction - repulsion, energy, measures)
 
     return field
+
+
+@fused
+def _energy(xp: Any, zz: Any, zx: Any, e_xx: float, share: float) -> Any:
+    return xp.sum((0.5 * (zz.astype(np.float64) + e_xx) - zx) * share)
 
 
 def witness(

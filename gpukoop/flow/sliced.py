@@ -36,9 +36,11 @@ from gpukoop.flow.sorting import (
     transport_line,
     transport_row,
 )
+from gpukoop.flow.sorting_batched import energy_rows, transport_rows
 
-# Numbers sorted at once, 64 MB in float64: a handful of arrays of this size are alive.
+# Numbers sorted at once, 64 MB in float64: a handful of arrays of this size are alive. A device has the memory for more.
 BLOCK = 2**23
+DEVICE_BLOCK = 2**26
 
 
 def sliced(
@@ -68,7 +70,8 @@ def sliced(
     theta = like(directions, Z)
     # Thin projections are as quick inside the loop over directions, and need no memory.
     thin = weights is None and d < WIDE and not is_cupy(Z)
-    block = max(1, BLOCK // (len(Z) if thin else len(Z) + len(X)))
+    numbers = DEVICE_BLOCK if is_cupy(Z) else BLOCK
+    block = max(1, numbers // (len(Z) if thin else len(Z) + len(X)))
     if not is_cupy(Z):
         block = max(block, 2)  # one direction a thread
     block = math.ceil(P / math.ceil(P / block))
@@ -77,7 +80,9 @@ def sliced(
     for start in range(0, P, block):
         part = theta[start : start + block]
         z, x = columns if thin else (part @ columns[0], part @ columns[1])  # else (p, n), (p, m)
-        if weights is None:
+        if weights is None and is_cupy(Z):
+            pushed, level = (energy_rows if flow == "energy" else transport_rows)(z, x)
+        elif weights is None:
             pushed, level = (energy_line if flow == "energy" else transport_line)(
                 z, x, part if thin else None
             )
@@ -85,9 +90,9 @@ def sliced(
             row = energy_row if flow == "energy" else transport_row
             found = [row(z[p], x[p], weights) for p in range(len(part))]
             pushed = xp.stack([f for f, _ in found])
-            level = xp.stack([xp.asarray(e) for _, e in found])
+            level = sum(e for _, e in found) if is_cupy(Z) else np.array([e for _, e in found])
         velocity += (factor / P) * push_back(pushed, part)
-        energy += float(level.sum())
+        energy = energy + (level if is_cupy(Z) else float(level.sum()))
     return velocity, abs(factor) * energy / P
 
 

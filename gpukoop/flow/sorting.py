@@ -6,8 +6,8 @@ z (P, n)  projected particles, or (d, n) with directions (P, d)
 x (P, m)  projected samples, or (d, m) with directions
 ========= ============================================================
 
-Two forms of the same sums: array operations, which run on CuPy and serve as the reference, and Numba loops for the
-host, parallel over directions. Ties are exact: coinciding particles share their velocity.
+Two forms of the same sums: array operations of one line, which take sample weights and serve as the reference, and Numba
+loops for the host, parallel over directions; :mod:`.sorting_batched` is the form of a device. Ties are exact: coinciding particles share their velocity.
 Nothing here loops over pairs.
 """
 
@@ -37,9 +37,7 @@ def transport_line(z: Array, x: Array, directions: Array | None = None) -> Resul
     :math:`n \int_{i/n}^{(i+1)/n} Q(u) du`, for n = m the i-th smallest sample. Coinciding particles get the mean of
     their targets. It is -n times the gradient of W2^2 / 2, and the mean target is the mean sample.
     """
-    if not is_cupy(z):
-        return _compiled(z, x, directions, "transport")
-    return _loop(transport_row, z, x, directions)
+    return _compiled(z, x, directions, "transport")
 
 
 def energy_line(z: Array, x: Array, directions: Array | None = None) -> Results:
@@ -50,19 +48,7 @@ def energy_line(z: Array, x: Array, directions: Array | None = None) -> Results:
 
     with ranks from 0, averaged over ties.
     """
-    if not is_cupy(z):
-        return _compiled(z, x, directions, "energy")
-    return _loop(energy_row, z, x, directions)
-
-
-def _loop(
-    row: Callable[..., tuple[Array, Array]], z: Array, x: Array, directions: Array | None
-) -> Results:
-    xp = namespace(z)
-    if directions is not None:
-        z, x = directions @ z, directions @ x
-    pairs = [row(z[p], x[p]) for p in range(len(z))]
-    return xp.stack([a for a, _ in pairs]), xp.stack([b for _, b in pairs])
+    return _compiled(z, x, directions, "energy")
 
 
 def transport_row(z: Array, x: Array, weights: Array | None = None) -> tuple[Array, Array]:

@@ -108,7 +108,7 @@ class SinkhornField:
         self.own = 0.0
         if debias:
             p = problem(X, X, weights, weights, **self.options)
-            self.own = transport_value(p, solve_symmetric(p, blur, **self.limits))
+            self.own = float(transport_value(p, solve_symmetric(p, blur, **self.limits)))
 
     def __call__(
         self, Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
@@ -120,7 +120,7 @@ class SinkhornField:
             start = self.shrink * start
         found = solve(p, self.blur, start=start, **self.limits)
         target = p.feasible_map(found, self.blur)
-        energy = transport_value(p, found)
+        energy: Any = transport_value(p, found)
         measures = {"marginal_error": found.error, "sinkhorn_iter": found.n_iter}
         kept = {"g": found.g}
         if not self.debias:
@@ -131,7 +131,7 @@ class SinkhornField:
             q, self.blur, start=None if old is None or len(old) != len(Z) else old, **self.limits
         )
         centre = q.feasible_map(mine, self.blur)
-        energy -= 0.5 * (transport_value(q, mine) + self.own)
+        energy = energy - 0.5 * (transport_value(q, mine) + self.own)
         measures["marginal_error"] = max(found.error, mine.error)
         return Motion(target - centre, energy, measures, {**kept, "own": mine.f})
 

@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, to_host
+from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.checks import real_array, root_of_square, times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, check_function, random_generator
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
+from gpukoop.metrics.transport import clouds, sinkhorn_divergence, wasserstein
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "TwoSampleTest",
     "coverage",
     "energy_distance",
     "gaussian_energy_distance",
@@ -34,11 +38,12 @@ __all__ = [
     "kl_divergence",
     "mmd",
     "nearest_neighbour_distance",
+    "sinkhorn_divergence",
     "sliced_wasserstein",
+    "two_sample_test",
     "wasserstein",
 ]
 
-LARGEST_ASSIGNMENT = 5_000  # 6 seconds and 200 MB; the time grows as n^3
 SORT_BLOCK = 2**22  # numbers sorted at once by the sliced distance
 
 
@@ -79,7 +84,7 @@ def mmd(
     ----------
     .. [1] Gretton, Borgwardt, Rasch, Schoelkopf, Smola, "A Kernel Two-Sample Test", JMLR 13, 2012, eq. 5.
     """
-    X, Y = _clouds(X, Y)
+    X, Y = clouds(X, Y)
     both = None  # the median rule needs the pooled points only if a scale is not a number
 
     def scale(rule: str) -> float:
@@ -98,7 +103,7 @@ def mmd(
         K = KernelOperator(kernel, A, B, backend=backend, tol=tol)
         return float((K @ namespace(B).full(len(B), 1 / len(B))).mean())
 
-    return math.sqrt(max(0.0, mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)))
+    return root_of_square(mean(X, X) + mean(Y, Y) - 2 * mean(X, Y), "the squared MMD")
 
 
 def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
@@ -113,15 +118,17 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
     the distribution functions.
     """
-    X, Y = _clouds(X, Y)
+    (X, Y), exponent = unit_clouds(*clouds(X, Y))  # the distance is homogeneous in the points
     if X.shape[1] == 1:
         xp = namespace(X)
         x, y = xp.sort(X[:, 0]), xp.sort(Y[:, 0])
         z = xp.sort(xp.concatenate([x, y]))
         rise = xp.searchsorted(x, z[:-1], side="right") / len(x)
         gap = rise - xp.searchsorted(y, z[:-1], side="right") / len(y)
-        return float(2 * xp.sum(gap**2 * xp.diff(z)))
-    return mmd(X, Y, Energy(), backend=backend) ** 2
+        value = float(2 * xp.sum(gap**2 * xp.diff(z)))
+    else:
+        value = mmd(X, Y, Energy(), backend=backend) ** 2
+    return times_power(value, exponent, "the energy distance")
 
 
 def sliced_wasserstein(
@@ -147,7 +154,7 @@ def sliced_wasserstein(
     Cost: O(P (n + m) (d + log(n + m))) on the host. It does not carry a factor d: for a shift by a vector a it
     is about |a| / sqrt(d).
     """
-    X, Y = (to_host(A) for A in _clouds(X, Y))
+    (X, Y), exponent = unit_clouds(*(to_host(A) for A in clouds(X, Y)))
     rng = random_generator(random_state)
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -156,40 +163,8 @@ def sliced_wasserstein(
         _squared_quantile_gap(X @ part.T, Y @ part.T)
         for part in np.array_split(directions, math.ceil(len(directions) / block))
     ]
-    return math.sqrt(np.concatenate(squared).mean())
-
-
-def wasserstein(X: Array, Y: Array) -> float:
-    r"""Return the Wasserstein-2 distance W2, not its square, of the cost |x - y|^2.
-
-    .. math:: W_2^2 = \min_{P \in \Pi} \sum_{ij} P_{ij} |x_i - y_j|^2
-
-    Exact: by sorting on the line, by an assignment in higher dimensions.
-
-    Raises
-    ------
-    ValueError
-        If d > 1 and the least common multiple of n and m exceeds 5,000 (unequal clouds are repeated up to it).
-
-    Notes
-    -----
-    Cost: O((n + m) log(n + m)) on the line, about n^3 time and n^2 memory otherwise (4 s at n = 4,000).
-    """
-    X, Y = (to_host(A) for A in _clouds(X, Y))
-    if X.shape[1] == 1:
-        return math.sqrt(_squared_quantile_gap(X, Y)[0])
-    size = math.lcm(len(X), len(Y))
-    if size > LARGEST_ASSIGNMENT:
-        raise ValueError(
-            f"the exact distance of {len(X)} and {len(Y)} points is an assignment of {size}, the limit is "
-            f"{LARGEST_ASSIGNMENT}: pass subsamples of equal size, or use sliced_wasserstein"
-        )
-    from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
-
-    X, Y = np.repeat(X, size // len(X), axis=0), np.repeat(Y, size // len(Y), axis=0)
-    cost = cdist(X, Y, "sqeuclidean")
-    return math.sqrt(cost[linear_sum_assignment(cost)].mean())
+    distance = root_of_square(float(np.concatenate(squared).mean()), "the squared distance")
+    return times_power(distance, exponent, "the sliced Wasserstein distance")
 
 
 def iid_floor(
@@ -241,19 +216,13 @@ def iid_floor(
 
     if reference is None:
         reference = cloud(n if n_reference is None else check_count(n_reference, "n_reference"))
-    scores = np.array([metric(cloud(n), reference) for _ in range(repeats)])
+    scores = np.array(
+        [
+            real_array(metric(cloud(n), reference), "metric(X, reference)", ())
+            for _ in range(repeats)
+        ]
+    )
     return float(scores.mean()), float(scores.std(ddof=1))
-
-
-def _clouds(X: Array, Y: Array, name: str = "Y") -> tuple[Array, Array]:
-    """Return both clouds as valid float64 points with the same features and on the same device."""
-    X, home = points(X, "X")
-    Y, other = points(Y, name, n_features=X.shape[1])
-    if home.device != other.device:
-        raise ValueError(
-            f"X is on {home.device} and {name} on {other.device}: move one of them first"
-        )
-    return X.astype(np.float64, copy=False), Y.astype(np.float64, copy=False)
 
 
 def _squared_quantile_gap(x: np.ndarray, y: np.ndarray) -> np.ndarray:

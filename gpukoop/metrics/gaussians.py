@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpukoop.checks import real_array, root_of_square
 from gpukoop.draws import check_positive
 
 
@@ -36,15 +37,21 @@ def gaussian_mmd(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike, sca
     """
     m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
     scale = check_positive(scale, "scale")
+    with np.errstate(over="ignore"):  # in units of the scale: its square may leave the range
+        m1, S1, m2, S2 = (
+            real_array(a, "a ratio to scale")
+            for a in (m1 / scale, S1 / scale / scale, m2 / scale, S2 / scale / scale)
+        )
     eye = np.eye(len(m1))
 
     def mean_kernel(m: np.ndarray, S: np.ndarray) -> float:
-        exponent = m @ np.linalg.solve(S + scale**2 * eye, m) / 2
-        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S / scale**2))
+        with np.errstate(over="ignore"):
+            exponent = m @ np.linalg.solve(S + eye, m) / 2
+        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S))
 
     zero = np.zeros(len(m1))
     squared = mean_kernel(zero, 2 * S1) + mean_kernel(zero, 2 * S2)
-    return math.sqrt(max(0.0, squared - 2 * mean_kernel(m1 - m2, S1 + S2)))
+    return root_of_square(squared - 2 * mean_kernel(m1 - m2, S1 + S2), "the squared MMD")
 
 
 def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> float:
@@ -53,16 +60,23 @@ def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> floa
     .. math:: 2 E|X - Y| - E|X - X'| - E|Y - Y'|, \quad
               E|N(m, a^2)| = a \sqrt{2/\pi}\, e^{-m^2 / 2a^2} + m\, \mathrm{erf}(m / (a \sqrt 2))
     """
+    m1, m2 = (float(real_array(m, name, ())) for m, name in ((m1, "m1"), (m2, "m2")))
     s1, s2 = check_positive(s1, "s1", zero=True), check_positive(s2, "s2", zero=True)
 
     def mean_distance(m: float, a: float) -> float:
         if a == 0.0:
             return abs(m)
-        at_zero = a * math.sqrt(2 / math.pi) * math.exp(-((m / a) ** 2) / 2)
+        distance = min(
+            abs(m / a), 1e100
+        )  # its square is a number, and its exponential 0 long before
+        at_zero = a * math.sqrt(2 / math.pi) * math.exp(-(distance**2) / 2)
         return at_zero + m * math.erf(m / (a * math.sqrt(2)))
 
     own = mean_distance(0.0, s1 * math.sqrt(2)) + mean_distance(0.0, s2 * math.sqrt(2))
-    return 2 * mean_distance(m1 - m2, math.hypot(s1, s2)) - own
+    value = 2 * mean_distance(m1 - m2, math.hypot(s1, s2)) - own
+    if not math.isfinite(value):
+        raise ValueError("the energy distance is beyond the range of float64: rescale the laws")
+    return value
 
 
 def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike) -> float:
@@ -77,21 +91,25 @@ def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayL
     values, vectors = np.linalg.eigh(S1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ S2 @ root), 0, None)).sum()
-    squared = float(np.sum((m1 - m2) ** 2) + np.trace(S1) + np.trace(S2) - 2 * cross)
-    return math.sqrt(max(0.0, squared))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = float(np.sum((m1 - m2) ** 2) + np.trace(S1) + np.trace(S2) - 2 * cross)
+    return root_of_square(squared, "the squared distance")
 
 
 def _laws(*parameters: ArrayLike) -> list[np.ndarray]:
     """Return means as (d,) and covariances as (d, d), or raise if they do not fit together."""
-    arrays = [np.asarray(p, dtype=float) for p in parameters]
+    names = ("m1", "S1", "m2", "S2")
+    arrays = [real_array(p, name) for p, name in zip(parameters, names, strict=True)]
     arrays = [np.atleast_2d(a) if i % 2 else np.atleast_1d(a) for i, a in enumerate(arrays)]
     d = len(arrays[0])
-    for array, name in zip(arrays, ("m1", "S1", "m2", "S2"), strict=True):
+    for array, name in zip(arrays, names, strict=True):
         expected = (d, d) if name[0] == "S" else (d,)
         if array.shape != expected:
             raise ValueError(
                 f"{name} has shape {array.shape}, expected {expected}: m1 has {d} features"
             )
+        if name[0] == "S" and abs(array - array.T).max() > 1e-8 * abs(array).max():
+            raise ValueError(f"{name} is not symmetric: pass a covariance matrix")
         if name[0] == "S" and np.linalg.eigvalsh(array)[0] < -1e-12 * abs(array).max():
             raise ValueError(f"{name} has a negative eigenvalue: pass a covariance matrix")
     return arrays

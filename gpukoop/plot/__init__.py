@@ -17,6 +17,7 @@ from gpukoop.draws import check_count
 from gpukoop.plot import panels
 from gpukoop.plot.canvas import Where, new_figure, png, require_matplotlib, save, written
 from gpukoop.plot.curves import history, spectrum
+from gpukoop.plot.verdict import verdict
 
 __all__ = [
     "demo",
@@ -26,6 +27,7 @@ __all__ = [
     "png",
     "require_matplotlib",
     "spectrum",
+    "verdict",
 ]
 
 

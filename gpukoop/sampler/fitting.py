@@ -6,6 +6,7 @@ are learned in the latent space and in the frame of their class.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, final
 
@@ -25,6 +26,9 @@ from gpukoop.sampler.report import SpectralReport, mode_projector
 from gpukoop.sampler.teacher import AbstractTeacher
 
 Array = Any
+
+# Without features of time an inverse that misses base points by more than this share of their spread is refused.
+LOST = 0.02
 
 
 @final
@@ -93,6 +97,14 @@ class FittedFlow:
         self.learner.accumulate(groups)
         self.data = groups[None]
         self._solve(params["reg"])
+
+    def copy(self) -> FittedFlow:
+        """Return a copy that can go on learning: moments are its own, teacher, latent map and dictionaries shared."""
+        learner = self.learner
+        shared = [learner.teacher, self.latent, learner.frames, learner.lifts, self.data]
+        if learner.guide is not None:
+            shared += [learner.guide.teacher, learner.guide.lifts]
+        return deepcopy(self, {id(part): part for part in shared})
 
     def learn_more(self, X: Array, y: Any) -> None:
         """Add points of the same law: frames, dictionaries and ridge stay."""
@@ -206,9 +218,23 @@ class FittedFlow:
         inner = self.latent.encode(X.astype(np.float64))
         out = namespace(inner).empty(inner.shape, dtype=X.dtype)
         for rows, evolution, frame in self._split(len(inner), y):
+            if self.learner.recipe.time_degree == 0:
+                self._require_inverse(evolution)
             points_inside = frame.data_inside(inner[rows]).astype(X.dtype)
             out[rows] = evolution.inverse(points_inside)
         return out
+
+    def _require_inverse(self, evolution: Evolution) -> None:
+        """Raise unless base points come back: features that cannot tell the times apart may invert nothing."""
+        rng = np.random.default_rng([self.seed, 2**35])
+        base = like(rng.standard_normal((256, self.n_latent)), self.data)
+        back = evolution.inverse(evolution.transport(base))
+        off = float(((back - base) ** 2).mean()) ** 0.5
+        if not off < LOST:
+            raise ValueError(
+                f"this flow cannot be inverted with time_degree=0: points of N(0, I) come back {off:.2g} off (root mean square); "
+                "fit with time_degree >= 1"
+            )
 
     def _split(self, n: int, y: Any) -> list[tuple[Any, Evolution, Frame]]:
         """Return (rows, evolution, frame) for the labels wanted."""

@@ -31,7 +31,7 @@ _log = logging.getLogger("gpukoop")
 # two dimensions; beyond 200 the error of the dictionary is all that is left.
 TRIPLES_PER_FEATURE = (100, 200)
 # Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
-REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
+REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
 REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
 # Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
 HELD_OUT = (20, 1_000)

@@ -29,6 +29,7 @@ MIN_FEATURES = 20
 SCALE_FACTORS = (0.2, 1.0)
 # When "auto" distills: where the gain was measured, in the plane, and where a chain costs seconds.
 DISTILL_SLABS, DISTILL_POINTS, DISTILL_COORDINATES = 8, 1_000, 4
+SAT_TIME_DEGREE = 6
 DICTIONARIES = ("nystroem", "fourier", "polynomial")
 
 
@@ -89,7 +90,7 @@ class Recipe:
             n_slabs=check_count(given("n_slabs"), "n_slabs"),
             jump=jump,
             degree=check_count(given("degree"), "degree"),
-            time_degree=check_count(given("time_degree"), "time_degree", least=0),
+            time_degree=_time_degree(given("time_degree"), solver, dictionary),
             scale=None if _is_auto(given("scale")) else check_positive(given("scale"), "scale"),
             time_scale=check_positive(given("time_scale"), "time_scale"),
             kernel=kernel,
@@ -225,6 +226,15 @@ def _gaussian_part(recipe: Recipe, data: Array) -> list[AbstractFeatures]:
     if recipe.time_degree > 0 and d <= MAX_AFFINE:
         blocks.append(PolynomialFeatures(d, 1, recipe.time_degree))
     return blocks
+
+
+def _time_degree(value: Any, solver: str, dictionary: Any) -> int:
+    """Return the degree in time, the default by the solver; see ``KoopmanSampler``."""
+    if not _is_auto(value):
+        return check_count(value, "time_degree", least=0)
+    if solver == "sat":
+        return SAT_TIME_DEGREE
+    return 2 if isinstance(dictionary, str) and dictionary == "polynomial" else 1
 
 
 def _is_auto(value: Any) -> bool:

@@ -203,9 +203,9 @@ def mode_projector(
         values = np.asarray(eigenvalues)
     mask = np.zeros(len(values), dtype=bool)
     if callable(select):
-        mask[:] = np.asarray(select(values), dtype=bool)
+        mask[_indices(select(values), len(values))] = True
     else:
-        mask[np.asarray(select, dtype=int)] = True
+        mask[_indices(select, len(values))] = True
     for value in values[mask]:
         twin = int(np.argmin(np.abs(values - np.conj(value))))
         if not mask[twin]:
@@ -227,3 +227,23 @@ def mode_projector(
     Y = solve_sylvester(T[:r, :r], -T[r:, r:], T[:r, r:])
     top = np.concatenate([np.eye(r), Y], axis=1)
     return (Z[:, :r] @ top @ Z.conj().T).real
+
+
+def _indices(select: Any, size: int) -> np.ndarray:
+    """Return a selection by a mask or by indices as an array that indexes; raise on anything that would be cast to it."""
+    chosen = np.asarray(select)
+    if chosen.dtype.kind == "b":
+        if chosen.shape != (size,):
+            raise ValueError(
+                f"modes is a mask of shape {chosen.shape}, expected ({size},): one entry per eigenvalue"
+            )
+        return chosen
+    if chosen.size and chosen.dtype.kind not in "iu":
+        raise TypeError(
+            f"modes has dtype {chosen.dtype}, expected whole numbers (indices), a boolean mask or a function of eigenvalues"
+        )
+    if chosen.ndim != 1 or (chosen.size and not (-size <= chosen.min() <= chosen.max() < size)):
+        raise ValueError(
+            f"modes is {select!r}, expected a list of indices below {size}, the number of eigenvalues"
+        )
+    return chosen.astype(int)

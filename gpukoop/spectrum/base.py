@@ -6,19 +6,23 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
+from gpukoop.draws import RandomState, check_count
+from gpukoop.fitted import check_columns
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.parameters import check_shared
 from gpukoop.spectrum.ratio import RatioFunctions
+from gpukoop.spectrum.rotating import RotatingFunctions
 
 # The default kernel: a Gaussian whose scale is found from the samples.
 AUTO = Gaussian("auto")
 
 
-class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
+class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
     """Eigenvalues of the positive generator and eigenfunctions in ratio form.
 
     Attributes
@@ -33,6 +37,11 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
         a of the diffusion whose eigenvalues these are, <grad phi_k, a grad phi_k> = lambda_k: 1 for a diffusion map.
     """
 
+    n_components: int
+    n_landmarks: int | None
+    backend: str | None
+    tol: float | None
+    random_state: RandomState
     functions_: Any
     eigenvalues_: np.ndarray
     n_features_in_: int
@@ -84,6 +93,8 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
 
     def _check(self, X: Any) -> None:
         check_is_fitted(self, "functions_")
+        self._check_parameters()
+        check_columns(self, X)
         shape: tuple[int, ...] = getattr(X, "shape", ())
         if len(shape) == 2 and shape[1] != self.n_features_in_:
             raise ValueError(
@@ -91,7 +102,21 @@ class AbstractSpectrum(TransformerMixin, BaseEstimator, ABC):
                 "as input: the columns of the X it was fitted to"
             )
 
-    def _store(self, functions: RatioFunctions, eigenvalues: np.ndarray) -> None:
+    @property
+    def _n_features_out(self) -> int:
+        """Number of modes; names the columns of ``transform`` for scikit-learn."""
+        return len(self.eigenvalues_)
+
+    def _check_parameters(self) -> None:
+        """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
+        check_shared(self)
+        check_count(self.n_components, "n_components")
+        if self.n_landmarks is not None:
+            check_count(self.n_landmarks, "n_landmarks", least=2)
+
+    def _store(
+        self, functions: RatioFunctions | RotatingFunctions, eigenvalues: np.ndarray
+    ) -> None:
         self.functions_ = functions
         self.kernel_, self.sources_ = functions.kernel, functions.sources
         self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset

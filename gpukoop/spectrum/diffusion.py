@@ -8,10 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, namespace, points, to_host, vector
+from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.checks import masses
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.operator import KernelOperator, check_tol
+from gpukoop.operator import KernelOperator
 from gpukoop.spectrum.bandwidth import kernel_bandwidth, resolve_scale
 from gpukoop.spectrum.base import (
     AUTO,
@@ -28,7 +30,7 @@ from gpukoop.spectrum.markov import (
     isolated,
     sampling_weights,
 )
-from gpukoop.spectrum.nystroem import Landmarks, choose_landmarks, landmark_map
+from gpukoop.spectrum.nystroem import Landmarks, choose_landmarks, landmark_map, law_moments
 from gpukoop.spectrum.ratio import RatioFunctions
 
 # 1 - sigma below this many eps is rounding: the samples fall into pieces that the kernel does not connect.
@@ -127,6 +129,7 @@ class DiffusionMap(AbstractSpectrum):
         self.tol = tol
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: None = None, *, sample_weight: Any = None) -> DiffusionMap:
         """Learn the spectrum of the law that X was drawn from.
 
@@ -154,10 +157,11 @@ class DiffusionMap(AbstractSpectrum):
         ConvergenceWarning
             If fewer than ``n_components`` modes are resolved, or the samples fall into pieces.
         """
-        X, _ = points(X, "X")
+        remember_columns(self, X)
+        X, _ = own_points(X, "X")
+        self._check_parameters()
         r = check_count(self.n_components, "n_components")
         check_samples(X, r)
-        self._check_parameters()
         p = _masses(sample_weight, X)
         if sample_weight is not None and not bool(p.all()):
             X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
@@ -170,8 +174,11 @@ class DiffusionMap(AbstractSpectrum):
         kernel = resolve_scale(self.kernel, X, r, rng, landmarks, **options)
         self.bandwidth_ = kernel_bandwidth(kernel, X.shape[1])
         if landmarks is None or landmarks >= len(X):
-            sigma, raw, phi, mass = self._full_map(kernel, X, p, r, rng)
-            mean, variance = mean_and_variance(phi, mass)
+            sigma, raw, phi = self._full_map(kernel, X, p, r, rng)
+            # Samples without neighbours are no sources, but they are samples: moments are over all.
+            mean, variance = (
+                law_moments(raw, X, p) if self.n_isolated_ else mean_and_variance(phi, p / p.sum())
+            )
         else:
             rows = choose_landmarks(X, landmarks, self.landmarks, kernel, rng, **options)
             even = self.landmarks == "uniform"
@@ -188,7 +195,7 @@ class DiffusionMap(AbstractSpectrum):
         return self
 
     def _check_parameters(self) -> None:
-        check_tol(self.tol)
+        super()._check_parameters()
         check_positive(self.alpha, "alpha", zero=True)
         check_kernel(self.kernel)
         if self.rule not in ("log", "linear"):
@@ -196,8 +203,8 @@ class DiffusionMap(AbstractSpectrum):
 
     def _full_map(
         self, kernel: AbstractKernel, X: Array, p: Array, r: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, RatioFunctions, Array, Array]:
-        """Return sigma, the functions before normalisation, their values at the samples kept, and the masses."""
+    ) -> tuple[np.ndarray, RatioFunctions, Array]:
+        """Return sigma, the functions before normalisation, their values at the samples kept."""
         xp = namespace(X)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         K = KernelOperator(kernel, X, **options)
@@ -223,7 +230,7 @@ class DiffusionMap(AbstractSpectrum):
         Psi = (w[:, None] * u / xp.asarray(sigma)).astype(X.dtype)
         zero = xp.zeros(kept, X.dtype)
         raw = RatioFunctions(kernel, X, Psi, w.astype(X.dtype), zero, **options)
-        return sigma, raw, u, p / p.sum()
+        return sigma, raw, u
 
     def _judged(self, sigma: np.ndarray, r: int, X: Array) -> np.ndarray:
         """Return sigma, below 1 by more than rounding; say where modes are missing or pieces fall apart."""
@@ -257,7 +264,4 @@ def _masses(sample_weight: Any, X: Array) -> Array:
     xp = namespace(X)
     if sample_weight is None:
         return xp.ones(len(X), X.dtype)
-    p = vector(sample_weight, "sample_weight", len(X), X, "mass per sample")
-    if not bool((p >= 0).all()) or not bool(p.any()):
-        raise ValueError("sample_weight must not be negative, and not all weights may be zero")
-    return p * (len(X) / p.sum())
+    return like(masses(sample_weight, "sample_weight", len(X)) * len(X), X)

@@ -18,6 +18,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
+from gpukoop.philox import standard_normal
 from gpukoop.spectrum.krylov import block_krylov, check_symmetric
 from gpukoop.spectrum.lanczos import lanczos
 
@@ -77,7 +78,7 @@ def eigsh(
     tol : float
         Bound on the largest residual |A u - lambda u| relative to |lambda_1|; 0 is rounding of the dtype.
     random_state : int, Generator, RandomState or None
-        Of the starting block, drawn on the host.
+        Of the starting block, the same on the host and on a device.
 
     Returns
     -------
@@ -134,8 +135,10 @@ def eigenpairs(
     product = _Counted(A, xp, dtype)
     rng = random_generator(random_state)
 
+    empty = xp.empty(0, dtype)
+
     def draw(columns: int) -> Array:
-        return xp.asarray(rng.standard_normal((n, columns)), dtype=dtype)
+        return standard_normal(rng, (n, columns), empty)
 
     if method == "block":
         theta, U, residual = block_krylov(product, draw, n, k, tol)
@@ -149,20 +152,26 @@ def eigenpairs(
             raise ValueError(f"method='lanczos' needs k < n, got k = {k}, n = {n}: use 'dense'")
         theta, U, passes = theta[::-1], U[:, ::-1], product.passes
         R = product(U) - U * xp.asarray(theta, dtype=dtype)
-        residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0)))) / (np.abs(theta).max() or 1.0)
+        R /= dtype.type(np.abs(theta).max() or 1.0)
+        residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0))))
     U = xp.ascontiguousarray(U, dtype=dtype)
     peak = U[xp.argmax(xp.abs(U), axis=0), xp.arange(k)]
     U *= xp.where(peak < 0, -1, 1).astype(dtype)
-    return Eigenpairs(xp.asarray(theta.copy(), dtype=dtype), U, residual, passes, method)
+    values = xp.asarray(np.ldexp(theta, product.exponent or 0), dtype=dtype)
+    return Eigenpairs(values, U, residual, passes, method)
 
 
 def _check(A: Any, k: int) -> tuple[int, np.dtype]:
+    if isinstance(A, np.ma.MaskedArray):
+        raise TypeError("A is a masked array: fill the masked entries first")
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A has shape {shape}, expected (n, n): a symmetric operator")
     if check_count(k, "k") > shape[0]:
         raise ValueError(f"k is {k}, A has {shape[0]} eigenvalues: ask for at most {shape[0]}")
     dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
+    if dtype.kind not in "fiubc":
+        raise TypeError(f"A has dtype {dtype}, expected a real symmetric operator")
     if dtype.kind == "c":
         raise ValueError("A is complex, expected a real symmetric operator")
     return shape[0], np.dtype(np.float32 if dtype == np.float32 else np.float64)
@@ -176,11 +185,15 @@ def _reference(A: Any) -> Array:
 
 
 class _Counted:
-    """The operator as a function of blocks that counts its calls and refuses what is not finite."""
+    """The operator times 2^-exponent as a function of blocks that counts its calls and refuses what is not finite.
+
+    The exponent makes its largest entries about 1, so that no tolerance depends on the units of the operator.
+    """
 
     def __init__(self, A: Any, xp: Any, dtype: np.dtype) -> None:
         self.apply, self.xp, self.dtype = _product(A), xp, dtype
         self.passes = 0
+        self.exponent: int | None = None
 
     def __call__(self, V: Array) -> Array:
         self.passes += 1
@@ -189,7 +202,14 @@ class _Counted:
             raise ValueError(
                 "A @ V holds NaN or inf for a finite V: drop or repair these entries of A"
             )
-        return out
+        return self.scaled(out)
+
+    def scaled(self, out: Array) -> Array:
+        """Return what the operator gave times 2^-exponent, which is fixed by the first array."""
+        if self.exponent is None:
+            largest = float(self.xp.abs(out).max())
+            self.exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
+        return self.xp.ldexp(out, -self.exponent)
 
 
 def _product(A: Any) -> Callable[[Array], Array]:
@@ -205,7 +225,7 @@ def _dense(
 ) -> tuple[np.ndarray, Array]:
     """Return the k largest eigenvalues, ascending, and their vectors, from the matrix itself."""
     if isinstance(A, KernelOperator):
-        matrix = A.to_dense()
+        matrix = product.scaled(xp.asarray(A.to_dense()))
     else:
         matrix = product(xp.eye(n, dtype=dtype))
         check_symmetric(matrix)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, to_host
+from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coefficients import Coefficient, Diffusivity, drift_of
@@ -116,6 +117,7 @@ class GeneratorEDMD(AbstractSpectrum):
         self.tol = tol
         self.random_state = random_state
 
+    @whole
     def fit(
         self, X: Any, y: None = None, *, drift: Coefficient = None, diffusion: Coefficient = None
     ) -> GeneratorEDMD:
@@ -136,7 +138,9 @@ class GeneratorEDMD(AbstractSpectrum):
         -------
         self
         """
-        X, _ = points(X, "X")
+        remember_columns(self, X)
+        X, _ = own_points(X, "X")
+        self._check_parameters()
         r = check_count(self.n_components, "n_components")
         check_samples(X, 1)
         a = Diffusivity(diffusion, X)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any, Literal
 
 import numpy as np
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.spectrum.asymmetry import DECAYED, Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.dictionary import (
     calibrate,
@@ -22,10 +25,14 @@ from gpukoop.spectrum.pairs import (
     FOLDS,
     GRID,
     best_reg,
+    block_moments,
     carriers,
-    fold_moments,
+    folds_of,
     held_out_scores,
+    noise_level,
 )
+from gpukoop.spectrum.ratio import RatioFunctions
+from gpukoop.spectrum.rotating import RotatingFunctions, whole_pairs
 
 logger = logging.getLogger("gpukoop")
 
@@ -42,14 +49,16 @@ LARGEST_MU = 1 - 1e-9
 
 
 class KernelEDMD(AbstractSpectrum):
-    r"""Spectrum of a reversible diffusion from pairs, in diffusion coordinates: symmetrised and whitened.
+    r"""Spectrum of a diffusion from pairs, in diffusion coordinates: whitened, and symmetrised if it is reversible.
 
     .. math::
         C_0 = \frac{\Psi_x^T \Psi_x + \Psi_y^T \Psi_y}{2m}, \quad C_t = \frac{\Psi_x^T \Psi_y + \Psi_y^T \Psi_x}{2m},
         \quad C_t v = \mu\, C_0 v, \quad \lambda = -\log(\mu) / \mathrm{lag}
 
     The dictionary is the diffusion coordinates of landmarks with sigma >= ``reg``, centred over both halves of the pairs. The
-    symmetric form makes mu real and in [-1, 1] for any data.
+    symmetric form makes mu real and in [-1, 1] for any data. Pairs whose law is another when x and y change places are
+    warned about: rotations, say. ``reversible=False`` takes :math:`C_t = \Psi_x^T \Psi_y / m`; mu, lambda and the
+    eigenfunctions are complex then, in conjugate pairs, |mu| <= 1.
 
     Parameters
     ----------
@@ -67,6 +76,9 @@ class KernelEDMD(AbstractSpectrum):
         sigma_min in (0, 1): coordinates that the kernel damps more are left out. Large values smooth, small values
         fit noise. "auto" takes it from the held-out VAMP-2 score of the ten leading modes in five folds: most
         coordinates within one standard error of the best.
+    reversible : bool
+        Whether the process is the same backwards in time. True is right for dX = -grad V dt + sqrt(2) dW, and needs
+        half as many pairs there.
     backend, tol
         Of every kernel sum.
     random_state : int, Generator, RandomState or None
@@ -76,8 +88,17 @@ class KernelEDMD(AbstractSpectrum):
     ----------
     eigenvalues_ : ndarray of shape (r,)
         Ascending, in units of 1 / ``lag_time``. Modes with mu <= .001 are left out, so r may be below ``n_components``.
+        Complex if not ``reversible``: by ascending real part, conjugate pairs whole; the imaginary part is the angular
+        frequency, known up to multiples of 2 pi / ``lag_time``.
     mu_ : ndarray of shape (r,)
         Eigenvalues of the Koopman operator at one lag.
+    is_noise_ : ndarray of shape (r,)
+        Modes that decay within a lag by more than three relaxation times, |mu| < exp(-3), or below what p coordinates
+        of m unrelated pairs show, sqrt(p / m), times sqrt(2) if ``reversible``: their numbers mean nothing.
+    asymmetry_, asymmetry_error_ : float
+        The antisymmetric moment E[u(x) v(y) - v(x) u(y)] / 2 of two leading functions of variance 1 that stands out most,
+        0 for a reversible process, and its standard error from 20 contiguous blocks; nan if there are fewer than 200
+        pairs, or fewer than two functions that outlive a lag. Beyond chance (one run in a thousand) it is warned about.
     diffusivity_ : float
         a = lambda_1 / mean |grad phi_1|^2: 1 if the unit of time is that of dX = -grad V dt + sqrt(2) dW.
     reg_ : float
@@ -123,6 +144,7 @@ class KernelEDMD(AbstractSpectrum):
         n_landmarks: int | None = None,
         landmarks: Landmarks = "uniform",
         reg: float | Literal["auto"] = "auto",
+        reversible: bool = True,
         backend: str | None = None,
         tol: float | None = None,
         random_state: RandomState = None,
@@ -133,17 +155,19 @@ class KernelEDMD(AbstractSpectrum):
         self.n_landmarks = n_landmarks
         self.landmarks = landmarks
         self.reg = reg
+        self.reversible = reversible
         self.backend = backend
         self.tol = tol
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: None = None, *, successors: Any = None) -> KernelEDMD:
         """Learn the spectrum from pairs.
 
         Parameters
         ----------
         X : array of shape (m, d)
-            Samples of a stationary reversible diffusion.
+            Samples of a stationary diffusion, a reversible one unless ``reversible=False``.
         y : None
             Ignored.
         successors : array of shape (m, d)
@@ -157,50 +181,90 @@ class KernelEDMD(AbstractSpectrum):
         ------
         ValueError
             If successors are missing or of another shape, or no mode survives one lag.
+
+        Warns
+        -----
+        RuntimeWarning
+            If ``reversible`` and the pairs are not.
         """
-        X, _ = points(X, "X")
+        remember_columns(self, X)
+        X, _ = own_points(X, "X")
+        self._check_parameters()
         Y = _successors(X, y, successors)
+        if not isinstance(self.reversible, bool):
+            raise TypeError(f"reversible is {self.reversible!r}, expected True or False")
         r = check_count(self.n_components, "n_components")
         check_samples(X, r)
         lag = check_positive(self.lag_time, "lag_time")
         rng = random_generator(self.random_state)
         reg = check_reg(self.reg)
         base = diffusion_dictionary(self, X, r, GRID[-1] if reg is None else reg, rng)
-        folds = fold_moments(base.functions, X, Y)
+        blocks = block_moments(base.functions, X, Y)
         self.reg_path_: dict[float, np.ndarray] = {}
         if reg is not None:
             self.reg_ = reg
         elif len(X) < FEWEST * FOLDS:
             self.reg_ = FALLBACK
         else:
-            self.reg_path_ = held_out_scores(base.sigma, folds, r)
+            self.reg_path_ = held_out_scores(base.sigma, folds_of(blocks), r, self.reversible)
             self.reg_ = best_reg(self.reg_path_)
-        total = sum(folds[1:], folds[0])
         p = coordinates_above(base.sigma, self.reg_)
-        mu, W = total.leading(p).modes()
-        slow = int((mu > SMALLEST_MU)[: 2 * r].sum())
+        blocks = [block.leading(p) for block in blocks]
+        self._measure_asymmetry(Asymmetry.of(blocks))
+        total = sum(blocks[1:], blocks[0])
+        mu, W = total.modes() if self.reversible else total.rotating_modes()
+        size = mu if self.reversible else np.abs(mu)
+        slow = int((size > SMALLEST_MU)[: 2 * r].sum())
         if not slow:
             raise ValueError(
-                f"no mode survives one lag (largest mu {mu[0]:.1e} after {p} coordinates): are the successors "
+                f"no mode survives one lag (largest mu {size[0]:.1e} after {p} coordinates): are the successors "
                 "in the order of X? If so, use a shorter lag_time"
             )
-        mean, covariance = total.leading(p).law_of_x()
-        variance = ((covariance @ W) * W).sum(axis=0)
-        raw = base.functions.of(np.arange(p)).combined(W[:, :slow])
-        functions = raw.normalised((mean @ W)[:slow], variance[:slow])
-        carried = np.flatnonzero(carriers(functions, X) >= min(CARRIERS, len(X) / 50))[:r]
+        mean, covariance = total.law_of_x()
+        coordinates, W = base.functions.of(np.arange(p)), W[:, :slow]
+        functions: RatioFunctions | RotatingFunctions
+        if self.reversible:
+            variance = ((covariance @ W) * W).sum(axis=0)
+            functions = coordinates.combined(W).normalised(mean @ W, variance)
+        else:
+            functions = RotatingFunctions.of_modes(coordinates, W, mean, covariance)
+        carried = np.flatnonzero(carriers(functions, X) >= min(CARRIERS, len(X) / 50))
+        carried = whole_pairs(mu, carried, r)
         self.n_spurious_ = int((np.arange(slow) < carried.max(initial=0)).sum()) + 1 - len(carried)
         if not len(carried):
             raise ValueError(
-                f"every mode is carried by fewer than {CARRIERS:.0f} samples: raise the scale of the kernel"
+                f"no mode is left: each is carried by fewer than {CARRIERS:.0f} samples, or n_components = {r} cuts a "
+                "conjugate pair: raise the scale of the kernel, or n_components"
             )
         if len(carried) < r:
             logger.info("KernelEDMD keeps %d of %d modes with reg = %g", len(carried), r, self.reg_)
-        self.mu_ = np.minimum(mu[carried], LARGEST_MU)
+        size = size[carried]
+        self.mu_ = mu[carried] * np.minimum(1.0, LARGEST_MU / size)
+        edge = noise_level(W.shape[0], total.m) * (np.sqrt(2) if self.reversible else 1.0)
+        self.is_noise_ = size < max(DECAYED, edge)
+        if self.is_noise_.any():
+            logger.info(
+                "KernelEDMD: %d of %d modes are noise, |mu| < %.2g: decayed within one lag_time, or too few pairs "
+                "(is_noise_ says which)",
+                self.is_noise_.sum(),
+                len(size),
+                max(DECAYED, edge),
+            )
         self.n_isolated_ = base.n_isolated
         self._store(functions.of(carried), -np.log(self.mu_) / lag)
-        self.diffusivity_ = calibrate(self.functions_, X, float(self.eigenvalues_[0]))
+        self.diffusivity_ = calibrate(self.functions_, X, float(self.eigenvalues_[0].real))
         return self
+
+    def _measure_asymmetry(self, found: Asymmetry) -> None:
+        self.asymmetry_, self.asymmetry_error_ = found.moment, found.error
+        if self.reversible and found.significant:
+            warnings.warn(
+                f"the pairs are not those of a reversible process in its stationary law: two leading functions have an "
+                f"antisymmetric moment of {found.moment:.2g} +- {found.error:.1g}, where 0 is expected. The eigenvalues are "
+                "those of the symmetrised process; KernelEDMD(reversible=False) gives the complex ones of the process itself",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _successors(X: Array, y: Any, successors: Any) -> Array:

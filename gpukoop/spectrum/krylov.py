@@ -42,6 +42,10 @@ NOISE = 4.0
 # better. Larger ones wander while the basis is small.
 STALL, STALL_FROM = 6, 1e-3
 MAX_STEPS = 400
+# Steps of a probe for hidden copies: a random block shows none before its space has grown.
+PROBE_STEPS = 10
+# A residual that rises by more than this is that of another pair.
+JUMP = 10.0
 # With tol=0 a stalled residual of so many eps is the rounding of long sums, no failure.
 LOOSE = 1_000.0
 # Sums to a tolerance are asymmetric by that tolerance; more than this is another operator.
@@ -76,8 +80,10 @@ def block_krylov(
     limit = min(n, 2 * k + SEARCH_BLOCKS * width)
     V, AV = (xp.empty((n, limit), dtype, order="F") for _ in range(2))
     T = np.zeros((limit, limit))
-    used, multiplicity, history = 0, 0, [np.inf]
+    used, multiplicity, steps, history = 0, 0, 0, [np.inf]
+    looked = 0  # until this step a probe goes on
     while True:
+        steps += 1
         block = slice(used, used + F.shape[1])
         V[:, block] = F
         AV[:, block] = product(F)
@@ -87,24 +93,29 @@ def block_krylov(
             scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
             F = _orthonormal(AV[:, block].copy(), V[:, :used], NOISE * eps * scale)
             if used >= k:
-                history.append(_residual(V, AV, theta, Y, k, used) / scale)
+                history.append(_residual(V, AV, theta, Y, k, used, scale))
+                if history[-1] > JUMP * history[-2]:  # a hidden copy has come out of the rounding
+                    history = history[-1:]
         converged = history[-1] <= goal or (used >= k and not F.shape[1])
-        if used == n or len(history) > MAX_STEPS or _stalled(history):
+        if used == n or steps > MAX_STEPS:
             break
-        if converged:
+        if steps >= looked and (converged or _stalled(history)):
             # A block sees as many copies of an eigenvalue as it has columns; more may hide, and come with a new
             # random block. Where that brings no further copy there is none.
-            copies = _copies(theta[:k], 2 * goal * scale)
+            copies = _copies(theta[:k], 2 * max(goal, history[-1]) * scale)
             if copies < width or copies <= multiplicity:
                 break
-            multiplicity = copies
-        if converged or not F.shape[1]:
+            # Only the pairs found are kept: the residuals of others lie in the block that is left out.
+            multiplicity, history, looked = copies, [np.inf], steps + PROBE_STEPS
+            used = _restart(V, AV, T, theta, Y, k)
+            F = F[:, :0]
+        if not F.shape[1]:
             F = _orthonormal(draw(width), V[:, :used], 0.0)
         F = F[:, : n - used]
         if used + F.shape[1] > limit:
             used = _restart(V, AV, T, theta, Y, min(k + width, used))
     if history[-1] > max(goal, LOOSE * eps if tol == 0 else 0.0):
-        _warn(history[-1], goal, len(history))
+        _warn(history[-1], goal, steps)
     U = V[:, :used] @ xp.asarray(Y[:, :k], dtype=dtype)
     return theta[:k], U, history[-1]
 
@@ -154,11 +165,15 @@ def _project(V: Array, AV: Array, T: np.ndarray, block: slice) -> tuple[np.ndarr
     return theta[::-1], Y[:, ::-1]
 
 
-def _residual(V: Array, AV: Array, theta: np.ndarray, Y: np.ndarray, k: int, used: int) -> float:
+def _residual(
+    V: Array, AV: Array, theta: np.ndarray, Y: np.ndarray, k: int, used: int, scale: float
+) -> float:
+    """Return the largest residual relative to ``scale``; divided first, for squares leave the range earlier."""
     xp = namespace(V)
     pairs = xp.asarray(Y[:, :k], dtype=V.dtype)
     R = AV[:, :used] @ pairs
     R -= V[:, :used] @ (pairs * xp.asarray(theta[:k], dtype=V.dtype))
+    R /= V.dtype.type(scale)
     return float(xp.sqrt(xp.max(xp.sum(R * R, axis=0))))
 
 

@@ -174,7 +174,7 @@ def landmark_map(
     sigma, Y, dropped = _refine(base.functions, X, p, alpha, rng)
     kept = min(n_modes, int((sigma > SMALLEST_SIGMA).sum()))
     functions = base.functions.combined(Y[:, :kept])
-    mean, variance = _moments(functions, X, p)
+    mean, variance = law_moments(functions, X, p)
     return LandmarkMap(sigma[:kept], functions, mean, variance, base.n_isolated + dropped)
 
 
@@ -257,7 +257,7 @@ def _refine(
     return sigma, Y, dropped
 
 
-def _moments(functions: RatioFunctions, X: Array, p: Array) -> tuple[np.ndarray, np.ndarray]:
+def law_moments(functions: RatioFunctions, X: Array, p: Array) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the functions over all samples, in blocks of rows."""
     first = second = 0.0
     for start in range(0, len(X), MOMENT_ROWS):

@@ -16,6 +16,8 @@ from gpukoop.spectrum.whitening import whitened_pencil
 # sigma_min from few to many coordinates.
 GRID = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 FOLDS = 5
+# Contiguous blocks of a fold: their spread is the error of moments over the whole data.
+BLOCKS = 4
 # Modes whose held-out score decides; later ones are noise for every choice.
 SCORED = 10
 # Directions of the coordinates that the pooled samples do not span.
@@ -48,41 +50,87 @@ class Moments:
         two = (self.xx, self.yy, self.xy)
         return Moments(self.m, self.x[:p], self.y[:p], *(a[:p, :p] for a in two))
 
-    def covariances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return C_0 and C_t, symmetrised and centred by the pooled mean."""
-        mean = (self.x + self.y) / (2 * self.m)
-        outer = np.outer(mean, mean)
-        return (self.xx + self.yy) / (2 * self.m) - outer, (self.xy + self.xy.T) / (
-            2 * self.m
-        ) - outer
+    def mean(self) -> np.ndarray:
+        """Return the mean over both halves of the pairs, (p,)."""
+        return (self.x + self.y) / (2 * self.m)
+
+    def cross(self, mean: np.ndarray) -> np.ndarray:
+        """Return C_t = E[(psi(x) - mean) (psi(y) - mean)^T]."""
+        shift = np.outer(self.x, mean) + np.outer(mean, self.y)
+        return (self.xy - shift) / self.m + np.outer(mean, mean)
+
+    def covariance(self) -> np.ndarray:
+        """Return C_0, over both halves of the pairs."""
+        mean = self.mean()
+        return (self.xx + self.yy) / (2 * self.m) - np.outer(mean, mean)
+
+    def whitened(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return C_t in combinations W of coordinates with W^T C_0 W = 1, and W."""
+        C0 = self.covariance()
+        W = whitened_pencil(C0, C0, CUT)[1]
+        return W.T @ self.cross(self.mean()) @ W, W
 
     def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mu, descending, and the combinations of coordinates."""
-        C0, Ct = self.covariances()
-        return whitened_pencil(Ct, C0, CUT)
+        """Return mu of the symmetrised pencil, descending, and the combinations of coordinates."""
+        Ct = self.cross(self.mean())
+        return whitened_pencil((Ct + Ct.T) / 2, self.covariance(), CUT)
+
+    def rotating_modes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return complex mu of the pencil as it is, by falling modulus, and the combinations of coordinates."""
+        M, W = self.whitened()
+        mu, V = np.linalg.eig(M)
+        # -angle: of a conjugate pair, the one with positive imaginary part of -log(mu) stands first
+        order = np.lexsort((np.angle(mu), -np.abs(mu)))
+        return mu[order].astype(complex), (W @ V[:, order]).astype(complex)
+
+    def subspaces(self, k: int, reversible: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k functions of x and of y that are correlated most: the same where pairs are reversible."""
+        if reversible:
+            W = self.modes()[1][:, :k]
+            return W, W
+        M, W = self.whitened()
+        U, _, Vt = np.linalg.svd(M)
+        return W @ U[:, :k], W @ Vt[:k].T
 
     def law_of_x(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and covariance of the coordinates over X."""
         mean = self.x / self.m
         return mean, self.xx / self.m - np.outer(mean, mean)
 
-    def score(self, W: np.ndarray) -> float:
-        """Return the VAMP-2 score of modes W on these pairs."""
-        C0, Ct = self.covariances()
-        A, B = W.T @ Ct @ W, W.T @ C0 @ W
-        return float(np.trace(np.linalg.solve(B, A) @ np.linalg.solve(B, A.T)))
+    def score(self, U: np.ndarray, V: np.ndarray, reversible: bool) -> float:
+        """Return the VAMP-2 score of functions U of x and V of y on these pairs."""
+        Ct, C0 = self.cross(self.mean()), self.covariance()
+        if reversible:
+            Ct = (Ct + Ct.T) / 2
+        A = U.T @ Ct @ V
+        left, right = np.linalg.solve(U.T @ C0 @ U, A), np.linalg.solve(V.T @ C0 @ V, A.T)
+        return float(np.trace(left @ right))
 
 
-def fold_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments]:
-    """Return moments of contiguous folds: neighbours in a trajectory stay together."""
-    edges = np.linspace(0, len(X), FOLDS + 1).astype(int)
-    folds = []
+def noise_level(p: int, m: float) -> float:
+    """Return the largest eigenvalue modulus of C_t for m independent x and y in p white coordinates: sqrt(p / m).
+
+    Entries of variance 1 / m fill Girko's disk of that radius; symmetrised, Wigner's semicircle of sqrt(2) times that.
+    """
+    return float(np.sqrt(p / m))
+
+
+def block_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments]:
+    """Return moments of contiguous blocks, BLOCKS a fold: neighbours in a trajectory stay together."""
+    edges = np.linspace(0, len(X), FOLDS * BLOCKS + 1).astype(int)
+    found = []
     for first, last in pairwise(edges):
         blocks = [slice(s, min(s + ROWS, last)) for s in range(first, last, ROWS)]
         parts = [_moments(functions, X[b], Y[b]) for b in blocks]
         if parts:
-            folds.append(sum(parts[1:], parts[0]))
-    return folds
+            found.append(sum(parts[1:], parts[0]))
+    return found
+
+
+def folds_of(blocks: list[Moments]) -> list[Moments]:
+    """Return moments of FOLDS contiguous folds, as even as the blocks allow."""
+    edges = np.linspace(0, len(blocks), min(FOLDS, len(blocks)) + 1).astype(int)
+    return [sum(blocks[i + 1 : j], blocks[i]) for i, j in pairwise(edges)]
 
 
 def _moments(functions: RatioFunctions, X: Array, Y: Array) -> Moments:
@@ -91,24 +139,28 @@ def _moments(functions: RatioFunctions, X: Array, Y: Array) -> Moments:
     return Moments(float(len(X)), *(to_host(a) for a in parts))
 
 
-def carriers(functions: RatioFunctions, X: Array) -> np.ndarray:
+def carriers(functions: Any, X: Array) -> np.ndarray:
     """Return how many samples carry each function of mean 0 and variance 1: m over its fourth moment."""
     fourth = sum(
-        to_host((functions.transform(X[s : s + ROWS]).astype(float) ** 4).sum(axis=0))
+        to_host((abs(functions.transform(X[s : s + ROWS])).astype(float) ** 4).sum(axis=0))
         for s in range(0, len(X), ROWS)
     )
     return len(X) ** 2 / np.asarray(fourth)
 
 
-def held_out_scores(sigma: np.ndarray, folds: list[Moments], r: int) -> dict[float, np.ndarray]:
+def held_out_scores(
+    sigma: np.ndarray, folds: list[Moments], r: int, reversible: bool
+) -> dict[float, np.ndarray]:
     """Return the held-out score of every sigma_min, fold by fold."""
     total = sum(folds[1:], folds[0])
     modes = max(1, min(r, SCORED, coordinates_above(sigma, GRID[0])))
     path = {}
     for reg in GRID:
         p = coordinates_above(sigma, reg)
-        learned = [(total - test).leading(p).modes()[1][:, :modes] for test in folds]
-        scores = [f.leading(p).score(W) for f, W in zip(folds, learned, strict=True)]
+        learned = [(total - f).leading(p).subspaces(modes, reversible) for f in folds]
+        scores = [
+            f.leading(p).score(U, V, reversible) for f, (U, V) in zip(folds, learned, strict=True)
+        ]
         path[reg] = np.array(scores)
     return path
 

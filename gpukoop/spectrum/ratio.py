@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, Home, namespace, points, to_host, vector
+from gpukoop.checks import unit_clouds
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator
 
@@ -181,7 +182,8 @@ class RatioFunctions:
         # A handful of rows: a tree on the host, in place of a pass over all pairs.
         from scipy.spatial import cKDTree
 
-        index = cKDTree(to_host(self.sources)).query(to_host(Z))[1]
+        (sources, targets), _ = unit_clouds(to_host(self.sources), to_host(Z))  # no square is inf
+        index = cKDTree(sources).query(targets)[1]
         return namespace(Z).asarray(index)
 
 

@@ -23,26 +23,25 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cells import Plan, make_plan
 from gpukoop.kernels.cpu.loops import COLUMNS, LOG2_E
 from gpukoop.kernels.cpu.module import load
 from gpukoop.kernels.cpu.source import source
 from gpukoop.kernels.cpu.threads import n_threads, share
-from gpukoop.kernels.cpu.variant import LANES, Variant, choose
+from gpukoop.kernels.cpu.variant import LANES, Arguments, Variant, choose
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, Trace, trace
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from gpukoop.kernels.operation import Operation
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
+
+_EVERY_TILE, _NOTHING_LEFT = np.empty((0, 0), np.int32), np.empty((0, 0))
 
 _trace = lru_cache(maxsize=512)(trace)
 _runs: dict[tuple[str, Variant], Callable[..., None]] = {}
@@ -128,17 +127,19 @@ def _reduce(
     Sp = _pack_sources(Y, V, columns, variant.tile, power, -np.inf if variant.log else 0.0)
     constants = np.array([ratio * ratio, *of.values], real)
     padded = min(_round_up(m, LANES), len(Sp) * variant.tile)
-    everything = np.empty((0, 0), np.int32), np.empty((0, 0))
+    arguments = Arguments(
+        start=0, stop=n, block=block, width=width, n_features=d, n_columns=t, T=columns, m=padded,
+        value_factor=coefficient, slope_factor=2.0 * of.prescale * ratio * coefficient,
+        tol=plan.tol if plan else 0.0, X=Xp, S=Sp, Y=Yp, P=constants,
+        visit=_EVERY_TILE, left=_NOTHING_LEFT, out=out, grad=grad,
+    )  # fmt: skip
 
     def piece(start: int, stop: int) -> None:
-        visit, left = everything
+        these = arguments._replace(start=start, stop=stop)
         if plan:
             visit, left = plan.visits(start, stop)
-        run(
-            start, stop, block, width, d, t, columns, padded, coefficient,
-            2.0 * of.prescale * ratio * coefficient, plan.tol if plan else 0.0,
-            Xp, Sp, Yp, constants, visit, left, out, grad,
-        )  # fmt: skip
+            these = these._replace(visit=visit, left=left)
+        run(*these)
 
     work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     rows = PAIRS_PER_TASK // work if plan is None else plan.rows
@@ -160,23 +161,22 @@ def _read(kernel: AbstractKernel) -> tuple[Trace, float]:
 
 def _sums(
     kernel: AbstractKernel,
+    operation: Operation,
     X: Array,
     Y: Array,
     V: Array,
     tol: float | None,
-    value: bool,
-    slope: bool,
 ) -> tuple[Array, Array]:
     of, coefficient = _read(kernel)
     # The gradient weighs a distant pair by its distance: there the short exponential would exceed tol.
-    degree = _degree(X, None if slope else tol)
-    variant = choose(value, slope, False, X.shape[1], V.shape[1], X.dtype.name, degree)
+    degree = _degree(X, None if operation.slope else tol)
+    variant = choose(operation, X.shape[1], V.shape[1], X.dtype.name, degree)
     if tol is None:
         return _reduce(of, coefficient, X, Y, V, variant)
     scale = max(float(radial.scale) for _, radial in kernel.terms)
     plan = None
-    if variant.features and variant.columns == 1 and value:
-        plan = make_plan(of, scale if slope else None, X, Y, V, variant.tile, tol)
+    if variant.features and variant.columns == 1 and operation.value:
+        plan = make_plan(of, scale if operation.slope else None, X, Y, V, variant.tile, tol)
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
 
 
@@ -186,72 +186,32 @@ def _degree(X: Array, tol: float | None) -> int:
     return 4 if tol is not None and tol >= SHORT_POLYNOMIAL_TOL else 5
 
 
-# -- the backend's functions ---------------------------------------------------------------------------
-
-
-def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    r"""Return :math:`\sum_j k(x_i, y_j) V_{jc}`, shape (n, t).
-
-    Parameters
-    ----------
-    kernel : AbstractKernel
-        With numeric scales.
-    X, Y, V : array of shape (n, d), (m, d), (m, t)
-        Targets, sources, weights.
-    tol : float or None
-        Accuracy relative to sum_j abs(V_j) k of every target. None is rounding accuracy. A number lets
-        distant cells of sources be left out, guaranteed (:mod:`gpukoop.kernels.cells`: one column, d <= 4),
-        and from 5e-6 on float32 uses a shorter exponential.
-
-    Returns
-    -------
-    array of shape (n, t)
-        Of the dtype of the points.
-
-    Notes
-    -----
-    Cost: n m (d + t) operations, one exponential a pair for all columns. Memory: copies of the points and
-    weights, O(n d + m (d + t)); the (n, m) matrix is never formed.
-    Accuracy: differences of coordinates are exact to rounding at any offset; partial sums of a tile in the
-    dtype of the points, tiles in float64.
-    """
-    return _sums(kernel, X, Y, V, tol, True, False)[0]
-
-
-def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    r"""Return the gradient of ``product`` in the targets, shape (n, t, d).
-
-    .. math:: g_{ic} = 2 \sum_j \varphi'(q_{ij}) V_{jc} (x_i - y_j)  \quad\text{in pre-scaled coordinates}
-
-    Parameters and accuracy as :func:`product`. A pair x_i = y_j contributes zero, also where phi' is infinite.
-    """
-    return _sums(kernel, X, Y, V, tol, False, True)[1]
-
-
-def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+def _logsumexp(
+    kernel: AbstractKernel, operation: Operation, X: Array, Y: Array, b: Array
 ) -> tuple[Array, Array]:
-    """Return :func:`product` and :func:`gradient` from one pass, one exponential a pair."""
-    return _sums(kernel, X, Y, V, tol, True, True)
-
-
-def _log_terms(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, slope: bool
-) -> list[tuple[Array, Array]]:
-    """Return (L_a, gradient of L_a) for every term of the kernel, in float64 where sums follow."""
+    """Return L and its gradient; terms of a sum of kernels are added in the logarithm."""
     # exponents in base two; multiplied in float64, so that b = 1e4 keeps its digits
     bias = (b.astype(np.float64) * LOG2_E).astype(b.dtype)[:, None]
-    return [_log_term(radial, c, X, Y, bias, slope) for c, radial in kernel.terms]
+    terms = [_log_term(radial, c, operation, X, Y, bias) for c, radial in kernel.terms]
+    total, slope = terms[0]
+    for level, grad in terms[1:]:
+        both = np.logaddexp(total, level)
+        if operation.slope:
+            base = np.where(np.isneginf(both), 0.0, both).astype(both.dtype)
+            slope = np.exp(total - base)[:, None] * slope + np.exp(level - base)[:, None] * grad
+        total = both
+    return total, slope
 
 
 def _log_term(
-    radial: AbstractRadial, coefficient: float, X: Array, Y: Array, bias: Array, slope: bool
+    radial: AbstractRadial,
+    coefficient: float,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    bias: Array,
 ) -> tuple[Array, Array]:
-    variant = choose(True, slope, True, X.shape[1], 1, X.dtype.name, _degree(X, None))
+    variant = choose(operation, X.shape[1], 1, X.dtype.name, _degree(X, None))
     value, grad = _reduce(_trace(radial), 1.0, X, Y, bias, variant)
     level = value[:, 0]
     if coefficient != 1.0:
@@ -259,54 +219,55 @@ def _log_term(
     return level, grad[:, 0]
 
 
-def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> Array:
-    r"""Return :math:`\log \sum_j k(x_i, y_j) e^{b_j}`, shape (n,): never overflows, never underflows.
+# -- the backend's functions ---------------------------------------------------------------------------
+
+
+def reduce(
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    *,
+    tol: float | None = None,
+) -> Any:
+    r"""Return the reduction, q being the squared distance in pre-scaled coordinates.
+
+    .. math:: p_{ic} = \sum_j \varphi(q_{ij}) V_{jc}, \qquad
+              g_{ic} = 2 \sum_j \varphi'(q_{ij}) V_{jc} (x_i - y_j)
+
+    .. math:: L_i = \log \sum_j \varphi(q_{ij}) e^{V_j}, \qquad
+              \nabla L_i = \sum_j e^{V_j - L_i} \, 2 \varphi'(q_{ij}) (x_i - y_j)
 
     Parameters
     ----------
     kernel : AbstractKernel
-        Positive, with numeric scales; every coefficient > 0.
+        With numeric scales; for log-sum-exps positive, every coefficient > 0.
+    operation : Operation
     X, Y : array of shape (n, d), (m, d)
         Targets and sources.
-    b : array of shape (m,)
-        Logarithms of the weights; -inf is weight zero.
+    V : array of shape (m, t), or (m,) for log-sum-exps
+        Weights, or their logarithms: -inf is weight zero.
     tol : float or None
-        Not used: log-sum-exp is always exact to rounding.
+        Accuracy relative to sum_j abs(V_j) k of every target. None is rounding accuracy. A number lets
+        distant cells of sources be left out, guaranteed (:mod:`gpukoop.kernels.cells`: one column, d <= 4),
+        and from 5e-6 on float32 uses a shorter exponential. Log-sum-exps are always exact to rounding.
 
     Returns
     -------
-    array of shape (n,)
-        -inf where every weight is zero.
+    arrays of shape (n, t) and (n, t, d); of log-sum-exps (n,) and (n, d)
+        What the operation asks for, of the dtype of the points. A pair x_i = y_j contributes zero to a slope, also where
+        phi' is infinite. Where every weight is zero, L is -inf and its gradient zero.
 
     Notes
     -----
-    Cost: one exponential a pair and term (the maximum of a tile is found before its first exponential). The
-    logarithm of the kernel is taken in the expression, not of a number that has underflowed.
+    Cost: n m (d + t) operations, one exponential a pair for all columns (for log-sum-exps one a pair and term: the maximum
+    of a tile is found before its first exponential). Memory: copies of the points and weights, O(n d + m (d + t)); the
+    (n, m) matrix is never formed.
+    Accuracy: differences of coordinates are exact to rounding at any offset; partial sums of a tile in the
+    dtype of the points, tiles in float64. The logarithm of a kernel is taken in the expression, not of a number that has
+    underflowed.
     """
-    terms = _log_terms(kernel, X, Y, b, False)
-    total = terms[0][0]
-    for level, _ in terms[1:]:
-        total = np.logaddexp(total, level)
-    return total
-
-
-def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> tuple[Array, Array]:
-    r"""Return :func:`logsumexp` L and its gradient in the targets, from one pass: (n,), (n, d).
-
-    .. math:: \nabla L_i = \sum_j p_{ij} \, 2 \frac{\varphi'}{\varphi}(q_{ij}) (x_i - y_j), \qquad
-              p_{ij} = k(x_i, y_j) e^{b_j - L_i}
-
-    Where every weight is zero, L is -inf and the gradient is zero.
-    """
-    terms = _log_terms(kernel, X, Y, b, True)
-    total, slope = terms[0]
-    for level, grad in terms[1:]:
-        both = np.logaddexp(total, level)
-        base = np.where(np.isneginf(both), 0.0, both).astype(both.dtype)
-        slope = np.exp(total - base)[:, None] * slope + np.exp(level - base)[:, None] * grad
-        total = both
-    return total, slope
+    if operation.log:
+        return operation.result(*_logsumexp(kernel, operation, X, Y, V))
+    return operation.result(*_sums(kernel, operation, X, Y, V, tol))

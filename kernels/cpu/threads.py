@@ -8,10 +8,14 @@ which is what a busy machine wants.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 SERIAL_WORK = 1 << 18  # pairs; below, waking a second thread costs more than it saves
 
@@ -19,15 +23,64 @@ _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
 
+@cache
+def _quota(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """Return how many cores the control groups of this process grant it (cpu.max, or cfs_quota of version 1); inf without any."""
+    least = math.inf
+    try:
+        lines = Path(own).read_text().splitlines()
+    except OSError:
+        return least
+    for line in lines:
+        _, controllers, inside = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        base = Path(root) / controllers
+        group = base / inside.lstrip("/")
+        # A container sees its own group at the top, a service its own below; every group above grants at most as much.
+        for folder in (group, *group.parents):
+            least = min(least, _granted(folder))
+            if folder == base:
+                break
+    return least
+
+
+def _granted(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
+        granted = float(quota) / float(period) if quota.strip() != "max" else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+    return granted if granted > 0 else math.inf
+
+
+def usable_cores() -> int:
+    """Return the cores this process may use: those it may run on, within the quota of its container."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(min(_quota(), cores))))
+
+
+def ending() -> bool:
+    """Tell whether the main thread has ended: no new thread can be started then (atexit, daemon threads)."""
+    return not threading.main_thread().is_alive()
+
+
 def n_threads() -> int:
     """Return the number of threads: NUMBA_NUM_THREADS, by default the cores this process may use."""
+    if ending():
+        return 1
     chosen = os.environ.get("NUMBA_NUM_THREADS", "")
     if chosen.isdigit() and int(chosen) > 0:
         return int(chosen)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+    return usable_cores()
 
 
 def _executor() -> ThreadPoolExecutor:
@@ -51,15 +104,23 @@ if hasattr(os, "register_at_fork"):
 def share(run: Callable[[int, int], None], n: int, rows: int, work: int) -> None:
     """Call ``run(start, stop)`` on slices of ``rows`` targets until all n are done, on every core."""
     starts = itertools.count(0, rows)
+    stopped = threading.Event()
 
     def take() -> None:
-        while (start := next(starts)) < n:
+        # After Ctrl-C or an error nobody starts another slice; without it helpers would do all the work that is left.
+        while not stopped.is_set() and (start := next(starts)) < n:
             run(start, min(start + rows, n))
 
     helpers = min(n_threads(), -(-n // rows)) - 1 if work > SERIAL_WORK else 0
-    tasks = [_executor().submit(take) for _ in range(helpers)]
+    tasks: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # the interpreter is ending: the slices are done here
+            for _ in range(helpers):
+                tasks.append(_executor().submit(take))
         take()
+    except BaseException:
+        stopped.set()
+        raise
     finally:
         for task in tasks:
             # A helper that has not started finds nothing to do: do not wait for a busy pool.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cpu.nests import TARGETS, lanes
+from gpukoop.kernels.operation import Operation
 
 # Measured (AVX-512): up to here scalars in text beat the buffer; it costs sums less than what has two passes.
 MAX_FEATURES = 4
@@ -66,8 +69,60 @@ class Variant:
         return lanes(self.real) if self.wide else 1
 
 
-def choose(value: bool, slope: bool, log: bool, d: int, t: int, real: str, degree: int) -> Variant:
+class Arguments(NamedTuple):
+    """What the compiled code of every variant is called with, in this order; the text takes names and types from here.
+
+    Attributes
+    ----------
+    start, stop : int
+        Targets to compute.
+    block, width : int
+        Targets of a block, and running sums of each.
+    n_features, n_columns, T, m : int
+        d, t, t padded, and the number of padded sources.
+    value_factor, slope_factor, tol : float
+        Of the results; accuracy where tiles may be left out.
+    X, S, Y : arrays
+        Packed targets, tiles of sources with weights, rows of sources.
+    P : array
+        The factor of the squared distance, and the numbers of the trace's symbols.
+    visit, left : arrays
+        Tiles to visit, and what each and all later ones may contribute.
+    out, grad : arrays
+        Results.
+    """
+
+    start: int
+    stop: int
+    block: int
+    width: int
+    n_features: int
+    n_columns: int
+    T: int
+    m: int
+    value_factor: float
+    slope_factor: float
+    tol: float
+    X: Array
+    S: Array
+    Y: Array
+    P: Array
+    visit: Array
+    left: Array
+    out: Array
+    grad: Array
+
+
+def signature(real: str) -> str:
+    """Return the types of :class:`Arguments` in Numba's words."""
+    rows, integers, numbers = f"{real}[:, ::1]", ["int64"] * 8, ["float64"] * 3
+    arrays = [rows, rows, rows, f"{real}[::1]", "int32[:, ::1]", "float64[:, ::1]"]
+    return f"void({', '.join([*integers, *numbers, *arrays, rows, f'{real}[:, :, ::1]'])})"
+
+
+def choose(operation: Operation, d: int, t: int, real: str, degree: int) -> Variant:
     """Return the variant that serves d features and t columns; few texts serve all sizes."""
+    slope, log = operation.slope, operation.log
     features = d if d <= (MAX_FEATURES_LONG if slope or log else MAX_FEATURES) else 0
     few = features and t <= MAX_COLUMNS and (not slope or t * d <= MAX_SUMS)
     columns = t if few or t == 1 else 0
@@ -75,4 +130,4 @@ def choose(value: bool, slope: bool, log: bool, d: int, t: int, real: str, degre
     tile = 1024 if features and columns and features + columns <= 6 else 512 if d <= 256 else 128
     if real == "float64":
         tile //= 2
-    return Variant(value, slope, log, features, columns, real, degree, tile)
+    return Variant(operation.value, slope, log, features, columns, real, degree, tile)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
-from gpukoop.kernels.cuda.source import WIDEST_TILE, Spec
+import numpy as np
+
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.expr import (
     Call,
     E,
@@ -21,8 +23,11 @@ from gpukoop.kernels.formula.expr import (
     substitute,
 )
 from gpukoop.kernels.formula.profile import Q, Trace
+from gpukoop.kernels.operation import Operation
 
-FORMS = ("dot", "difference", "exact")
+# Half-width of the cloud, in pre-scaled units, up to which scaled coordinates lose nothing that the sum does
+# not lose anyway.
+NARROW = 16.0
 
 
 def smooth(tree: Expr) -> bool:
@@ -43,7 +48,7 @@ def smooth(tree: Expr) -> bool:
     return True
 
 
-def forms(trace: Trace, op: str, d: int) -> tuple[str, ...]:
+def forms(trace: Trace, operation: Operation, d: int) -> tuple[str, ...]:
     """Return the forms of q that are offered, fastest first; the last one is right for all data.
 
     ========== ===================================== ================================================
@@ -56,9 +61,35 @@ def forms(trace: Trace, op: str, d: int) -> tuple[str, ...]:
 
     x' is x centred and pre-scaled. The gradient needs x' - y' anyway, so the dot form saves it nothing.
     """
-    able = op in ("product", "logsumexp") and d >= 3 and smooth(trace.phi)
+    able = not operation.slope and d >= 3 and smooth(trace.phi)
     fast = ("dot",) if able else ()
     return fast + (("exact",) if d > WIDEST_TILE else ("difference", "exact"))
+
+
+def has_powers(tree: Expr) -> bool:
+    """Return whether a logarithm, or a power that is no root, occurs: some hundred instructions each in float64."""
+    if isinstance(tree, Sum):
+        return any(has_powers(t) for t, _ in tree.terms)
+    if isinstance(tree, Call):
+        return tree.function in ("log", "log2") or has_powers(tree.argument)
+    if isinstance(tree, Product):
+        for base, exponent in tree.factors:
+            root = isinstance(exponent, Number) and (2 * exponent.value).is_integer()
+            if (base != E and not root) or has_powers(base) or has_powers(exponent):
+                return True
+    return False
+
+
+def limits(tol: float | None, m: int, dtype: str) -> tuple[float, float]:
+    """Return the half-width up to which coordinates may be scaled, and the squared radius up to which "dot" is right.
+
+    The dot form errs by at most ln 2 * 2 eps * far relative to the kernel; it is taken below the accuracy asked, that of
+    rounding at least. Scaling rounds a coordinate by eps half / 2: unseen next to the rounding of a sum of m terms
+    where half < sqrt(m) / 2.
+    """
+    eps = float(np.finfo(dtype).eps)
+    asked = max(tol or 0.0, 8 * eps)
+    return min(NARROW, 0.5 * math.sqrt(m)), asked / (2 * math.log(2.0) * eps)
 
 
 def gaussian_like(tree: Expr) -> bool:
@@ -116,17 +147,12 @@ def log2_phi(trace: Trace) -> Expr:
     return mul(1.0 / math.log(2.0), trace.log_phi)
 
 
-def slope_parts(trace: Trace, spec: Spec) -> tuple[float, Expr]:
-    """Return (number, expression) whose product is dphi, or dphi / phi under log-sum-exp."""
-    tree = trace.log_slope if spec.exponent else trace.dphi
+def slope_parts(trace: Trace, log: bool) -> tuple[float, Expr]:
+    """Return (number, expression) whose product is dphi, or dphi / phi if ``log``."""
+    tree = trace.log_slope if log else trace.dphi
     if tree is None:
         raise ValueError("log-sum-exp needs a positive kernel of one term")
     return split_factor(tree)
-
-
-def has_bias(trace: Trace, spec: Spec) -> bool:
-    """Return whether a record ends with |y'|^2 (all forms of one plan share their records)."""
-    return spec.op in ("product", "logsumexp") and spec.d >= 3 and smooth(trace.phi)
 
 
 def merged(trace: Trace) -> bool:

@@ -1,299 +1,274 @@
-"""Kernel sums on an NVIDIA GPU: generated Numba-CUDA code for NumPy and CuPy arrays.
+"""Kernel sums on an NVIDIA GPU: Numba-CUDA programs for NumPy and CuPy arrays.
 
-NumPy arrays are copied to the device and back. CuPy arrays stay where they are: everything is queued on CuPy's
-current stream, results come from CuPy's pool, and nothing waits for the device, except where a tolerance lets
-distant tiles be left out (:mod:`gpukoop.kernels.cuda.pairs.lists`). A product with one cloud of points visits each pair once
-where that pays (:mod:`gpukoop.kernels.cuda.symmetric.plan`).
+CuPy arrays stay where they are: everything is queued on CuPy's current stream, results come from CuPy's pool, and nothing
+waits for the device, except where a program is compiled and where a tolerance lets distant tiles be left out
+(:mod:`gpukoop.kernels.cuda.pairs.lists`). NumPy arrays are copied to the device and back. A product with one cloud of
+points visits each pair once where that pays (:mod:`gpukoop.kernels.cuda.symmetric.plan`).
+
+The way of a call: :func:`reduce` finds the :class:`Call` that its memory has for the operation and the columns, and the call
+launches. The first one plans (:mod:`gpukoop.kernels.cuda.pairs.plan`), finds or compiles the programs
+(:mod:`gpukoop.kernels.cuda.program`) and packs the points (:mod:`gpukoop.kernels.cuda.points`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import importlib.util
-import logging
-import os
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+import importlib
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from gpukoop.kernels.compiled import folder
-from gpukoop.kernels.cuda.form import FORMS
+from gpukoop.kernels.cuda.engine import NumbaEngine, cupy_engine, simulating
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
-from gpukoop.kernels.cuda.pairs import lists as cells_cuda
-from gpukoop.kernels.cuda.pairs.plan import Plan
-from gpukoop.kernels.cuda.source import BLOCK
+from gpukoop.kernels.cuda.matrix.text import load, view
+from gpukoop.kernels.cuda.memory import Memory
+from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs import lists
+from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
+from gpukoop.kernels.cuda.program import INSTALL, Program, head, listing
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.operation import Operation
 
 Array = Any
-
-_logger = logging.getLogger("gpukoop")
-_lock = threading.Lock()
-# The simulator runs a thread of Python for every thread of a block.
-SIMULATOR_BLOCK = 32
-INSTALL = "pip install gpukoop[cuda13]"
-
-
-def simulating() -> bool:
-    """Return whether Numba's CUDA simulator is on."""
-    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+# Parts of Numba-CUDA that a compilation needs, beyond what importing it does.
+COMPILER = ("numba.cuda", "numba.cuda.compiler", "numba.cuda.cudadrv.nvvm", "numba.cuda.libdevice")
 
 
 @functools.cache
 def missing() -> str | None:
     """Return why this machine cannot run CUDA code, or None; creates no context and never raises."""
-    if simulating():
-        return None if importlib.util.find_spec("numba") else f"numba is not installed ({INSTALL})"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return f"numba-cuda is not installed ({INSTALL})"
     try:
-        from numba import cuda
-        from numba.cuda.cudadrv.driver import CudaAPIError, CudaSupportError, driver
+        importlib.import_module("numba")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return f"numba-cuda cannot be imported: {error}"
+        return f"numba cannot be imported: {_sentence(error)} ({INSTALL})"
+    if simulating():
+        return None
     try:
-        if driver.initialization_error is not None or not cuda.is_available():
+        importlib.import_module("numba_cuda")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"numba-cuda cannot be imported: {_sentence(error)} ({INSTALL})"
+    try:
+        for name in COMPILER:
+            importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        words = f"the compiler of numba-cuda cannot be imported: {_sentence(error)}"
+        return f"{words}; install versions that work together ({INSTALL})"
+    return _no_compiler() or _no_device()
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _no_compiler() -> str | None:
+    """Return that NVVM is not there, or None."""
+    from numba.cuda.cudadrv.error import NvvmError, NvvmSupportError
+    from numba.cuda.cudadrv.nvvm import NVVM
+
+    try:
+        NVVM()
+    except (NvvmError, NvvmSupportError, OSError, RuntimeError, AttributeError) as error:
+        return f"NVVM, which compiles CUDA code, is not found: {_sentence(error)} ({INSTALL})"
+    return None
+
+
+def _no_device() -> str | None:
+    """Return that there is no device, or None."""
+    from numba.cuda.cudadrv.driver import CudaAPIError, CudaSupportError, driver
+
+    try:
+        if driver.initialization_error is not None:
             return "no CUDA device: the NVIDIA driver was not found or does not start"
         if driver.get_device_count() == 0:
             return "no CUDA device: the driver reports none"
     except (CudaSupportError, CudaAPIError, OSError, RuntimeError, AttributeError) as error:
-        return f"no CUDA device: {' '.join(str(error).split())}"
+        return f"no CUDA device: {_sentence(error)}"
     return None
 
 
-# -- generated modules --------------------------------------------------------------------------
-def _fingerprint() -> str:
-    from numba import __version__
-
-    return f"{__version__} {sys.version}"
-
-
-@functools.cache
-def load(name: str, source: str) -> Callable[..., Any]:
-    """Return the device function of a generated module, which lies in a file so that Numba can cache it."""
-    digest = hashlib.sha256((source + _fingerprint()).encode()).hexdigest()[:24]
-    module_name = f"_gpukoop_cuda_{digest}"
-    path = folder() / "cuda" / f"{module_name}.py"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(source, encoding="utf-8")
-            os.replace(partial, path)
-    except OSError as error:
-        _logger.debug("compiled code will not be kept, %s cannot be written: %s", path, error)
-        return getattr(_from_text(module_name, source), name)
-    return getattr(_from_file(module_name, path), name)
-
-
-def _from_file(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot import generated code from {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: Numba's cache looks the module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-def _from_text(name: str, source: str) -> ModuleType:
-    module = ModuleType(name)
-    exec(compile(source.replace(", cache=True", ""), f"<{name}>", "exec"), module.__dict__)
-    return module
-
-
-# -- arrays -------------------------------------------------------------------------------------
-def _is_cupy(array: Array) -> bool:
+def is_cupy(array: Array) -> bool:
+    """Return whether an array is CuPy's."""
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
-def _view(array: Array) -> Array:
-    """Return a CuPy array as a Numba array without waiting for its stream: both use the same one."""
-    from numba import cuda
-
-    description = dict(array.__cuda_array_interface__)
-    description["stream"] = None  # with a stream Numba would block the host until it is idle
-    return cuda.from_cuda_array_interface(description, owner=array, sync=False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warning about small grids: a small problem has one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Grid size")
-        yield
-
-
-def _run_host(plan: Plan, buffers: dict[str, Array], functions: dict[str, Any]) -> dict[str, Array]:
-    """Launch on copies of NumPy buffers; forms that were not picked are left out."""
-    from numba import cuda
-
-    device = {}
-    for name, value in buffers.items():
-        if isinstance(value, np.ndarray):
-            fresh = name.startswith(("out_", "part_"))
-            device[name] = (
-                cuda.device_array(value.shape, value.dtype) if fresh else cuda.to_device(value)
-            )
-        else:
-            device[name] = value
-    for launch in plan.launches:
-        pick = next((buffers[a] for a in launch.args if a.startswith("pick")), None)
-        if pick is not None and f"_{FORMS[int(pick[0])]}_d" not in launch.entry:
-            continue
-        with _quiet():
-            call = functions[launch.entry][launch.grid, launch.block]
-            call(*(device[a] for a in launch.args))
-    return {name: device[name].copy_to_host() for name in device if name.startswith("out_")}
-
-
-def _run_cupy(plan: Plan, buffers: dict[str, Array], functions: dict[str, Any]) -> dict[str, Array]:
-    """Launch on CuPy's buffers and its current stream."""
-    import cupy
-    from numba import cuda
-
-    stream = cublas_cuda.numba_stream()
-    device = {k: _view(b) if _is_cupy(b) else b for k, b in buffers.items()}
-    with cuda.gpus[cupy.cuda.get_device_id()], _quiet():
-        for launch in plan.launches:
-            call = functions[launch.entry][launch.grid, launch.block, stream]
-            call(*(device[a] for a in launch.args))
-    return {name: b for name, b in buffers.items() if name.startswith("out_")}
-
-
-def _reduce(
+def reduce(
     kernel: AbstractKernel,
-    op: str,
+    operation: Operation,
     X: Array,
     Y: Array,
     V: Array,
-    tol: float | None,
+    *,
+    tol: float | None = None,
     precision: str = "fp32",
-    memory: dict[str, Any] | None = None,
+    memory: Memory | None = None,
 ) -> Any:
-    on_device = _is_cupy(X)
-    many = matrix_cuda.applies(X.dtype.name, X.shape[1], precision)
-    if many and not simulating() and cublas_cuda.missing() is None:
-        found = _by_matrices(kernel, op, X, Y, V, tol, precision, memory)
-        if found is not None:
-            return found
-    large = tol is not None and len(X) * len(Y) >= cells_cuda.MIN_PAIRS
-    if large and not on_device and not simulating() and cublas_cuda.missing() is None:
-        return _reduce_on_device(kernel, op, X, Y, V, tol)
-    xp: ModuleType = np
-    only: tuple[str, ...] = FORMS
-    context: Any = contextlib.nullcontext()
-    if on_device:
-        import cupy as xp  # type: ignore[no-redef]
+    """Return a reduction.
 
-        context = X.device
-        if tol is None:  # a cloud so small is rare: not worth compiling the dot form for
-            only = FORMS[1:]
-    n, d = X.shape
-    t = 1 if V.ndim == 1 else V.shape[1]
-    block = SIMULATOR_BLOCK if simulating() else BLOCK
-    options: dict[str, Any] = {"only": only, "block": block, "simulator": simulating()}
-    run = _run_cupy if on_device else _run_host
+    Parameters
+    ----------
+    kernel : AbstractKernel
+        With numeric scales.
+    operation : Operation
+    X, Y : arrays of shape (n, d) and (m, d)
+        NumPy's or CuPy's, contiguous; the same object for one cloud.
+    V : array of shape (m, t) or (m,)
+        Weights; logarithms of them, (m,), for log-sum-exps.
+    tol, precision
+        Accuracy asked; how points of many features are multiplied.
+    memory : Memory, optional
+        Kept by the caller for this kernel, X, Y, tol and precision.
 
-    def compute(plan: Plan, buffers: dict[str, Array]) -> dict[str, Array]:
-        functions = {e.name: load(e.name, e.source) for e in plan.entries()}
-        return run(plan, buffers, functions)
-
-    with context, _lock:
-        # Lists made by the host would take as long as the pairs.
+    Returns
+    -------
+    array or pair of arrays
+        Value (n, t) and slope (n, t, d); without t for a vector V.
+    """
+    memory = Memory() if memory is None else memory
+    columns = 1 if V.ndim == 1 else V.shape[1]
+    call = memory.calls.get((operation, columns))
+    if call is not None:
+        return call(V)
+    on_device = is_cupy(X)
+    with X.device if on_device else contextlib.nullcontext():
+        if not on_device and not simulating() and _has_cupy():
+            return _by_way_of_cupy(kernel, operation, X, Y, V, tol, precision)
+        many = matrix_cuda.applies(X.dtype.name, X.shape[1], precision)
+        if many and on_device and cublas_cuda.missing() is None:
+            found = _by_matrices(kernel, operation, X, Y, V, tol, precision, memory)
+            if found is not None:
+                return found
+        engine = cupy_engine() if on_device else NumbaEngine()
+        clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, X is Y)
+        sizes = Sizes(operation, clouds, columns, tol, block=engine.block)
         if tol is not None and (on_device or simulating()):
-            local = cells_cuda.make_local(kernel, op, X, Y, V, tol, xp, **options)
+            local = lists.make_local(kernel, sizes, X, Y, V, engine)
             if local is not None:
-                return local.run(compute)
-        plan: Plan
-        if X is Y and pays(kernel, op, n, d, t, X.dtype.name):
-            plan = SymmetricPlan(kernel, n, d, t, X.dtype.name, tol=tol, **options)
-        else:
-            plan = Plan(kernel, op, n, len(Y), d, t, X.dtype.name, tol=tol, **options)
-        return plan.unpack(compute(plan, plan.pack(X, Y, V, xp)), xp)
+                return local.run()
+        if not on_device:
+            plan = make_plan(kernel, sizes)
+            buffers = plan.pack(X, Y, V)
+            engine.run(plan, buffers)
+            return plan.unpack(buffers, vector=V.ndim == 1)
+        call = Call(kernel, sizes, X, Y, memory)
+        memory.calls[operation, columns] = call
+        return call(V)
 
 
-def _reduce_on_device(
-    kernel: AbstractKernel, op: str, X: Array, Y: Array, V: Array, tol: float | None
-) -> Any:
-    """Return the reduction of NumPy arrays by way of CuPy's, which can be put into cells on the device."""
-    import cupy
+def source(
+    kernel: AbstractKernel, operation: Operation, d: int, t: int = 1, dtype: str = "float32"
+) -> str:
+    """Return what runs: the frames of a reduction with their constants, and the kernel's functions."""
+    plan = Plan(kernel, Sizes(operation, Clouds(1, 1, d, dtype, False), t))
+    frames: dict[str, list[Program]] = {}
+    for program in plan.programs.values():  # forms of q share a frame
+        frames.setdefault(program.specification.frame, []).append(program)
+    texts = ("\n".join([*map(head, some), listing(some[0])]) for some in frames.values())
+    return "\n\n".join(texts)
 
-    x = cupy.asarray(X)
-    y = x if X is Y else cupy.asarray(Y)  # one cloud stays one: its pairs may be visited once
-    result = _reduce(kernel, op, x, y, cupy.asarray(V), tol)
-    return tuple(a.get() for a in result) if isinstance(result, tuple) else result.get()
+
+@functools.lru_cache(maxsize=512)
+def make_plan(kernel: AbstractKernel, sizes: Sizes) -> AbstractPlan:
+    """Return the plan of a reduction over all pairs."""
+    if sizes.clouds.same and pays(kernel, sizes):
+        return SymmetricPlan(kernel, sizes)
+    return Plan(kernel, sizes)
 
 
-def _by_matrices(
+class Call:
+    """A reduction of one operator that is ready: its programs are loaded, its points are packed, its arguments are known.
+
+    Nothing in a call waits for the device, copies to it or prints code; it launches, and its results are new arrays. Forms
+    of q that are not compiled yet are compiled only if the points want them: then, once an operator, the host asks.
+    """
+
+    def __init__(
+        self, kernel: AbstractKernel, sizes: Sizes, X: Array, Y: Array, memory: Memory
+    ) -> None:
+        engine = cupy_engine()
+        self.xp, self.device = engine.xp, X.device
+        draft = make_plan(kernel, sizes)
+        made: dict[str, Any] = {"X": X, "Y": Y}
+        forms: set[tuple[str, str]] = set()
+        with memory.lock:
+            for part in draft.parts:
+                packed = engine.pack(part.packing, X, Y, memory)
+                made |= part.packing.named(packed.buffers)
+                programs = part.programs.items()
+                if not all(engine.loaded(program) for _, program in programs):
+                    form = packed.form()
+                    programs = ((name, p) for name, p in programs if name == form)
+                forms |= {(part.suffix, name) for name, _ in programs}
+        running = [
+            part.programs[name] for part in draft.parts for s, name in forms if s == part.suffix
+        ]
+        engine.load(running)
+        filled = min(map(engine.capacity, running))
+        self.plan = plan = make_plan(kernel, replace(sizes, capacity=filled))
+        fixed = made | plan.scalars
+        fixed |= {name: self.xp.empty(*size) for name, size in plan.unused.items()}
+        wanted = {program.name for program in running}
+        others = {
+            program.name for part in plan.parts for program in part.programs.values()
+        } - wanted
+        self.fresh = list(plan.fresh.items())
+        self.steps = []
+        for launch in plan.summing:
+            if launch.entry in others:
+                continue
+            args = [fixed.get(name) for name in launch.args]
+            holes = [(i, name) for i, name in enumerate(launch.args) if name not in fixed]
+            function = engine.function(plan.programs[launch.entry])
+            self.steps.append((function, launch.grid, launch.block, args, holes))
+
+    def __call__(self, V: Array) -> Any:
+        """Return the reduction for weights V."""
+        with self.device:
+            empty = self.xp.empty
+            buffers = {name: empty(*size) for name, size in self.fresh}
+            buffers["v"] = V if V.flags.c_contiguous else self.xp.ascontiguousarray(V)
+            for function, grid, block, args, holes in self.steps:
+                filled = list(args)
+                for i, name in holes:
+                    filled[i] = buffers[name]
+                function(grid, block, tuple(filled))
+            return self.plan.unpack(buffers, self.xp, V.ndim == 1)
+
+
+def _has_cupy() -> bool:
+    return cublas_cuda.missing() is None
+
+
+def _by_way_of_cupy(
     kernel: AbstractKernel,
-    op: str,
+    operation: Operation,
     X: Array,
     Y: Array,
     V: Array,
     tol: float | None,
     precision: str,
-    memory: dict[str, Any] | None,
 ) -> Any:
-    """Return the reduction by products of matrices, or None where differences are the better way."""
+    """Return the reduction of NumPy arrays by way of CuPy's."""
     import cupy
 
-    on_device = _is_cupy(X)
-    with X.device if on_device else contextlib.nullcontext(), _lock:
-        engine = cublas_cuda.CuPyEngine(load, _view)
-        arrays = (X, Y, V) if on_device else (cupy.asarray(a) for a in (X, Y, V))
-        found = matrix_cuda.reduce(
-            engine, kernel, op, *arrays, tol=tol, precision=precision, memory=memory
-        )
-    if on_device or found is None:
-        return found
+    x = cupy.asarray(X)
+    y = x if X is Y else cupy.asarray(Y)  # one cloud stays one: its pairs may be visited once
+    found = reduce(kernel, operation, x, y, cupy.asarray(V), tol=tol, precision=precision)
     return tuple(a.get() for a in found) if isinstance(found, tuple) else found.get()
 
 
-# -- the reductions -----------------------------------------------------------------------------
-# ``how`` may hold ``precision`` and, kept by the caller for one pair X, Y, a dict ``memory``
-# (gpukoop.kernels.cuda.matrix.sums).
-def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
-    return _reduce(kernel, "product", X, Y, V, tol, **how)
-
-
-def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return the gradient of the product in x_i, (n, t, d)."""
-    return _reduce(kernel, "gradient", X, Y, V, tol, **how)
-
-
-def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None, **how: Any
-) -> tuple[Array, Array]:
-    """Return product and gradient in one pass over the pairs, (n, t) and (n, t, d)."""
-    value, slope = _reduce(kernel, "value_and_gradient", X, Y, V, tol, **how)
-    return value, slope
-
-
-def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
-) -> Array:
-    """Return log sum_j k(x_i, y_j) exp(b_j), (n,); one pass for each term of a sum of kernels."""
-    return _reduce(kernel, "logsumexp", X, Y, b, tol, **how)
-
-
-def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None, **how: Any
-) -> tuple[Array, Array]:
-    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d)."""
-    value, slope = _reduce(kernel, "logsumexp_and_gradient", X, Y, b, tol, **how)
-    return value, slope
+def _by_matrices(
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float | None,
+    precision: str,
+    memory: Memory,
+) -> Any:
+    """Return the reduction by products of matrices, or None where differences are the better way."""
+    engine = cublas_cuda.CuPyEngine(load, view, cupy_engine().function)
+    how = {"tol": tol, "precision": precision, "memory": memory.matrix}
+    return matrix_cuda.reduce(engine, kernel, operation.name, X, Y, V, **how)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from gpukoop.kernels.formula.expr import (
     Expr,
@@ -28,14 +28,17 @@ from gpukoop.kernels.formula.expr import (
 )
 from gpukoop.kernels.formula.printers import LatexPrinter, quotient
 
+if TYPE_CHECKING:  # for readers of signatures; at run time operators come from the factory below
+    from gpukoop.operator import KernelOperator
+
 S = Symbol("s")
 Q = Symbol("q")
 
 # How `kernel(X, Y)` makes an operator: set by gpukoop.operator, since imports only point left.
-_operator_factory: Callable[..., Any] | None = None
+_operator_factory: Callable[..., KernelOperator] | None = None
 
 
-def set_operator_factory(factory: Callable[..., Any]) -> None:
+def set_operator_factory(factory: Callable[..., KernelOperator]) -> None:
     """Say what ``kernel(X, Y, **options)`` returns."""
     global _operator_factory
     _operator_factory = factory
@@ -100,7 +103,7 @@ class AbstractKernel(ABC):
         """Whether every scale is a number."""
         return not any(isinstance(k.scale, str) for _, k in self.terms)
 
-    def __call__(self, X: Any, Y: Any = None, **options: Any) -> Any:
+    def __call__(self, X: Any, Y: Any = None, **options: Any) -> KernelOperator:
         """Return the lazy operator of this kernel between points X and Y (Y=None: X)."""
         if _operator_factory is None:
             raise ImportError("import gpukoop before calling a kernel: it provides the operator")

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpukoop.kernels.arrays import Array
 
 
 def gaussian(w: Array, d: int) -> Array:

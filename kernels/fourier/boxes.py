@@ -7,14 +7,10 @@ any memory, so the farthest points may be left out; :func:`boxes` offers a few s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.arrays import Array, namespace, to_host
 
 # How many of the farthest targets and sources a box may leave out; each costs one exact row or column.
 OUTLIERS = (16, 256, 4096)
@@ -52,11 +48,6 @@ class Box:
         return None if bool(inside.all()) else (xp.flatnonzero(inside), xp.flatnonzero(~inside))
 
 
-def host(x: Array) -> np.ndarray:
-    """Return an array as NumPy's."""
-    return x.get() if hasattr(x, "get") else np.asarray(x)
-
-
 def deviation(X: Array, middle: tuple[float, ...], spread: tuple[float, ...]) -> Array:
     """Return max_c |x_c - middle_c| / spread_c of every point."""
     xp = namespace(X)
@@ -78,7 +69,7 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
     Cost: one pass for the bounds; a few more only if some points lie far out.
     """
     clouds = [X] if Y is X else [X, Y]
-    sample = np.concatenate([host(A[:: max(1, len(A) // SAMPLE)]) for A in clouds]).astype(float)
+    sample = np.concatenate([to_host(A[:: max(1, len(A) // SAMPLE)]) for A in clouds]).astype(float)
     middle = np.median(sample, axis=0)
     spread = np.mean(np.abs(sample - middle), axis=0)
     ends = [_bounds(A) for A in clouds]
@@ -93,7 +84,7 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
     for k in OUTLIERS:
         if k > room:
             break
-        reach = max(host(namespace(d).partition(d, len(d) - 1 - k)[-1 - k]) for d in devs)
+        reach = max(to_host(namespace(d).partition(d, len(d) - 1 - k)[-1 - k]) for d in devs)
         inside = [d <= reach for d in devs]
         ends = [_bounds(A[i]) for A, i in zip(clouds, inside, strict=True)]
         low, high = np.min([a for a, _ in ends], axis=0), np.max([b for _, b in ends], axis=0)
@@ -113,10 +104,3 @@ def boxes(X: Array, Y: Array) -> tuple[Box, ...]:
 
 def _volume(box: Box) -> float:
     return float(np.prod(np.array(box.widths) + 1e-300))
-
-
-def candidates(kernel: AbstractKernel, X: Array, Y: Array, tol: float | None) -> tuple[Box, ...]:
-    """Return the boxes that a choice of backend depends on; () where Fourier sums would need none."""
-    if tol is None or X.shape[1] > 3 or any(k.profile.fourier is None for _, k in kernel.terms):
-        return ()
-    return boxes(X, Y)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels import reference
+from gpukoop.kernels.arrays import Array, namespace
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.operation import Operation
 
 # Rows compared with exact sums at every call.
 CHECKED_ROWS = 32
@@ -20,7 +19,13 @@ COMPILED_PAIRS = 2**20
 
 
 def exact(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, op: str, *, wide: bool = True
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    *,
+    wide: bool = True,
 ) -> Any:
     """Return an exact reduction; in float64 if ``wide``, else in the dtype of the points."""
     if wide:
@@ -32,7 +37,7 @@ def exact(
 
         module = cpu
     X, Y, V = (namespace(X).ascontiguousarray(a) for a in (X, Y, V))
-    return getattr(module, op)(kernel, X, Y, V, tol=None)
+    return module.reduce(kernel, operation, X, Y, V, tol=None)
 
 
 def check_rows(n: int) -> Array:

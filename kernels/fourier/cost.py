@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier.boxes import Box
 from gpukoop.kernels.fourier.modes import MAX_MODES, Grid, find_grid, needs
+from gpukoop.kernels.operation import Operation
 
 # Relative density sum |v| k / (sum |v| k(0)) of a typical target, as long as nobody has measured it.
 TYPICAL_DENSITY = 1e-2
@@ -110,7 +111,7 @@ def seconds(
     m: int,
     d: int,
     t: int,
-    op: str,
+    operation: Operation,
     tol: float,
     dtype: str,
     rate: FourierRate,
@@ -119,12 +120,12 @@ def seconds(
     if grid is None or box is None:
         return math.inf
     columns = t + 1  # weights and their absolute values, two to a transform
-    results = columns + (t * d if "gradient" in op else 0)
+    results = columns + (t * d if operation.slope else 0)
     single = dtype == "float32" and tol >= 1e-5
     digits = (1 if single else 3) - math.log10(tol * TYPICAL_DENSITY)
     point = rate.point + rate.cell * min(digits, 14.0) ** d
     total = m * columns / 2 * point + n * results / 2 * point
     total += grid.size * (columns + results) / 4 * rate.mode
-    exact = 32 * m * (2.0 if "gradient" in op else 1.0)
+    exact = 32 * m * (2.0 if operation.slope else 1.0)
     exact += box.outliers[0] * m + box.outliers[1] * n
     return rate.start + total * (1.0 if single else rate.float64) + exact * rate.pair

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array, namespace, to_host
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import cost
-from gpukoop.kernels.fourier.boxes import Box, deviation, host
+from gpukoop.kernels.fourier.boxes import Box, deviation
 from gpukoop.kernels.fourier.check import check_rows
 from gpukoop.kernels.fourier.cost import RATE
 from gpukoop.kernels.fourier.modes import MAX_MODES, Grid
 from gpukoop.kernels.fourier.nufft import Cloud, Setup
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
 
 # A grid of more modes that costs twenty times all pairs: few points in a vast box. They are all summed exactly.
 SMALL_GRID, WASTE = 2**19, 20
@@ -84,7 +82,9 @@ class Geometry:
                 xp = namespace(self.inner_x)
                 far = deviation(self.inner_x, box.middle, box.spread)
                 ranks = [n - 2 * RIM, n - RIM, n - RIM // 2]
-                self._rows = np.concatenate([self._rows, host(xp.argpartition(far, ranks)[ranks])])
+                self._rows = np.concatenate(
+                    [self._rows, to_host(xp.argpartition(far, ranks)[ranks])]
+                )
         return self._rows
 
     def clouds(self, grid: Grid, plan: Setup) -> tuple[Cloud, Cloud]:

@@ -21,14 +21,12 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, trace
 from gpukoop.kernels.reference import evaluate
-
-Array = Any
 
 # 2**25 modes are 256 MB in complex64, and the transform works on up to 8 times as many: more is no longer "extra
 # memory", and the exact sum is seldom slower by then.

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.arrays import Array, namespace
+from gpukoop.kernels.cpu.threads import ending, usable_cores
 
 # Sources of one piece: 3 ms of spreading in one thread, long against a plan; and at least as many as modes.
 PIECE = 2**17
@@ -52,14 +51,13 @@ def missing(library: str = "numpy") -> str | None:
 
 
 def n_threads() -> int:
-    """Return the number of threads: OMP_NUM_THREADS, by default the cores this process may use."""
+    """Return the number of threads: OMP_NUM_THREADS, by default the cores this process may use; 1 in a forked child."""
+    if _forked or ending():
+        return 1
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     if chosen.isdigit() and int(chosen) > 0:
         return int(chosen)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+    return usable_cores()
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,18 @@ class _Plan:
 
 _idle: list[tuple[tuple[Any, ...], _Plan, int]] = []
 _lock = threading.Lock()
+_forked = False
+
+
+def _forget_plans() -> None:
+    """Drop the plans in a forked child: OpenMP's threads stayed with the parent, and waiting for them never ends."""
+    global _lock, _forked
+    _lock, _forked = threading.Lock(), True
+    _idle.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_plans)
 
 
 @contextmanager

@@ -18,17 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array, namespace, to_host
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import cost
-from gpukoop.kernels.fourier.boxes import host
 from gpukoop.kernels.fourier.check import CHECKED_ROWS, exact
 from gpukoop.kernels.fourier.cost import RATE
 from gpukoop.kernels.fourier.geometry import Geometry
 from gpukoop.kernels.fourier.modes import Grid, absolute, coefficients, height, smallest_scale
 from gpukoop.kernels.fourier.nufft import FLOOR, setup, spectra, values
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.operation import PRODUCT, VALUE_AND_GRADIENT, Operation
 
 # The largest of 32 errors is about two standard deviations, the largest of a million five.
 NOISE_FACTOR = 3.0
@@ -57,12 +55,13 @@ class FourierSum:
         geometry: Geometry,
         V: Array,
         tol: float,
-        want_value: bool,
-        want_slope: bool,
+        operation: Operation,
     ) -> None:
         self.kernel, self.geometry, self.V, self.tol = kernel, geometry, V, tol
-        self.want_value, self.want_slope = want_value, want_slope
-        self.unit = smallest_scale(kernel) if want_slope else 1.0
+        self.want_value, self.want_slope = operation.value, operation.slope
+        # Of exact rows the value is always wanted: it is what errors are measured by.
+        self.checked = VALUE_AND_GRADIENT if operation.slope else PRODUCT
+        self.unit = smallest_scale(kernel) if operation.slope else 1.0
         # The rounding of the result itself is part of the error.
         self.rounding = float(np.finfo(geometry.X.dtype).eps)
         self.room = (tol - self.rounding) * (1 - 1e-6)
@@ -119,8 +118,7 @@ class FourierSum:
         W, one_kernel = self.W, absolute(self.kernel) is self.kernel
         if one_kernel and not self._value_is_density:
             W = xp.hstack([self.W, self.groups])
-        op = "value_and_gradient" if self.want_slope else "product"
-        got = exact(self.kernel, X, g.inner_y, W, op)
+        got = exact(self.kernel, self.checked, X, g.inner_y, W)
         value, slope = got if self.want_slope else (got, None)
         self.true_value, self.true_slope = value[:, :t], None if slope is None else slope[:, :t]
         if self._value_is_density:
@@ -128,7 +126,7 @@ class FourierSum:
         elif one_kernel:
             self.true_density = value[:, t:]
         else:
-            self.true_density = exact(absolute(self.kernel), X, g.inner_y, self.groups, "product")
+            self.true_density = exact(absolute(self.kernel), PRODUCT, X, g.inner_y, self.groups)
 
     @property
     def _value_is_density(self) -> bool:
@@ -143,7 +141,7 @@ class FourierSum:
     def _first_accuracy(self) -> float:
         # The lower fifth of the random rows, and the rim: sparser rows are cheaper to sum exactly. In decades, so that
         # products of one operator share grid and plans.
-        density = host(self.true_density) / height(self.kernel)
+        density = to_host(self.true_density) / height(self.kernel)
         need = float(np.quantile(density[:CHECKED_ROWS], 0.2, axis=0).min())
         if len(density) > CHECKED_ROWS:
             # Random rows keep a factor 4 for those between them; that a few rows too many lie beyond the rim costs little.
@@ -154,8 +152,8 @@ class FourierSum:
     def _finer(self, accuracy: float, got: _Pass, noise: Array, rows: int) -> float:
         """Return the accuracy at which only ``rows`` targets would be below the noise."""
         share = min(1.0, rows / len(got.density))
-        level = host(namespace(got.density).quantile(got.density, share, axis=0))
-        need = host(noise) / np.maximum(self.room * level, 1e-300)
+        level = to_host(namespace(got.density).quantile(got.density, share, axis=0))
+        need = to_host(noise) / np.maximum(self.room * level, 1e-300)
         # From what was asked of the transform; by a digit at least, since stencils come in whole cells.
         used = min(accuracy, self.setup.eps / (4 * self.gain))
         return max(used / min(max(10.0, 2 * float(need.max())), 1e4), 1e-13)
@@ -254,10 +252,10 @@ class FourierSum:
 
     def _budget(self, got: _Pass) -> int:
         """Return the exact pairs that cost as much as two such transforms: the next one would be a finer one."""
-        g, op = self.geometry, "gradient" if self.want_slope else "product"
+        g = self.geometry
         grid = Grid((), tuple((s - 1) // 2 for s in self.setup.shape), (), 0.0)
         size = len(g.inner_x), len(g.inner_y), g.X.shape[1], self.W.shape[1]
-        spent = cost.seconds(grid, g.box, *size, op, self.tol, str(g.X.dtype), RATE)
+        spent = cost.seconds(grid, g.box, *size, self.checked, self.tol, str(g.X.dtype), RATE)
         return max(FREE_PAIRS, int(2 * spent / RATE.pair / (3 if self.want_slope else 1)))
 
     def _estimate(self, got: _Pass, noise: Array, kept: Array | None) -> float:
@@ -294,10 +292,8 @@ class FourierSum:
     def _add(self, rows: Any, Y: Array, V: Array, *, set_rows: bool) -> None:
         """Add the exact sums over some sources to some rows, or put them in their place."""
         X = self.geometry.X[rows]
-        if self.want_slope:
-            value, slope = exact(self.kernel, X, Y, V, "value_and_gradient", wide=False)
-        else:
-            value, slope = exact(self.kernel, X, Y, V, "product", wide=False), None
+        got = exact(self.kernel, self.checked, X, Y, V, wide=False)
+        value, slope = got if self.want_slope else (got, None)
         for out, part in ((self.value, value), (self.slope, slope)):
             if out is not None:
                 out[rows] = part if set_rows else out[rows] + part

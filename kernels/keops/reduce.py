@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.formula.expr import Expr, Symbol, substitute
 from gpukoop.kernels.formula.printers import KeOpsPrinter
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, Trace, trace
 from gpukoop.kernels.keops.files import call, genred
-
-Array = Any
+from gpukoop.kernels.operation import Operation
 
 # Added to q where dphi has a kink: phi' is finite there for every exponent, and the pair's x - y = 0 then makes
 # its gradient exactly 0. Distances of 1e-15 scales (1e-150 in float64) and more are not changed.
@@ -77,10 +77,24 @@ class _Formula:
         return call(text, reduce, Xs, Ys, np.ascontiguousarray(V), P)
 
 
-def product(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    """Return sum_j k(x_i, y_j) V_jc, (n, t)."""
+def reduce(
+    kernel: AbstractKernel,
+    operation: Operation,
+    X: Array,
+    Y: Array,
+    V: Array,
+    *,
+    tol: float | None = None,
+) -> Any:
+    """Return the reduction, to rounding whatever ``tol`` is: one formula and one pass, for log-sum-exps one a term."""
+    if operation.log:
+        return operation.result(*_logsumexp(kernel, X, Y, V, operation.slope))
+    if operation.slope:
+        return operation.result(*_value_and_gradient(kernel, X, Y, V))
+    return _product(kernel, X, Y, V)
+
+
+def _product(kernel: AbstractKernel, X: Array, Y: Array, V: Array) -> Array:
     f = _Formula(kernel, X.dtype)
     phi = f.text(f.trace.phi)
     if f.trace.singular:
@@ -88,17 +102,9 @@ def product(
     return f.run(f"{phi} * V", X, Y, V)
 
 
-def gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
-) -> Array:
-    """Return the gradient of the product in x_i, (n, t, d)."""
-    return value_and_gradient(kernel, X, Y, V)[1]
-
-
-def value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array, *, tol: float | None = None
+def _value_and_gradient(
+    kernel: AbstractKernel, X: Array, Y: Array, V: Array
 ) -> tuple[Array, Array]:
-    """Return product and gradient from one formula and one pass."""
     f = _Formula(kernel, X.dtype)
     (n, d), t = X.shape, V.shape[1]
     slope = f.text(f.trace.dphi, kink=f.trace.kink)
@@ -108,40 +114,32 @@ def value_and_gradient(
     return np.ascontiguousarray(out[:, :t]), grad
 
 
-def logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> Array:
-    """Return log sum_j k(x_i, y_j) exp(b_j), (n,)."""
-    parts = []
-    for term in kernel.terms:
-        f, logits, B = _logits(KernelSum((term,)), X, b)
-        parts.append(_present(f.run(logits, X, Y, B, "LogSumExp")[:, 0]))
-    return _add(parts)
-
-
-def logsumexp_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, *, tol: float | None = None
-) -> tuple[Array, Array]:
-    """Return the log-sum-exp and its gradient in x_i, (n,) and (n, d); one pass a term."""
-    parts = []
-    for term in kernel.terms:
-        f, logits, B = _logits(KernelSum((term,)), X, b)
-        slope = f.text(_known(f.trace.log_slope), kink=f.trace.kink)
-        # (n, 2 + d): the largest logit, the sum of e^(logit - largest), and the sum of that times the slope
-        out = f.run(
-            logits,
-            X,
-            Y,
-            B,
-            "Max_SumShiftExpWeight",
-            formula2=f"Concat(IntCst(1), {slope} * (X - Y))",
-        )
-        parts.append(
-            (_present(out[:, 0] + np.log(out[:, 1])), f.slope() * out[:, 2:] / out[:, 1:2])
-        )
+def _logsumexp(
+    kernel: AbstractKernel, X: Array, Y: Array, b: Array, slope: bool
+) -> tuple[Array, Array | None]:
+    terms = [KernelSum((term,)) for term in kernel.terms]
+    if not slope:
+        return _add([_log_term(term, X, Y, b) for term in terms]), None
+    parts = [_log_term_and_gradient(term, X, Y, b) for term in terms]
     total = _add([L for L, _ in parts])
     safe = np.where(total == -np.inf, 0, total)
     return total, sum(np.exp(L - safe)[:, None] * G for L, G in parts)
+
+
+def _log_term(term: AbstractKernel, X: Array, Y: Array, b: Array) -> Array:
+    f, logits, B = _logits(term, X, b)
+    return _present(f.run(logits, X, Y, B, "LogSumExp")[:, 0])
+
+
+def _log_term_and_gradient(
+    term: AbstractKernel, X: Array, Y: Array, b: Array
+) -> tuple[Array, Array]:
+    f, logits, B = _logits(term, X, b)
+    slope = f.text(_known(f.trace.log_slope), kink=f.trace.kink)
+    # (n, 2 + d): the largest logit, the sum of e^(logit - largest), and the sum of that times the slope
+    weighed = f"Concat(IntCst(1), {slope} * (X - Y))"
+    out = f.run(logits, X, Y, B, "Max_SumShiftExpWeight", formula2=weighed)
+    return _present(out[:, 0] + np.log(out[:, 1])), f.slope() * out[:, 2:] / out[:, 1:2]
 
 
 def _known(tree: Expr | None) -> Expr:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
-from gpukoop.kernels.cuda.pairs.part import Entry
-from gpukoop.kernels.cuda.source import BLOCK
+from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
+from gpukoop.kernels.cuda.matrix.text import Entry
+from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.cuda.specification import BLOCK
 
 Array = Any
 
@@ -47,6 +49,12 @@ class AbstractEngine(ABC):
     @abstractmethod
     def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
         """Launch a generated kernel."""
+
+    @abstractmethod
+    def pairs(
+        self, program: Program, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+    ) -> None:
+        """Launch a tensor-core program (:mod:`gpukoop.kernels.cuda.matrix.tensor`)."""
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a reduction runs."""
@@ -104,11 +112,11 @@ def refuses(precision: str, dtype: str, d: int) -> str | None:
 class CuPyEngine(AbstractEngine):
     """cuBLAS through CuPy, and Numba-CUDA kernels on CuPy's current stream."""
 
-    def __init__(self, load: Any, view: Any) -> None:
+    def __init__(self, load: Any, view: Any, function: Any) -> None:
         import cupy
 
         self.xp, self.cublas = cupy, importlib.import_module(CUBLAS)
-        self._load, self._view = load, view
+        self._load, self._view, self._function = load, view, function
         self._views: dict[int, tuple[Array, Any]] = {}
 
     @contextlib.contextmanager
@@ -162,6 +170,14 @@ class CuPyEngine(AbstractEngine):
             warnings.filterwarnings("ignore", message="Grid size")
             call = self._load(entry.name, entry.source)[blocks, self.block, self.stream]
             call(*(self._device(a) for a in arguments))
+
+    def pairs(
+        self, program: Program, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+    ) -> None:
+        """Launch by CuPy with raw pointers."""
+        call = self._function(program)
+        raw = (np.uint64(a.data.ptr) if isinstance(a, self.xp.ndarray) else a for a in arguments)
+        call((*grid, 1), (THREADS, 1, 1), tuple(raw))
 
     def _device(self, argument: Any) -> Any:
         if not isinstance(argument, self.xp.ndarray):

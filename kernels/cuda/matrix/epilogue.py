@@ -23,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpukoop.kernels.cuda.form import log2_phi
-from gpukoop.kernels.cuda.pairs.part import Entry
-from gpukoop.kernels.cuda.pairs.tile import LOWEST
-from gpukoop.kernels.cuda.source import BLOCK, CudaPrinter, Text, label, module_text, u
+from gpukoop.kernels.cuda.matrix.text import LOWEST, CudaPrinter, Entry, Text, module_text, u
+from gpukoop.kernels.cuda.program import label
+from gpukoop.kernels.cuda.specification import BLOCK
 from gpukoop.kernels.formula.expr import Expr
 from gpukoop.kernels.formula.profile import AbstractKernel, Trace, trace
 

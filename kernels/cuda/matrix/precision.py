@@ -8,6 +8,10 @@ fp32      float32 throughout, no matrix units; float64 points stay float64
 tf32      points rounded to TF32 first, norms taken from the rounded points: the sum over those points
 ========= ============================================================================================
 
+Up to :func:`gpukoop.kernels.cuda.matrix.fused.fits` features these are programs on tensor cores that take the 11 bits as numbers of
+16 bits with a power of two for each point: the same parts at twice the rate (:mod:`gpukoop.kernels.cuda.matrix.packing`). Wider
+points, and fp32, go through tiles in memory.
+
 TF32 has the exponent of float32 and 11 significant bits, 10 of them explicit. Products of two such numbers are exact
 in float32, so only the order of additions differs between matrix units and an ordinary product of rounded numbers.
 """

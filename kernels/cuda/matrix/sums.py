@@ -11,7 +11,8 @@ tile     (rows, count)                inner products, then what the epilogue mak
 Sums of one column are made in the epilogue. Several columns, and gradients, are a second product of the
 tile with weights. Gradients are x sum_j p_j - sum_j p_j y_j over pairs that are not close, where nothing cancels, and
 differences for the others. Across tiles everything is added in float64, in order: results repeat bit for bit. Errors:
-see :mod:`gpukoop.kernels.cuda.matrix.precision` and :mod:`gpukoop.kernels.cuda.matrix.choice`.
+see :mod:`gpukoop.kernels.cuda.matrix.precision` and :mod:`gpukoop.kernels.cuda.matrix.choice`. Points that fit into the registers
+of tensor cores have no tile at all (:mod:`gpukoop.kernels.cuda.matrix.fused`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from gpukoop.kernels.cuda.matrix.choice import Choice, choose, measure
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue, epilogue
+from gpukoop.kernels.cuda.matrix.fused import Sums, fits
 from gpukoop.kernels.cuda.matrix.precision import (
     FEWEST_FEATURES,
     Points,
@@ -33,7 +35,8 @@ from gpukoop.kernels.cuda.matrix.precision import (
     round_up,
 )
 from gpukoop.kernels.cuda.pairs.plan import join
-from gpukoop.kernels.cuda.source import WIDEST_TILE
+from gpukoop.kernels.cuda.program import label
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
 
 Array = Any
@@ -161,8 +164,9 @@ class _Run:
         dtype = self.x.dtype.name
         choice = choose(self.kernel, self.op, self.m, self.d, dtype, precision, tol, memory[key])
         memory["matrix"] = self.choice = choice
-        if choice.path == "matrix":
-            self.tensor = choice.precision != "fp32"
+        self.tensor, self.n_parts = choice.precision != "fp32", 1 + (choice.precision == "3xtf32")
+        self.fused = self.tensor and fits(self.op, self.d, self.t, self.n_parts)
+        if choice.path == "matrix" and not self.fused:
             self.left = self._points(self.x, nx, 0)
             self.right = self._points(self.y, ny, 1)
         return choice
@@ -175,6 +179,12 @@ class _Run:
 
     def result(self) -> dict[str, Array]:
         """Return the outputs, (n, t) and (n, t, d), by name."""
+        if self.fused:
+            with self.engine.scope():
+                return Sums(
+                    self.engine, self.trace, label(self.kernel), self.op, self.X, self.Y, self.x[: self.n],
+                    self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut,
+                ).result()  # fmt: skip
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)
         found = {}
         if spec.value or spec.exponent:

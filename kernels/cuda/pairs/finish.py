@@ -1,82 +1,99 @@
-"""The second pass of a CUDA reduction: partial results of the splits, summed in a fixed order.
+"""The second pass: partial results of the splits, summed in a fixed order.
 
-Few targets do not fill a device, so the sources are split over blocks. A second entry adds the partial
-results in ascending order with compensation: no atomics, hence the same bits at every run.
+Few targets do not fill a device, so the sources are split over blocks. One thread a result adds the partial ones in
+ascending order with compensation: no atomics, hence the same bits at every run.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from gpukoop.kernels.cuda.source import BLOCK, Text, u
+from numba import cuda, uint64
 
-_START = (
-    "i = uint(cuda.blockIdx.x) * uint(cuda.blockDim.x) + uint(cuda.threadIdx.x)",
-    "k = k_0",
-)
-
-
-def add_compensated(text: Text, value: str) -> None:
-    """Write one compensated addition to s."""
-    text.add(f"y = plus({value}, -e)", "z = plus(s, y)", "e = plus(plus(z, -s), -y)", "s = z")
+from gpukoop.kernels.cuda.device import Arithmetic, u
+from gpukoop.kernels.cuda.specification import Finish
 
 
-def _open(text: Text, name: str, args: str, count: str) -> None:
-    text.add("@cuda.jit(fastmath=True, cache=True)")
-    text.open(f"def {name}({args}):")
-    text.add(*_START)
-    text.open(f"if i < {count}:")
+def add_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
+    """Return the frame that adds values (split, i, c) and slopes (split, i, c, k), or (split, c, k, i) of wide frames."""
+    real, carry = arithmetic.real, arithmetic.carry
+    WIDE, VALUE, SLOPE, D, u0, one, zero = (
+        spec.wide,
+        spec.operation.value,
+        spec.operation.slope,
+        u(spec.d),
+        u(0),
+        u(1),
+        real(0),
+    )
+
+    def frame(value_part, slope_part, value, slope, n, columns, splits):
+        i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
+        values = n * columns if VALUE else u0
+        slopes = n * columns * D
+        k, s, e = u0, zero, zero
+        if i < values:
+            while k < splits:
+                s, e = carry(s, e, value_part[k * values + i])
+                k += one
+            value[i] = s
+        elif SLOPE and i - values < slopes:
+            i -= values
+            j = i
+            if WIDE:
+                j = i % (columns * D) * n + i // (columns * D)
+            while k < splits:
+                s, e = carry(s, e, slope_part[k * slopes + j])
+                k += one
+            slope[i] = s
+
+    return frame
 
 
-def sum_source(name: str) -> str:
-    """Return the source of the entry that adds ``splits`` rows of ``width`` numbers."""
-    text = Text()
-    _open(text, name, "part, out, width, splits", "width")
-    text.add("s, e = zero, zero")
-    text.open("while k < splits:")
-    add_compensated(text, "part[k * width + i]")
-    text.add("k = k + k_1")
-    text.close()
-    text.add("out[i] = s")
-    return str(text)
-
-
-def logsumexp_source(name: str, d: int, slope: bool, feature_major: bool) -> str:
-    """Return the source of the entry that joins (reference, sum) pairs, and slopes if asked.
+def join_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
+    """Return the frame that joins (reference, sum) pairs, and slopes if asked.
 
     L = ln 2 (top + log2 sum); the gradient is the quotient of two sums, zero where no source has weight.
-    Slopes are (splits, n, d), or (splits, d, n) if ``feature_major``.
     """
-    text = Text()
-    at = f"(k * {u(d)} + c) * n + i" if feature_major else f"(k * n + i) * {u(d)} + c"
-    args = "top, sum, slope, out, gradient" if slope else "top, sum, out"
-    _open(text, name, f"{args}, n, splits", "n")
-    text.add("m = top[i]")
-    text.open("while k < splits:")
-    text.add("m = max(m, top[k * n + i])", "k = k + k_1")
-    text.close()
-    text.add("s, e, k = zero, zero, k_0")
-    text.open("while k < splits:")
-    text.add("j = k * n + i")
-    add_compensated(text, "sum[j] * exp2(top[j] - m)")
-    text.add("k = k + k_1")
-    text.close()
-    text.add(f"out[i] = real({math.log(2.0)!r}) * (m + log2_finish(s))")
-    if slope:
-        text.add("total = s", "c = k_0")
-        text.open(f"while c < {u(d)}:")
-        text.add("s, e, k = zero, zero, k_0")
-        text.open("while k < splits:")
-        text.add("j = k * n + i")
-        add_compensated(text, f"slope[{at}] * exp2(top[j] - m)")
-        text.add("k = k + k_1")
-        text.close()
-        text.add(f"gradient[i * {u(d)} + c] = s / total if total > zero else zero")
-        text.add("c = c + k_1")
-        text.close()
-    return str(text)
+    real, carry, exp2, log2 = (
+        arithmetic.real,
+        arithmetic.carry,
+        arithmetic.exp2,
+        arithmetic.log2_exact,
+    )
+    WIDE, SLOPE, D, u0, one, zero, unit = (
+        spec.wide,
+        spec.operation.slope,
+        u(spec.d),
+        u(0),
+        u(1),
+        real(0),
+        real(math.log(2.0)),
+    )
 
+    def frame(top_part, value_part, slope_part, value, slope, n, splits):
+        i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
+        if i < n:
+            most, k = top_part[i], u0
+            while k < splits:
+                most = max(most, top_part[k * n + i])
+                k += one
+            s, e, k = zero, zero, u0
+            while k < splits:
+                s, e = carry(s, e, value_part[k * n + i] * exp2(top_part[k * n + i] - most))
+                k += one
+            total = s
+            value[i] = unit * (most + log2(total))
+            if SLOPE:
+                c = u0
+                while c < D:
+                    s, e, k = zero, zero, u0
+                    while k < splits:
+                        j = (k * D + c) * n + i if WIDE else (k * n + i) * D + c
+                        s, e = carry(s, e, slope_part[j] * exp2(top_part[k * n + i] - most))
+                        k += one
+                    slope[i * D + c] = s / total if total > zero else zero
+                    c += one
 
-def blocks(count: int) -> int:
-    """Return the blocks that give every one of ``count`` results a thread."""
-    return -(-count // BLOCK)
+    return frame

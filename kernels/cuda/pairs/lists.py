@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -37,10 +38,10 @@ from gpukoop.kernels.cells import (
     in_cells,
     squared_gaps,
 )
-from gpukoop.kernels.cuda.pairs.part import Part
-from gpukoop.kernels.cuda.pairs.plan import Plan
-from gpukoop.kernels.cuda.source import WIDEST_TILE
+from gpukoop.kernels.cuda.pairs.plan import Part, Plan, Sizes
+from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.operation import PRODUCT
 
 Array = Any
 Keep = Callable[[Array, Array], Array]
@@ -50,43 +51,37 @@ Keep = Callable[[Array, Array], Array]
 MIN_PAIRS = 2**36
 NEAR = 16  # tiles of the first pass: twice what a block of 1024 targets covers of its own kind
 ENTRIES = 2**22  # pairs of cells whose bounds are in memory at once, some 200 MB with temporaries
-OPS = ("product", "gradient", "value_and_gradient", "logsumexp")
 LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
 
 
 def make_local(
-    kernel: AbstractKernel,
-    op: str,
-    X: Array,
-    Y: Array,
-    V: Array,
-    tol: float | None,
-    xp: ModuleType = np,
-    **options: Any,
+    kernel: AbstractKernel, sizes: Sizes, X: Array, Y: Array, V: Array, engine: Any
 ) -> LocalSums | None:
-    """Return the local sums of a request, or None where nothing would be saved; ``options`` are those of a plan.
+    """Return the local sums of a request, or None where nothing would be saved; ``engine`` runs plans.
 
     The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
     gradient that may vanish.
     """
-    (n, d), m = X.shape, len(Y)
-    if tol is None or op not in OPS or n * m < MIN_PAIRS or n < MIN_TARGETS or d > WIDEST_TILE:
+    operation, c, tol = sizes.operation, sizes.clouds, sizes.tol
+    if tol is None or (operation.log and operation.slope) or c.d > WIDEST_TILE:
         return None
-    t = 1 if V.ndim == 1 else V.shape[1]
-    sizes = n, m, d, t, X.dtype.name
-    options |= {"tol": (1 - SHARE) * tol, "listed": True}  # that much is left to the forms of q
-    plan = Plan(kernel, op, *sizes, **options)
-    if m < MIN_CELLS * min(part.shape.tile for part in plan.parts):
+    if c.n * c.m < MIN_PAIRS or c.n < MIN_TARGETS:
+        return None
+    # Ordered points are copies; that much of the tolerance is left to the forms of q.
+    apart = replace(c, same=False)
+    sizes = replace(sizes, clouds=apart, tol=(1 - SHARE) * tol, listed=True)
+    plan = Plan(kernel, sizes)
+    if c.m < MIN_CELLS * min(part.shape.tile for part in plan.parts):
         return None
     scale = None
-    if "gradient" in op:
+    if operation.slope:
         scale = max(float(radial.scale) for _, radial in kernel.terms)
-    bounds = [Envelope(part.trace, scale, "logsumexp" in op) for part in plan.parts]
+    bounds = [Envelope(part.trace, scale, operation.log) for part in plan.parts]
     half = float(half_squared(Y))
     if not all(bound.decays(half, tol) for bound in bounds):
         return None
-    first = Plan(kernel, "product", *sizes, **options) if scale else plan
-    return LocalSums(first, plan, bounds, X, Y, V, tol, xp)
+    first = Plan(kernel, replace(sizes, operation=PRODUCT)) if scale else plan
+    return LocalSums(first, plan, bounds, X, Y, V, tol, engine)
 
 
 class LocalSums:
@@ -101,10 +96,11 @@ class LocalSums:
         Y: Array,
         V: Array,
         tol: float,
-        xp: ModuleType,
+        engine: Any,
     ) -> None:
-        self.first, self.plan, self.tol, self.xp = first, plan, tol, xp
-        self.exponent = "logsumexp" in plan.sizes.op
+        self.first, self.plan, self.tol, self.engine = first, plan, tol, engine
+        self.xp = xp = engine.xp
+        self.exponent = plan.sizes.operation.log
         self.order = arrange(X, min(part.rows_of_block for part in plan.parts), xp).order
         sources = arrange(Y, min(part.shape.tile for part in plan.parts), xp).order
         self.X, self.Y, self.V = X[self.order], Y[sources], V[sources]
@@ -118,26 +114,29 @@ class LocalSums:
         self.near = pairs(first)
         self.far = self.near if first is plan else pairs(plan)
 
-    def run(self, compute: Callable[[Plan, dict[str, Array]], dict[str, Array]]) -> Any:
-        """Return the result; ``compute`` launches a plan on its buffers and returns the outputs among them."""
+    def run(self) -> Any:
+        """Return the result."""
         size = self.V if self.exponent else abs(self.V)
-        outs = compute(self.first, self._pack(self.first, size, [p.nearest for p in self.near]))
+        outs = self._sums(self.first, size, [p.nearest for p in self.near])
         rules = []
         for near, far in zip(self.near, self.far, strict=True):
-            sums = near.part.unpack(outs, self.xp)["value"].T.astype(float)  # (t, n)
+            sums = near.part.read(outs)["value"].T.astype(float)  # (t, n)
             if not self.exponent:
                 sums = _log(abs(sums), self.xp)
             rules.append(far.rule(sums, SHARE * self.tol))
-        result = self.plan.unpack(compute(self.plan, self._pack(self.plan, self.V, rules)), self.xp)
+        outs = self._sums(self.plan, self.V, rules)
+        result = self.plan.unpack(outs, self.xp, self.V.ndim == 1)
         if isinstance(result, tuple):
             return tuple(self._restore(a) for a in result)
         return self._restore(result)
 
-    def _pack(self, plan: Plan, weights: Array, rules: list[Keep]) -> dict[str, Array]:
+    def _sums(self, plan: Plan, weights: Array, rules: list[Keep]) -> dict[str, Array]:
+        """Run a plan over the lists that rules make; return its buffers."""
         buffers = plan.pack(self.X, self.Y, weights, self.xp)
         for pairs, keep in zip(self.near if plan is self.first else self.far, rules, strict=True):
             names = (pairs.part.name(name) for name in ("bounds", "visits"))
             buffers.update(zip(names, pairs.lists(keep), strict=True))
+        self.engine.run(plan, buffers)
         return buffers
 
     def _restore(self, result: Array) -> Array:

@@ -1,15 +1,18 @@
-"""The tiling of a CUDA reduction: targets a thread, sources a group and a tile, numbers a record."""
+"""The tiling of a CUDA reduction: targets a thread, sources a group and a tile, columns a pass."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from gpukoop.kernels.cuda.specification import (
+    BLOCK,
+    WIDEST_COLUMNS,
+    WIDEST_TILE,
+    Specification,
+    numbers,
+)
+from gpukoop.kernels.operation import Operation
 
-from gpukoop.kernels.cuda.form import has_bias
-from gpukoop.kernels.cuda.source import BLOCK, Spec
-from gpukoop.kernels.formula.profile import Trace
-
-# 32-bit registers that the points and sums of a thread may take. With the temporaries of the unrolled pairs
-# the count ends near 128, which leaves 16 warps on an SM.
+# 32-bit registers that the points and sums of a thread may take. With the temporaries of the pairs in flight the count
+# ends near 128, which leaves 16 warps on an SM.
 REGISTERS = 112
 # Pairs written out in the loop body: more costs compile time, fewer costs loop overhead.
 UNROLLED = 32
@@ -19,49 +22,61 @@ REGISTERS_FLOAT64 = 176
 # Pairs of a thread where features pass through shared memory: 32 squared distances in registers.
 TARGETS = 2
 SOURCES = 16
-# Features staged at once: 2 KB in float32, two barriers for 2048 issue slots of a thread.
-CHUNK = 32
+# Counts of columns that programs are made for: few programs serve all requests, a spare column has no weight.
+COLUMNS = (1, 2, 4, 8, 16)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Targets a thread, sources a group, sources a tile, numbers a record."""
+def columns(operation: Operation, d: int, t: int, dtype: str) -> int:
+    """Return how many columns share one pass."""
+    if operation.log:
+        return 1
+    most = WIDEST_COLUMNS
+    if operation.slope:
+        most = max(1, 24 // (d + 1))
+    if d > WIDEST_TILE:
+        # beside 32 squared distances; in float64 both take two registers, and its functions many more
+        most = 1 if operation.slope else 8 if dtype == "float32" else 3
+    passes = -(-t // most)
+    return min(c for c in (*COLUMNS, most) if c >= -(-t // passes) and c <= most)
 
-    targets: int
-    group: int
-    tile: int
-    record: int
 
+def specify(
+    operation: Operation,
+    dtype: str,
+    form: str,
+    d: int,
+    t: int,
+    block: int = BLOCK,
+    listed: bool = False,
+    heavy: bool = False,
+) -> Specification:
+    """Return the program for t columns a pass: its register and shared-memory tiling.
 
-def accumulators(spec: Spec) -> int:
-    """Return the sums a target keeps."""
-    return (1 if spec.exponent else spec.t * spec.value) + (spec.d * spec.t if spec.slope else 0)
-
-
-def shape(trace: Trace, spec: Spec) -> Shape:
-    """Return the register and shared-memory tiling."""
-    words = 2 if spec.dtype == "float64" else 1
-    each = words * (spec.d + 3 * accumulators(spec) + 2)
+    ``heavy`` profiles in float64 are so long that the compiler would leave loops over more pairs as loops, whose arrays then
+    are in memory.
+    """
+    common = operation, dtype, form, d, t
+    if d > WIDEST_TILE:
+        sources = SOURCES // 4 if heavy and dtype == "float64" else SOURCES
+        return Specification("wide", *common, TARGETS, sources, sources, block)
+    words = 2 if dtype == "float64" else 1
+    sums = numbers(operation, d, t)
+    each = words * (d + 3 * sums + 2)
     targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
-    if spec.op == "logsumexp_and_gradient":
+    if operation.log and operation.slope:
         targets = min(targets, 4)
     group = max(2, min(4, UNROLLED // targets))
-    if spec.d * targets * group > 400 or accumulators(spec) * targets * group > 128:
+    if d * targets * group > 400 or sums * targets * group > 128:
         group = 2
-    if words == 2 and (spec.exponent or spec.slope):
-        # A log-sum-exp holds all pairs of a group until their sum is known to be in range, and ptxas interleaves those of
-        # a gradient: about three numbers each.
-        held = targets * (spec.d + 3 * accumulators(spec))
-        fits = (g for g in (4, 2) if 2 * (held + g * (spec.d + 3 * targets)) <= REGISTERS_FLOAT64)
+    if words == 2 and (operation.log or operation.slope):
+        # ptxas interleaves the pairs of a group: about three numbers each.
+        held = targets * (d + 3 * sums)
+        fits = (g for g in (4, 2) if 2 * (held + g * (d + 3 * targets)) <= REGISTERS_FLOAT64)
         group = next(fits, 1)
-    pad = 16 // (4 * words)
-    record = -(-(spec.d + spec.t + has_bias(trace, spec)) // pad) * pad
-    tile = 128 if accumulators(spec) == 1 and record * words <= 32 else 64
-    if spec.block < BLOCK:  # the simulator
+    if heavy and words == 2:
+        targets = 1  # a pair takes hundreds of instructions: loads that targets would share are few beside them
+    record = -(-(d + t + 1) // 4) * 4
+    tile = 128 if sums == 1 and record * words <= 32 else 64
+    if block < BLOCK:  # the simulator
         targets, tile = min(targets, 2), 32
-    return Shape(targets, group, tile, record)
-
-
-def wide_shape(trace: Trace, spec: Spec) -> Shape:
-    """Return the tiling for many features; a record is a column of the tile, not padded."""
-    return Shape(TARGETS, SOURCES, SOURCES, spec.d + spec.t + has_bias(trace, spec))
+    return Specification("pairs", *common, targets, group, tile, block, listed)

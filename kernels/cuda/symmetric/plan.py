@@ -34,55 +34,38 @@ The rule is derived from counts, not from times.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.cuda.form import FORMS
-from gpukoop.kernels.cuda.pairs.finish import add_compensated, blocks
-from gpukoop.kernels.cuda.pairs.part import FULL, Entry, Launch, Part, Sizes
-from gpukoop.kernels.cuda.pairs.plan import Plan
-from gpukoop.kernels.cuda.source import (
-    BLOCK,
-    WIDEST_TILE,
-    Spec,
-    Text,
-    entry_name,
-    module_text,
-)
-from gpukoop.kernels.cuda.symmetric.loop import (
-    POSITIONS,
-    WARP,
-    planes,
-    symmetric_shape,
-    symmetric_source,
-)
-from gpukoop.kernels.formula.profile import AbstractKernel, trace
-
-Array = Any
+from gpukoop.kernels.cuda.packing import Launch
+from gpukoop.kernels.cuda.pairs.plan import AbstractPart, AbstractPlan, Sizes
+from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.cuda.specification import BLOCK, WIDEST_TILE, SymmetricFinish
+from gpukoop.kernels.cuda.symmetric.shape import symmetric_specification
+from gpukoop.kernels.formula.profile import AbstractKernel
 
 # Columns of V: with more, sums leave less than four targets to a thread.
 MOST_COLUMNS = 4
 # Bytes of column sums in memory at once, but one row of blocks at least.
 PARTIALS = 2**26
+# Blocks that fill the largest devices about twice, where nothing is known of the program: :func:`pays` asks before that.
+FULL = 512
 # How often the pieces of a band fill the device: the last ones leave it idle for half of a piece.
 WAVES = 4
 
 
-def pays(kernel: AbstractKernel, op: str, n: int, d: int, t: int, dtype: str) -> bool:
+def pays(kernel: AbstractKernel, sizes: Sizes) -> bool:
     """Return whether visiting each pair once takes fewer issue slots on a device that is full."""
-    if op != "product" or t > MOST_COLUMNS or d > WIDEST_TILE:
+    c, t = sizes.clouds, sizes.t
+    if str(sizes.operation) != "product" or t > MOST_COLUMNS or c.d > WIDEST_TILE:
         return False
-    spec = Spec(op, d, t, dtype, "exact")
-    shape = symmetric_shape(trace(kernel), spec)
-    if shape.targets < (2 if dtype == "float64" else 4):
+    shape = symmetric_specification(c.dtype, "exact", c.d, t)
+    if shape.targets < (2 if c.dtype == "float64" else 4):
         return False
     own = BLOCK * shape.targets // shape.tile
-    rows = -(-n // (BLOCK * shape.targets))
+    rows = -(-c.n // (BLOCK * shape.targets))
     return rows * (rows + 1) // 2 * own >= WAVES * FULL
 
 
@@ -96,22 +79,23 @@ class Band:
     pieces: int
 
 
-class SymmetricPart(Part):
-    """The product with one cloud of points: its device functions, launches and buffers."""
+class SymmetricPart(AbstractPart):
+    """The product with one cloud of points: its programs, launches and buffers."""
 
-    finishes = False  # nothing of the one-sided second pass
-
-    def __init__(
-        self, plan: Sizes, kernel: AbstractKernel, only: tuple[str, ...], partials: int
-    ) -> None:
-        super().__init__(plan, kernel, "", only)
-        self.shape = symmetric_shape(self.trace, self.spec)
-        self.targets = plan.block * self.shape.targets  # of a block
+    def __init__(self, sizes: Sizes, kernel: AbstractKernel, partials: int) -> None:
+        super().__init__(sizes, kernel, "")
+        c = sizes.clouds
+        how = c.d, sizes.t, sizes.block
+        self.programs = {
+            form: self.program(symmetric_specification(c.dtype, form, *how)) for form in self.forms
+        }
+        self.shape = symmetric_specification(c.dtype, self.forms[-1], *how)
+        self.finish = Program(SymmetricFinish(c.dtype))
+        self.targets = sizes.block * self.shape.targets  # of a block
         self.own = self.targets // self.shape.tile  # tiles that hold them
-        self.tiles = -(-plan.n // self.shape.tile)
-        self.rows = -(-plan.n // self.targets)
-        self.per, self.splits = 1, 1
-        self.partials = partials // np.dtype(plan.dtype).itemsize
+        self.tiles = -(-c.n // self.shape.tile)
+        self.rows = -(-c.n // self.targets)
+        self.partials = partials // np.dtype(c.dtype).itemsize
 
     @cached_property
     def bands(self) -> list[Band]:
@@ -119,143 +103,78 @@ class SymmetricPart(Part):
         found: list[Band] = []
         top = 0
         while top < self.rows:
-            width = (self.plan.n - top * self.targets) * self.chunk
+            width = (self.sizes.clouds.n - top * self.targets) * self.sizes.t
             bottom = min(self.rows, top + max(1, self.partials // width))
             lengths = [self.tiles - row * self.own for row in range(top, bottom)]
-            per = max(1, sum(lengths) // (WAVES * FULL))
+            per = max(1, sum(lengths) // (WAVES * self.sizes.capacity))
             found.append(Band(top, bottom, per, -(-lengths[0] // per)))
             top = bottom
         return found
 
     @property
-    def finish_name(self) -> str:
-        """Name of the second pass."""
-        return f"sum_symmetric_{self.plan.dtype}"
+    def results(self) -> dict[str, int]:
+        """The output and its numbers a target."""
+        return {"value": self.sizes.t}
 
-    def entries(self) -> list[Entry]:
-        """Return the device functions, the pair loops first."""
-        found = []
-        for spec in self.specs.values():
-            name = entry_name(f"{self.label}_symmetric", spec)
-            text = symmetric_source(self.trace, spec, name)
-            reals = (*spec.scalars, *self.trace.symbols)
-            kinds = ("array",) * 3 + ("pick",) + ("array",) * 2 + ("size",) * 4
-            found.append((name, text, kinds + ("real",) * len(reals)))
-        found.append(
-            (self.finish_name, _sum_source(self.finish_name), ("array",) * 4 + ("size",) * 7)
-        )
-        p = self.plan
-        return [Entry(a, module_text(b, p.dtype, p.simulator), c) for a, b, c in found]
+    @property
+    def buffers(self) -> dict[str, tuple[int, str]]:
+        """Sizes and dtypes of the output and of partial results, by name."""
+        n, dtype = self.sizes.clouds.n, self.sizes.clouds.dtype
+        row = max(b.pieces * (b.bottom - b.top) for b in self.bands) * self.targets
+        column = max((b.bottom - b.top) * (n - b.top * self.targets) for b in self.bands)
+        sizes = {"part_row": row, "part_column": column, "part_error": n, "value": n}
+        return {name: (size * self.sizes.t, dtype) for name, size in sizes.items()}
 
-    def launches(self) -> list[Launch]:
-        """Return the launches in order, band after band."""
-        p, found = self.plan, []
+    @property
+    def scalars(self) -> dict[str, np.generic]:
+        """The numbers among the arguments, by name."""
+        n, t = self.sizes.clouds.n, self.sizes.t
+        sizes = {"tiles": self.tiles, "width": n * t, "targets": self.targets * t}
+        sizes["own"] = self.own
         for b, band in enumerate(self.bands):
+            sizes |= {f"first_{b}": band.top, f"bottom_{b}": band.bottom, f"per_{b}": band.per}
+        return {k: np.uint64(v) for k, v in sizes.items()} | self.scalar_values()
+
+    @property
+    def launches(self) -> list[Launch]:
+        """The launches in order, band after band."""
+        s, found = self.sizes, []
+        for b, band in enumerate(self.bands):
+            of_band = {name: f"{name}_{b}" for name in ("first", "bottom", "per")}
+
+            def args(program: Program, known: dict[str, str] = of_band) -> tuple[str, ...]:
+                kinds = program.specification.arguments
+                names = tuple(known.get(a, a) for a, kind in kinds if kind != "scalars")
+                form = getattr(program.specification, "form", None)
+                return names + (self.scalar_names(form) if form else ())
+
             grid = (band.pieces, band.bottom - band.top, 1)
-            for spec in self.specs.values():
-                name = entry_name(f"{self.label}_symmetric", spec)
-                args = ["x", "w", "s", "pick", "part_row", "part_column"]
-                args += ["n", "tiles", f"per_{b}", f"top_{b}", *spec.scalars, *self.trace.symbols]
-                found.append(Launch(name, grid, (p.block, 1, 1), 0, tuple(args)))
-            width = (p.n - band.top * self.targets) * self.chunk
-            args = ["part_row", "part_column", "part_error", "out_value", "width_value"]
-            args += ["targets", "own", "tiles", f"top_{b}", f"bottom_{b}", f"per_{b}"]
-            grid = (blocks(width), 1, 1)
-            found.append(Launch(self.finish_name, grid, (BLOCK, 1, 1), 0, tuple(args)))
+            for program in self.programs.values():
+                found.append(Launch(program.name, grid, (s.block, 1, 1), 0, args(program)))
+            width = (s.clouds.n - band.top * self.targets) * self.sizes.t
+            grid = (-(-width // BLOCK), 1, 1)
+            found.append(Launch(self.finish.name, grid, (BLOCK, 1, 1), 0, args(self.finish)))
         return found
 
-    def pack(self, X: Array, Y: Array, V: Array, xp: ModuleType) -> dict[str, Array]:
-        """Return the buffers; X in float64, V (n, t) in float64."""
-        p, dtype = self.plan, xp.dtype(self.plan.dtype)
-        out = super().pack(X, Y, V, xp)
-        out["w"] = xp.ascontiguousarray(V.astype(dtype)).ravel()
-        row = max(b.pieces * (b.bottom - b.top) for b in self.bands) * self.targets
-        column = max((b.bottom - b.top) * (p.n - b.top * self.targets) for b in self.bands)
-        sizes = {"part_row": row, "part_column": column, "part_error": p.n}
-        out |= {name: xp.empty(size * self.chunk, dtype) for name, size in sizes.items()}
-        out["targets"], out["own"] = np.uint64(self.targets * self.chunk), np.uint64(self.own)
-        for b, band in enumerate(self.bands):
-            out[f"top_{b}"], out[f"bottom_{b}"] = np.uint64(band.top), np.uint64(band.bottom)
-            out[f"per_{b}"] = np.uint64(band.per)
-        return out
+    def all_programs(self) -> list[Program]:
+        """Return every program, the pair loops first."""
+        return [*self.programs.values(), self.finish]
 
-    def records(self, y: Array, weights: Array, xp: ModuleType) -> Array:
-        """Return the records strip after strip, in planes, with the first sources of a strip once more at its end."""
-        strips = super().records(y, weights, xp).reshape(-1, WARP, self.shape.record)
-        strips = strips[:, xp.arange(POSITIONS) % WARP]
-        widths = planes(self.plan.d + self.chunk + self.bias, self.plan.dtype)
-        starts = np.cumsum((0, *widths))
-        pieces = [strips[:, :, a:b].reshape(len(strips), -1) for a, b in itertools.pairwise(starts)]
-        return xp.ascontiguousarray(xp.concatenate(pieces, axis=1)).ravel()
+    def read(self, buffers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the output as an array (n, t)."""
+        return {"value": buffers["value"].reshape(self.sizes.clouds.n, self.sizes.t)}
 
 
-class SymmetricPlan(Plan):
+class SymmetricPlan(AbstractPlan):
     """How a product with one cloud of points runs on a CUDA device; ``pack`` takes the same array twice."""
 
-    def __init__(
-        self,
-        kernel: AbstractKernel,
-        n: int,
-        d: int,
-        t: int,
-        dtype: str,
-        *,
-        tol: float | None = None,
-        only: tuple[str, ...] = FORMS,
-        block: int = BLOCK,
-        simulator: bool = False,
-        partials: int = PARTIALS,
-    ) -> None:
-        if t > MOST_COLUMNS or d > WIDEST_TILE:
+    def __init__(self, kernel: AbstractKernel, sizes: Sizes, *, partials: int = PARTIALS) -> None:
+        c, t = sizes.clouds, sizes.t
+        if t > MOST_COLUMNS or c.d > WIDEST_TILE:
             raise ValueError(
-                f"a symmetric product takes t <= {MOST_COLUMNS} and d <= {WIDEST_TILE}, got t={t}, d={d}"
+                f"a symmetric product takes t <= {MOST_COLUMNS} and d <= {WIDEST_TILE}, got t={t}, d={c.d}"
             )
-        self.sizes = Sizes("product", n, n, d, t, dtype, tol, block, simulator)
-        self.parts = [SymmetricPart(self.sizes, kernel, only, partials)]
-
-    def pack(self, X: Array, Y: Array, V: Array, xp: ModuleType = np) -> dict[str, Array]:
-        """Return the buffers and scalars by name.
-
-        Parameters
-        ----------
-        X, Y : one array of shape (n, d)
-            The same object.
-        V : array of shape (n,) or (n, t)
-        """
-        if X is not Y:
+        if not c.same:
             raise ValueError("a symmetric product has one cloud of points: pack(X, X, V)")
-        return super().pack(X, Y, V, xp)
-
-
-def _sum_source(name: str) -> str:
-    """Return the source of the entry that adds the rows and columns of a band to the result.
-
-    A number i has one thread: first what earlier bands left, then the columns of the rows of blocks above its own, then
-    the pieces of its own row. ``targets`` is the numbers of a row of blocks, columns of V included.
-    """
-    text = Text()
-    args = "part_row, part_column, part_error, out, width, targets, own, tiles, top, bottom, per"
-    text.add("@cuda.jit(fastmath=True, cache=True)")
-    text.open(f"def {name}({args}):")
-    text.add(
-        "first = top * targets",
-        "j = uint(cuda.blockIdx.x) * uint(cuda.blockDim.x) + uint(cuda.threadIdx.x)",
-        "i = first + j",
-    )
-    text.open("if i < width:")
-    text.add("s, e, k, row = zero, zero, top, i // targets")
-    text.open("if top > k_0:")
-    text.add("s, e = out[i], part_error[i]")
-    text.close()
-    text.open("while k < min(row, bottom):")
-    add_compensated(text, "part_column[(k - top) * (width - first) + j]")
-    text.add("k = k + k_1")
-    text.close()
-    text.open("if row < bottom:")
-    text.add("k, length = k_0, tiles - row * own")
-    text.open("while k * per < length:")
-    add_compensated(text, "part_row[k * ((bottom - top) * targets) + j]")
-    text.add("k = k + k_1")
-    text.close(2)
-    text.add("out[i], part_error[i] = s, e")
-    return str(text)
+        self.sizes = sizes
+        self.parts = [SymmetricPart(sizes, kernel, partials)]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpukoop.kernels.arrays import Array
 
 # Batches whose spread gives the error bar: with 8 the standard error itself is known to a quarter.
 BATCHES = 8

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array, namespace
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier.modes import MAX_MODES, bandwidth, height, smallest_scale
 from gpukoop.kernels.fourier.nufft import Cloud, setup, spectra, values
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
 
 # Truncation and transform are ten times finer than the tolerance of the mean over directions, and never coarser than this.
 LINE_ACCURACY = 1e-4

@@ -29,15 +29,15 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array, namespace, to_host
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum
 from gpukoop.kernels.fourier.check import check_rows, exact
+from gpukoop.kernels.fourier.memory import Memory
 from gpukoop.kernels.fourier.modes import absolute
 from gpukoop.kernels.fourier.nufft import n_threads
 from gpukoop.kernels.fourier.sliced.directions import BATCHES, batches
 from gpukoop.kernels.fourier.sliced.line import DistanceLine, FourierLine
-from gpukoop.kernels.reference import _namespace as namespace
-
-Array = Any
+from gpukoop.kernels.operation import PRODUCT, VALUE_AND_GRADIENT, Operation
 
 MAX_DIRECTIONS = 512
 # Three standard errors from 8 batches hold 98 percent of Student's distribution.
@@ -51,13 +51,13 @@ def wanted(kernel: AbstractKernel, d: int) -> bool:
     return d > 3 or any(k.profile.fourier is None for _, k in kernel.terms)
 
 
-def refuses(kernel: AbstractKernel, d: int, op: str) -> str | None:
+def refuses(kernel: AbstractKernel, d: int, operation: Operation) -> str | None:
     """Return why slicing cannot do this, or None."""
     for _, k in kernel.terms:
         if k.profile.fourier is None and getattr(k, "exponent", None) != 1.0:
             return f"{k!r} has no transform in closed form and cannot be sorted: use exact sums"
     kinked = any(k.profile.fourier is not None and k.profile.kink for _, k in kernel.terms)
-    if kinked and "gradient" in op:
+    if kinked and operation.slope:
         return "the sliced transform of a kernel with a kink decays too slowly for its gradient: use exact sums"
     return None
 
@@ -88,23 +88,22 @@ def seconds(n: int, m: int, d: int, t: int, tol: float, slope: bool) -> float:
 
 def reduce(
     kernel: AbstractKernel,
+    operation: Operation,
     X: Array,
     Y: Array,
     V: Array,
     tol: float,
-    workspace: dict[str, Any],
-    want_value: bool,
-    want_slope: bool,
+    memory: Memory,
 ) -> tuple[Array | None, Array | None]:
-    """Return product and gradient, (n, t) and (n, t, d), as asked for; the estimate goes into ``workspace``."""
-    xp = namespace(X)
+    """Return product and gradient, (n, t) and (n, t, d), as asked for; the estimate goes into ``memory``."""
+    xp, want_slope = namespace(X), operation.slope
     n, d = X.shape
     t = V.shape[1]
     centre = Y.mean(axis=0, dtype=float)
     Xc, Yc = (A.astype(float) - centre for A in (X, Y))
     lines = _lines(kernel, Xc, Yc, d, tol, want_slope, X.dtype)
     check = _Check(kernel, X, Xc, Y, V, want_slope)
-    value = xp.zeros((n, t)) if want_value else None
+    value = xp.zeros((n, t)) if operation.value else None
     slope = xp.zeros((n, t, d)) if want_slope else None
     size, most = directions(d, tol, want_slope)
     used = 0
@@ -119,8 +118,8 @@ def reduce(
     for out in (value, slope):
         if out is not None:
             out /= used
-    workspace["error_estimate"] = check.estimate() + float(np.finfo(X.dtype).eps)
-    workspace["n_directions"] = used * size
+    memory.error_estimate = check.estimate() + float(np.finfo(X.dtype).eps)
+    memory.n_directions = used * size
     return tuple(None if out is None else out.astype(X.dtype) for out in (value, slope))  # type: ignore[return-value]
 
 
@@ -165,10 +164,11 @@ def _batch(
     mean_slope = None if slope is None else xp.zeros_like(slope)
     workers = n_threads() if xp is np else 1
     with ThreadPoolExecutor(workers) as pool:
+        each = map if workers == 1 else pool.map
         # In the order of the directions, a few at a time: results of all of them are never in memory together.
         for start in range(0, len(theta), workers):
             block = theta[start : start + workers]
-            for direction, parts in zip(block, pool.map(along, block), strict=True):
+            for direction, parts in zip(block, each(along, block), strict=True):
                 for f, df in parts:
                     if mean_value is not None:
                         mean_value += f
@@ -188,15 +188,14 @@ class _Check:
         self, kernel: AbstractKernel, X: Array, Xc: Array, Y: Array, V: Array, slope: bool
     ) -> None:
         n = len(X)
-        far = _host((Xc**2).sum(axis=1))
+        far = to_host((Xc**2).sum(axis=1))
         k = min(n, 32)
         rows = np.union1d(check_rows(n), np.argpartition(far, n - k)[n - k :])
         self.rows = rows
-        op = "value_and_gradient" if slope else "product"
-        got = exact(kernel, X[rows], Y, V, op)
-        self.true = [_host(a) for a in (got if slope else (got,))]
-        density = exact(absolute(kernel), X[rows], Y, abs(V), "product")
-        self.density = np.maximum(np.abs(_host(density)), np.finfo(float).tiny)
+        got = exact(kernel, VALUE_AND_GRADIENT if slope else PRODUCT, X[rows], Y, V)
+        self.true = [to_host(a) for a in (got if slope else (got,))]
+        density = exact(absolute(kernel), PRODUCT, X[rows], Y, abs(V))
+        self.density = np.maximum(np.abs(to_host(density)), np.finfo(float).tiny)
         self.unit = min(float(k.scale) for _, k in kernel.terms)
         self.means: tuple[list[Array], list[Array]] = ([], [])
 
@@ -204,7 +203,7 @@ class _Check:
         """Keep the checked rows of one batch mean."""
         for kept, mean in zip(self.means, part, strict=True):
             if mean is not None:
-                kept.append(_host(mean[self.rows]))
+                kept.append(to_host(mean[self.rows]))
 
     def spread(self) -> float:
         """Return three standard errors of the mean of the batches, relative, in the worst row."""
@@ -228,7 +227,3 @@ class _Check:
         if order:
             error = np.abs(error).max(axis=2) * self.unit
         return float((np.abs(error) / self.density).max())
-
-
-def _host(x: Array) -> np.ndarray:
-    return x.get() if hasattr(x, "get") else np.asarray(x)

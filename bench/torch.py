@@ -1,0 +1,119 @@
+"""Differentiable sums: one training iteration (distance and gradient) beside plain PyTorch and GeomLoss, same run, same cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+TITLE = "Autograd: one training iteration, value and gradient in X (float32, CPU tensors)"
+
+BLUR = 0.5
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """Return a row a distance and size; without PyTorch one row that says so."""
+    try:
+        import torch
+    except ImportError:
+        return [{"sum": "PyTorch is not installed"}]
+    sizes = [(1_000, 3)] if quick else [(1_000, 3), (5_000, 3), (1_024, 784)]
+    return [row(torch, n, d, name) for n, d in sizes for name in ("mmd", "sinkhorn")]
+
+
+def row(torch: Any, n: int, d: int, name: str) -> dict[str, Any]:
+    """Time ours and the peers; the error is that of the gradient against plain PyTorch in float64."""
+    import gpukoop as gk
+
+    generator = torch.Generator().manual_seed(0)
+    X, Y = (torch.randn(n, d, generator=generator) for _ in "xy")
+    Y = 0.5 * Y + 1 / d**0.5
+    scale = d**0.5
+    blur = BLUR * scale
+    ours: Callable[[Any], Any]
+    if name == "mmd":
+        kernel = gk.Gaussian(scale)
+        ours = lambda X: gk.torch.mmd(X, Y, kernel, squared=True)
+        plain = lambda X, Y: dense_mmd(torch, X, Y, scale)
+    else:
+        ours = lambda X: gk.torch.sinkhorn_divergence(X, Y, blur=blur, tol=1e-2)
+        plain = lambda X, Y: dense_sinkhorn(torch, X, Y, blur)
+    start = time.perf_counter()
+    slope = gradient(torch, ours, X)
+    first = time.perf_counter() - start
+    runs = {"ours": lambda: gradient(torch, ours, X)}
+    if name == "mmd" or n * d <= 1_100 * 800:
+        runs["torch"] = lambda: gradient(torch, lambda X: plain(X, Y), X)
+    found = geomloss(torch, name, Y, blur, scale)
+    if found is not None:
+        runs["GeomLoss"] = lambda: gradient(torch, found, X)
+    seconds = interleaved(runs, 3 if n > 2_000 else 5)
+    exact = gradient(torch, lambda X: plain(X, Y.double()), X.double()) if n <= 1_100 else None
+    return {
+        "sum": name,
+        "n = m": n,
+        "d": d,
+        "first ms": round(1e3 * first, 1),
+        **{f"{k} ms": round(1e3 * s, 2) for k, s in seconds.items()},
+        **{f"{k} / ours": round(s / seconds["ours"], 1) for k, s in seconds.items() if k != "ours"},
+        "gradient error": None
+        if exact is None
+        else f"{float((slope - exact).abs().max() / exact.abs().max()):.1e}",
+    }
+
+
+def gradient(torch: Any, distance: Callable[[Any], Any], X: Any) -> Any:
+    """Return the gradient of a distance in X."""
+    X = X.detach().clone().requires_grad_()
+    return torch.autograd.grad(distance(X), X)[0]
+
+
+def interleaved(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Return the best time of each, taken in turns so that a busy machine is busy for all."""
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def dense_mmd(torch: Any, X: Any, Y: Any, scale: float) -> Any:
+    """MMD^2 with three matrices in memory."""
+    mean = lambda A, B: torch.exp(-(torch.cdist(A, B) ** 2) / (2 * scale**2)).mean()
+    return mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)
+
+
+def dense_sinkhorn(torch: Any, X: Any, Y: Any, blur: float, n_iter: int = 100) -> Any:
+    """Debiased divergence with matrices in memory: potentials without a graph, one last differentiable half step."""
+    eps = blur**2
+    log = -torch.log(torch.tensor(float(len(X)), dtype=X.dtype))
+    cost = lambda A, B: torch.cdist(A, B) ** 2 / 2
+    with torch.no_grad():
+        C, A, B = cost(X, Y), cost(X, X), cost(Y, Y)
+        soft = lambda C, g: -eps * torch.logsumexp((g[None] - C) / eps + log, 1)
+        g, p, q = (torch.zeros(len(X), dtype=X.dtype) for _ in "gpq")
+        for _ in range(n_iter):
+            f = soft(C, g)
+            g = soft(C.T, f)
+            p, q = (p + soft(A, p)) / 2, (q + soft(B, q)) / 2
+    f = -eps * torch.logsumexp((g[None] - cost(X, Y)) / eps + log, 1)
+    # The own term is symmetric in X: its slope through the rows alone counts twice with the half in front.
+    own = -eps * torch.logsumexp((p[None] - cost(X, X.detach())) / eps + log, 1)
+    return f.mean() - own.mean() + (g.mean() - q.mean())
+
+
+def geomloss(
+    torch: Any, name: str, Y: Any, blur: float, scale: float
+) -> Callable[[Any], Any] | None:
+    """Return GeomLoss's distance with matrices in memory (its fastest way at these sizes), or None."""
+    try:
+        from geomloss import SamplesLoss
+    except ImportError:
+        return None
+    if name == "mmd":
+        loss = SamplesLoss("gaussian", blur=scale, backend="tensorized")
+        return lambda X: 2 * loss(X, Y)
+    loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.8, backend="tensorized")
+    return lambda X: loss(X, Y)

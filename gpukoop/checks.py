@@ -1,0 +1,92 @@
+"""Numbers at the door: what is no real finite number is refused in words, and what could leave the range is scaled first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import Array, namespace, native_array, require_finite, to_host
+
+
+def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
+    """Return real finite numbers as a float64 array on the host, or raise with their name.
+
+    Parameters
+    ----------
+    x : array_like
+        Numbers, lists of numbers, or an array of any library; masked, complex, boolean, date and text arrays are refused.
+    name : str
+        What the user calls it.
+    shape : tuple, optional
+        The shape expected; None stands for any length, None in its place for any shape.
+    """
+    native, _ = native_array(x, name)
+    native = to_host(native)
+    if native.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{name} has dtype {native.dtype} ({type(x).__name__}), expected real numbers"
+        )
+    native = native.astype(float)
+    if shape is not None and (
+        native.ndim != len(shape)
+        or any(size not in (None, own) for size, own in zip(shape, native.shape, strict=True))
+    ):
+        words = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {native.shape}, expected ({words})")
+    if native.size:
+        require_finite(native, name)
+    return native
+
+
+def masses(weights: Any, name: str, n: int) -> np.ndarray:
+    """Return weights >= 0 as float64 of sum 1 on the host; a multiple of them gives the same, whatever their units.
+
+    One number stands for equal weights. Raises where a weight is negative, no number, or all are zero.
+    """
+    w = real_array(weights, name)
+    if w.ndim == 0:
+        w = np.full(n, float(w))
+    if w.shape != (n,):
+        raise ValueError(f"{name} has shape {w.shape}, expected ({n},): one weight per sample")
+    if (w < 0).any() or not (w > 0).any():
+        raise ValueError(
+            f"{name} must not be negative, and not all weights may be zero: pass {n} numbers >= 0"
+        )
+    w = w / w.max()  # first: the sum of large weights leaves the range
+    return w / w.sum()
+
+
+def root_of_square(squared: float, what: str) -> float:
+    """Return the root of a square that rounding may have made negative; raise if it is no number.
+
+    Differs from ``sqrt(max(0, squared))``, which is 0, a perfect match, where ``squared`` is NaN.
+    """
+    if not math.isfinite(squared):
+        raise ValueError(
+            f"{what} is not finite: the points or parameters are so large that squares leave the range of float64; "
+            "rescale them"
+        )
+    return math.sqrt(squared) if squared > 0 else 0.0
+
+
+# Of the largest coordinate; far below float64's 2^-52, far above the root of its smallest number.
+NEGLIGIBLE = 2.0**-200
+
+
+def unit_clouds(*clouds: Array) -> tuple[list[Array], int]:
+    """Return clouds times 2^-e, no coordinate above 1, and e: no square of theirs leaves the range, and no digit is lost."""
+    largest = max(float(namespace(A).abs(A).max()) for A in clouds)
+    exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
+    scaled = [namespace(A).ldexp(A, -exponent) for A in clouds]
+    # Beside the largest these change no digit of a distance, but their squares would leave the range.
+    return [namespace(A).where(abs(A) > NEGLIGIBLE, A, 0.0) for A in scaled], exponent
+
+
+def times_power(value: float, exponent: int, what: str) -> float:
+    """Return value times 2^exponent; raise if it leaves the range of float64."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        raise ValueError(f"{what} is beyond the range of float64: rescale the points") from None

@@ -1,0 +1,178 @@
+"""How an estimator is judged: particles against the data it was fitted to, by :mod:`gpukoop.verdict`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from gpukoop.arrays import Array, points, to_host
+from gpukoop.draws import RandomState, check_positive
+from gpukoop.parameters import check_points
+from gpukoop.verdict import Report, diagnose, distance_multiple
+
+# The first sample is judged by at most so many particles and data: half a second, and differences too small for them to
+# show are no reason to warn.
+JUDGED = 2_000
+# Fewer particles than this tell nothing.
+LEAST = 100
+# Particles of an unasked diagnosis, and of a score at least and at most.
+DRAWN, SCORED = 2_000, (1_000, 10_000)
+# Samples kept aside are worth it from so many on.
+ENOUGH = 20
+REMEDIES = {
+    "support": "start on the data (KSWGD: init='data'), raise n_iter or total_time, or lower the kernel's scale",
+    "modes": "raise n_components, or n_iter and total_time",
+    "basins": "raise n_components and total_time, or start on the data",
+    "spread": "standardise the columns, raise n_components or n_iter, or lower the blur or the kernel's scale",
+    "memorisation": "raise the blur or the noise of the start: these particles are the data again",
+    "diversity": "use fewer steps or a larger scale: the particles have run together",
+}
+REMEDY = "raise n_iter (total_time), n_components or n_features, or lower the kernel's scale"
+
+
+class JudgedMixin:
+    """``diagnose`` and ``score`` of an estimator that samples."""
+
+    random_state: Any
+
+    def diagnose(
+        self, Z: Any = None, law: Any = None, *, random_state: RandomState = 0, **options: Any
+    ) -> Report:
+        """Return a report on particles against the data: see :func:`gpukoop.diagnose`.
+
+        Parameters
+        ----------
+        Z : array of shape (n, d), optional
+            Particles; by default as many new samples as there are data, at most 2,000.
+        law : callable, optional
+            Exact draws, if the law is known.
+        random_state : int, Generator, RandomState or None, default=0
+            Permutations of the report.
+        **options
+            ``level``, ``n_permutations``, ``sample_weight``, ... of :func:`gpukoop.diagnose`.
+
+        Returns
+        -------
+        Report
+        """
+        check_is_fitted(self)
+        if Z is None:
+            self._silent = True
+            try:
+                Z = self.sample(min(DRAWN, len(self._data())))  # type: ignore[attr-defined]
+            finally:
+                del self._silent
+        weight = getattr(self, "sample_weight_", None)
+        options = {"held_out": self._kept_aside(), "sample_weight": weight, **options}
+        return diagnose(Z, self._data(), law, random_state=random_state, **options)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return minus the energy distance of new samples to X, in units of what as many samples of the law show.
+
+        About -1 is as good as fresh data, whatever the parameters, so that settings can be compared; X are data that were not
+        learned from. The same starting points are used at every call.
+        """
+        native, _ = check_points(self, X, "X")
+        size = int(np.clip(len(native), *SCORED))
+        self._silent = True
+        try:
+            Z = self.sample(size, random_state=0)  # type: ignore[attr-defined]
+        finally:
+            del self._silent
+        Z = to_host(points(Z, "samples")[0]).astype(float)
+        return -distance_multiple(Z, to_host(native).astype(float), np.random.default_rng(0))
+
+    def _data(self) -> Array:
+        """Return the samples that were learned from."""
+        return self.X_  # type: ignore[attr-defined]
+
+    def _kept_aside(self) -> Array | None:
+        return getattr(self, "X_held_out_", None)
+
+
+class ConvergedByVerdict(JudgedMixin):
+    """An estimator whose first sample is judged, and whose ``converged_`` is the verdict on its last particles.
+
+    That the flow itself sees nothing left to do does not count.
+    """
+
+    _ended: Any = None
+    _on_law: bool | None = None
+    _settled = False
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+        """Draw starting points, move them by the flow and return where they end.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of particles, at least 1.
+        random_state : None, int, Generator or RandomState
+            Seed of the draw; None takes the estimator's ``random_state``.
+
+        Returns
+        -------
+        array of shape (n_samples, d)
+            Library and device of the samples given to ``fit``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the first sample of 100 particles or more after a fit is off the law of the data, or copies them;
+            ``report_`` says more.
+        """
+        Z = super().sample(n_samples, random_state)  # type: ignore[misc]
+        if "report_" not in vars(self) and "_silent" not in vars(self) and len(Z) >= LEAST:
+            self.report_ = self.diagnose(Z, n_points=JUDGED)
+            self._on_law = self.report_.on_law
+            if not self.report_.passed:
+                worst = self.report_.failures[0]
+                warnings.warn(
+                    f"{type(self).__name__} ended off the law of its data: {worst.text} ({worst.name}, p = "
+                    f"{worst.p_value:.1g}). What to try: {REMEDIES.get(worst.name, REMEDY)}. print(estimator.report_) "
+                    "says more.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+        return Z
+
+    def _arrived(self, Z: Array) -> None:
+        """Remember where the particles of a run ended, before the verdict is asked for."""
+        self._on_law, self._ended = None, Z[:: max(1, len(Z) // JUDGED)]
+
+    @property
+    def converged_(self) -> bool:
+        """Whether the particles of the last run are on the law of the data; found when first asked for."""
+        if self._ended is None:
+            raise AttributeError("converged_ is known after transport or sample")
+        if len(self._ended) < LEAST:
+            return self._settled  # too few to judge: the moments of the modes vanish
+        if self._on_law is None:
+            self._on_law = self.diagnose(self._ended, n_points=JUDGED).on_law
+        return self._on_law
+
+    @converged_.setter
+    def converged_(self, settled: bool) -> None:
+        """Remember whether the flow itself had nothing left to do, for particles too few to judge."""
+        self._settled = settled
+
+
+def set_aside(
+    X: Array, Y: Array | None, fraction: float
+) -> tuple[Array, Array | None, Array | None]:
+    """Return samples and successors to learn from, and samples kept aside, or None if there would be too few."""
+    if not 0 <= check_positive(fraction, "validation_fraction", zero=True) < 1:
+        raise ValueError(
+            f"validation_fraction is {fraction}: pass a share of the samples, in [0, 1)"
+        )
+    size = int(fraction * len(X))
+    if size < ENOUGH:
+        return X, Y, None
+    # the same rows at every fit: a fit without a random_state must not begin to depend on chance
+    order = np.random.default_rng(len(X)).permutation(len(X))
+    kept, aside = np.sort(order[size:]), np.sort(order[:size])
+    return X[kept], None if Y is None else Y[kept], X[aside]

@@ -1,0 +1,48 @@
+"""What every ``fit`` owes its caller: own copies of the samples, the names of their columns, and all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from sklearn.utils.validation import _check_feature_names
+
+from gpukoop.arrays import Array, Home, is_cupy, points
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def whole(method: F) -> F:
+    """Return a ``fit`` that leaves the estimator as it was if it fails: old weights never meet new samples."""
+
+    @wraps(method)
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(self.__dict__)
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    return cast(F, fit)
+
+
+def own_points(x: Any, name: str) -> tuple[Array, Home]:
+    """Return checked points in memory of their own, and their home: what the caller writes later changes no fit."""
+    native, home = points(x, name)
+    shared = not isinstance(x, np.ndarray) or np.may_share_memory(native, x)
+    return native.copy() if is_cupy(native) or shared else native, home
+
+
+def remember_columns(estimator: Any, X: Any) -> None:
+    """Keep the column names of a frame as ``feature_names_in_``, as scikit-learn does."""
+    _check_feature_names(estimator, X, reset=True)
+
+
+def check_columns(estimator: Any, X: Any) -> None:
+    """Raise if a frame has other columns, or the same in another order, than that given to ``fit``; arrays have no names."""
+    if hasattr(X, "columns") and hasattr(estimator, "feature_names_in_"):
+        _check_feature_names(estimator, X, reset=False)

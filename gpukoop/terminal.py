@@ -1,0 +1,76 @@
+"""What a command says to its terminal, and where its results may go: streams that close, files that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def complain(text: str) -> None:
+    """Print one line of trouble to standard error."""
+    with contextlib.suppress(OSError, ValueError):  # standard error is closed, too
+        print(f"gpukoop: {text}", file=sys.stderr)
+
+
+def write_log(doing: str) -> str:
+    """Write the traceback of the present error to a file of its own and return its name."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="gpukoop-", suffix=".log")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{doing}\n\n{traceback.format_exc()}")
+    except OSError:
+        return "none, no folder for it can be written"
+    return name
+
+
+def finish_printing() -> None:
+    """Flush what was printed; a reader that has gone (``gpukoop info | head -1``) or a full device is no failure of the work."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # Python flushes once more when it ends, and would complain there.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Print to standard output; see :func:`finish_printing`."""
+    try:
+        print(text)
+    except OSError:
+        finish_printing()
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, in place of ``warnings.showwarning``."""
+    print(f"gpukoop: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def folder(path: Path) -> None:
+    """Raise unless a folder is there or can be made."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"--out {path} is a file, expected a folder (it is made if it is not there)"
+        )
+
+
+def writable(path: Path, ending: str) -> None:
+    """Raise unless a file of this ending can be written: asked before the work starts."""
+    if path.suffix != ending:
+        raise ValueError(f"{path}: expected a file name that ends in {ending}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file name")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of {path} does not exist: make it first")
+    there = path.exists()
+    if there and not path.is_file():
+        raise ValueError(f"{path} is no ordinary file, expected a file name")
+    if not os.access(path if there else path.parent, os.W_OK):
+        raise ValueError(
+            f"{path} cannot be written: choose another file, or change its permissions"
+        )

@@ -1,0 +1,116 @@
+"""The line about spread and tails: ranks along coordinates and principal axes, and over all of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpukoop.verdict.clouds import MOST, Clouds, thinned
+from gpukoop.verdict.counts import beyond, excess, most_uneven, shortage
+from gpukoop.verdict.line import Line
+
+LEAST = 20
+# Axes of each kind that are looked at one by one, and the share of the data that is a tail.
+AXES, TAIL = 16, 0.005
+WINDOWS, FEWEST = (0.02, 0.04, 0.08, 0.16, 0.32), 16  # shares of all points, and fewest points
+
+
+def spread(clouds: Clouds, rng: np.random.Generator) -> Line | None:
+    """Compare widths, shapes and tails along coordinates and principal axes, and the width over all axes.
+
+    Widths are compared by ranks, whose law is known whatever the tails: the scores are those that are best for a normal law
+    (Klotz). Half of the line's level belongs to the width over all axes.
+    """
+    Z, R = thinned(clouds.Z, MOST, rng), thinned(clouds.R, MOST, rng)
+    n, m = len(Z), len(R)
+    if min(n, m) < LEAST:
+        return None
+    from scipy.stats import chi2
+
+    W = np.concatenate([Z, R])
+    principal = _principal(W)
+    radius = np.linalg.norm(principal, axis=1)
+    overall, ratio = _width(radius, n, lambda u: chi2.ppf(u, principal.shape[1]), rng)
+    found = [
+        (
+            2 * overall,
+            ratio,
+            f"over all axes the particles are {ratio:.3f} times as wide as the data",
+        )
+    ]
+    axes = [(f"coordinate {c}", W[:, c]) for c in range(min(W.shape[1], AXES))]
+    if W.shape[1] > 1:
+        axes += [(f"principal axis {c}", principal[:, c]) for c in range(principal.shape[1])]
+    share = 2 * 4 * len(axes)
+    for name, x in axes:
+        middle = np.abs(x - np.median(x))
+        p, ratio = _width(middle, n, lambda u: chi2.ppf(u, 1), rng)
+        found.append(
+            (
+                share * p,
+                ratio,
+                f"along {name} the particles are {ratio:.3f} times as wide as the data",
+            )
+        )
+        p, seen, expected = _windows(x, n, rng)
+        text = f"along {name} one interval holds {seen:.1%} of the particles and {expected:.1%} of the data"
+        found.append((share * p, seen / expected if expected else math.inf, text))
+        for side, values in (("above", x), ("below", -x)):
+            rank = max(1, round(TAIL * m))
+            count = beyond(values[:n], values[n:], rank, rng)
+            p = 2 * min(excess(count, n, m, rank), shortage(count, n, m, rank))
+            text = f"{side} the tail of {rank / m:.1%} of the data along {name} are {count / n:.2%} of the particles"
+            found.append((share * p, count / n * m / rank, text))
+    p, ratio, text = min(found, key=lambda entry: entry[0])
+    return Line("spread", min(1.0, p), text, float(ratio), 1.0)
+
+
+def _principal(W: np.ndarray) -> np.ndarray:
+    """Return the leading principal coordinates of the pooled points, of unit deviation, (N, at most AXES)."""
+    centred = W - W.mean(axis=0)
+    values, axes = np.linalg.eigh(np.atleast_2d(centred.T @ centred) / len(W))
+    kept = [c for c in range(len(values) - 1, -1, -1) if values[c] > 1e-12 * values[-1]][:AXES]
+    if not kept:
+        return centred[:, :1]
+    return centred @ axes[:, kept] / np.sqrt(values[kept])
+
+
+def _width(
+    size: np.ndarray, n: int, quantile: object, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the two-sided p-value of the first n sizes being larger or smaller, and the ratio of their roots of mean square.
+
+    The sum of scores of ranks is normal with the mean and variance of a draw without replacement.
+    """
+    from scipy.stats import norm
+
+    N = len(size)
+    order = np.lexsort((rng.random(N), size))
+    score = np.empty(N)
+    score[order] = quantile((np.arange(N) + 0.5) / N)  # type: ignore[operator]
+    variance = n * (N - n) / (N * (N - 1)) * np.sum((score - score.mean()) ** 2)
+    z = (score[:n].sum() - n * score.mean()) / math.sqrt(variance)
+    own, other = np.sqrt(np.mean(size[:n] ** 2)), np.sqrt(np.mean(size[n:] ** 2))
+    return float(2 * norm.sf(abs(z))), float(own / other) if other > 0 else 1.0
+
+
+def _windows(x: np.ndarray, n: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Return a p-value over windows of ranks, and the shares of both clouds in the most uneven window.
+
+    Windows of the same numbers of points, each half over the next, from fiftieths of all points to thirds: what is too many
+    at one place and too few elsewhere shows where it is.
+    """
+    N = len(x)
+    order = np.lexsort((rng.random(N), x))
+    before = np.append(0, np.cumsum(order < n))
+    starts, sizes = [], []
+    for share in WINDOWS:
+        size = max(FEWEST, round(share * N))
+        first = np.arange(0, N - size + 1, max(1, size // 2))
+        starts.append(np.append(first, N - size))
+        sizes.append(np.full(len(first) + 1, size))
+    start, size = np.concatenate(starts), np.concatenate(sizes)
+    mine = before[start + size] - before[start]
+    p, worst = most_uneven(mine, size, n, N)
+    return p, mine[worst] / n, (size[worst] - mine[worst]) / (N - n)

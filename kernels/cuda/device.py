@@ -1,0 +1,113 @@
+"""What every CUDA frame is written with: typed arithmetic, and the steps that repeat, as device functions.
+
+A frame is a factory: ordinary Numba-CUDA code over closure variables, which the compiler sees as constants. Four habits
+make visible loops compile to the instructions of unrolled text:
+
+- sizes are ``np.uint64``, so that indices stay unsigned (a signed one costs a wrap-around select a subscript) and
+  ``range`` over them is unrolled;
+- ``cuda.local.array`` indexed by such ranges ends in registers;
+- the long loop over sources is a ``while``: ``range`` would keep a counter beside the index;
+- its body is a device function, called once or several times: the compiler does not unroll such a loop by itself.
+
+In Numba's simulator device functions are plain functions: the same code, thread by thread.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+# Reference of a log-sum-exp before its first source: finite, so that b = -inf gives 2**-inf = 0 and never inf - inf.
+LOWEST = -1e30
+# Lanes of a warp.
+WARP = 32
+EVERY_LANE = 2**WARP - 1
+
+
+def u(number: int) -> Any:
+    """Return a typed index: uint64 + a plain int would be float64."""
+    return int(number) if SIMULATED else np.uint64(number)
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """Return a device function with fast mathematics; the simulator calls it as it is."""
+    return function if SIMULATED else cuda.jit(function, device=True, fastmath=True)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The functions of one dtype, by the names that printed profiles use.
+
+    ``plus`` is an addition that keeps its rounding: fast mathematics would cancel the correction of a compensated sum.
+    ``log2`` may be approximate, ``log2_exact`` ends a sum. ``carry(total, error, part)`` returns total and error of a
+    compensated addition.
+    """
+
+    real: Any
+    exp2: Any
+    log2: Any
+    log2_exact: Any
+    sqrt: Any
+    rsqrt: Any
+    divide: Any
+    plus: Any
+    carry: Any
+
+    def names(self) -> dict[str, Any]:
+        """Return the scope of a printed profile."""
+        scope = {k: getattr(self, k) for k in ("real", "exp2", "log2", "sqrt", "rsqrt", "divide")}
+        return scope | {"one": self.real(1), "zero": self.real(0)}
+
+
+def _carry(plus: Any) -> Any:
+    @device
+    def carry(total, error, part):  # type: ignore[no-untyped-def]
+        y = plus(part, -error)
+        z = plus(total, y)
+        return z, plus(plus(z, -total), -y)
+
+    return carry
+
+
+@cache
+def arithmetic(dtype: str) -> Arithmetic:
+    """Return the arithmetic of "float32" or "float64"."""
+    real = np.dtype(dtype).type
+    if SIMULATED:
+        return _simulated(real)
+    from numba.cuda import libdevice as f
+
+    if dtype == "float32":
+        functions = (f.exp2f, f.fast_log2f, f.log2f, math.sqrt, f.rsqrtf, f.fast_fdividef)
+        return Arithmetic(real, *functions, f.fadd_rn, _carry(f.fadd_rn))
+    divide, one = f.ddiv_rn, real(1)
+
+    @device
+    def rsqrt(x):  # type: ignore[no-untyped-def]
+        # PTX promises no accuracy for a float64 rsqrt: a root and a division round correctly.
+        return divide(one, math.sqrt(x))
+
+    functions = (f.exp2, f.log2, f.log2, math.sqrt, rsqrt, divide)
+    return Arithmetic(real, *functions, f.dadd_rn, _carry(f.dadd_rn))
+
+
+def _simulated(real: Any) -> Arithmetic:
+    def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            with np.errstate(all="ignore"):
+                return real(function(*arguments))
+
+        return wrapped
+
+    exp2, log2, sqrt, divide = (quiet(f) for f in (np.exp2, np.log2, np.sqrt, np.divide))
+    rsqrt = quiet(lambda x: real(1) / np.sqrt(x))
+    plus = quiet(np.add)
+    return Arithmetic(real, exp2, log2, log2, sqrt, rsqrt, divide, plus, _carry(plus))

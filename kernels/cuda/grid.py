@@ -1,0 +1,46 @@
+"""How many pieces a reduction is cut into: enough blocks for every multiprocessor, and few of them in the last wave."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Blocks that a large device holds at once, where no device says otherwise: 132 multiprocessors of an H100, 5 blocks each.
+BLOCKS_OF_SM = 5
+CAPACITY = 132 * BLOCKS_OF_SM
+# Waves up to which finer pieces are looked for: beyond, the last one is a small share of them all.
+WAVES = 32
+# What a piece costs besides its tiles, in tiles: its targets are loaded, its results written and read again.
+PIECE = 0.25
+MOST_SPLITS = 65535
+
+
+def split(rows: int, tiles: int, capacity: int = CAPACITY) -> tuple[int, int]:
+    """Return (tiles a piece, pieces a row of blocks) with the least time on a device that holds ``capacity`` blocks.
+
+    Parameters
+    ----------
+    rows : int
+        Blocks of targets.
+    tiles : int
+        Tiles of sources, all of which every row visits.
+    capacity : int
+        Blocks a multiprocessor times multiprocessors.
+
+    Notes
+    -----
+    Blocks start in waves of ``capacity``; a wave takes the time of one piece. From 10^5 points on the cut loses less than
+    8 % to the last wave (``tests/test_cuda_grid.py``).
+    """
+    most = min(tiles, MOST_SPLITS, max(1, -(-WAVES * capacity // rows)))
+    wanted = np.arange(1, most + 1)
+    per = -(-tiles // wanted)
+    pieces = -(-tiles // per)
+    waves = -(-rows * pieces // capacity)
+    best = int(np.argmin(waves * (per + PIECE)))
+    return int(per[best]), int(pieces[best])
+
+
+def efficiency(rows: int, tiles: int, per: int, pieces: int, capacity: int = CAPACITY) -> float:
+    """Return the share of the device's time that goes to tiles, if blocks start in waves."""
+    waves = -(-rows * pieces // capacity)
+    return rows * tiles / (capacity * waves * per)

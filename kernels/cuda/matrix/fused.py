@@ -1,0 +1,206 @@
+r"""Kernel sums on tensor cores without a tile in memory: which programs run, over which blocks, and what becomes of their sums.
+
+========================== ============================================================================
+operation                  launches
+========================== ============================================================================
+product, one column        one: weighted values summed in registers
+product, columns           one for up to 112 columns: values times V, the second product
+gradient                   one for each column of V and each 112 features: slopes times points, the second product
+value and gradient         the same; the first one sums the values, too
+logsumexp                  one
+logsumexp and gradient     the sum first, then slopes weighed with exp(l - sum)
+========================== ============================================================================
+
+The gradient is x sum_j p_j - sum_j p_j y_j over pairs that are not close, where nothing cancels, and differences for the
+others. Splits of the sources are added in float64, in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpukoop.kernels.cuda.functions import Functions
+from gpukoop.kernels.cuda.matrix import packing
+from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
+from gpukoop.kernels.cuda.matrix.precision import norms
+from gpukoop.kernels.cuda.matrix.shape import WIDEST, Shape, ceil
+from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.formula.profile import Trace
+from gpukoop.kernels.operation import OPERATIONS
+
+Array = Any
+
+# Blocks that a launch should have: some four waves of two blocks on 132 multiprocessors.
+BLOCKS = 1024
+# Numbers of partial sums of the second product: 256 MB, and as much for their errors.
+PARTS = 2**26
+# Registers for the points of 16 targets: alone, and beside the sums of a second product.
+ALONE, BESIDE = 128, 64
+
+
+def fits(op: str, d: int, t: int, parts: int) -> bool:
+    """Return whether registers hold 16 targets; wider points go through memory, tile by tile."""
+    second = "gradient" in op or t > 1
+    return 4 * ceil(d, 16) * parts <= (BESIDE if second else ALONE)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A request: points as they came and centred, pre-scaled ones, weights (m, t), ``parts`` and ``cut``."""
+
+    engine: AbstractEngine
+    trace: Trace
+    label: str
+    op: str
+    X: Array
+    Y: Array
+    x: Array
+    y: Array
+    V: Array
+    parts: int
+    cut: float
+
+    def __post_init__(self) -> None:
+        if self.parts == 1:
+            for name in ("x", "y"):
+                object.__setattr__(self, name, packing.rounded(getattr(self, name), self.xp))
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array library."""
+        return self.engine.xp
+
+    def result(self) -> dict[str, Array]:
+        """Return "value", (n, t), and "slope", (n, t, d), as far as they are asked for, by name."""
+        op, t, d = self.op, self.V.shape[1], self.X.shape[1]
+        n = len(self.X)
+        found: dict[str, Array] = {}
+        if op in ("product", "value_and_gradient"):
+            found["value"] = self.xp.empty((n, t))
+        if "gradient" in op:
+            found["slope"] = self.xp.empty((n, t, d))
+        if "logsumexp" in op:
+            found["value"] = self._logarithm()
+        if op == "product":
+            if t == 1:
+                found["value"][:, 0] = self._run(op, self.V[:, 0], None)[0][0]
+            for columns in _blocks(t) if t > 1 else ():
+                found["value"][:, columns] = self._run(op, self.V[:, 0], self.V[:, columns])[1]
+        for c in range(t) if "gradient" in op else ():
+            for f in _blocks(d):
+                part = op if f.start == 0 or "logsumexp" in op else "gradient"
+                sums, moments = self._run(part, self.V[:, c], self.y[:, f], found, f.start)
+                scale = 2 * self.trace.prescale
+                slope = scale * (self.x[:, f].astype(float) * sums[-1][:, None] - moments)
+                if "logsumexp" in op:
+                    slope /= self.xp.where(sums[0] > 0, sums[0], 1)[:, None]
+                elif part == "value_and_gradient":
+                    found["value"][:, c] = sums[0]
+                found["slope"][:, c, f] = slope
+        if "logsumexp" in op:
+            found["value"] *= math.log(2.0)
+        return {name: a.astype(np.float32) for name, a in found.items()}
+
+    def _logarithm(self) -> Array:
+        """Return log2 of the sums, (n, 1), -inf without any weight."""
+        xp = self.xp
+        totals, peaks = self._partial("logsumexp", self.V[:, 0], None)[0]
+        peak = peaks.max(axis=0)
+        with np.errstate(divide="ignore"):
+            return (peak + xp.log2((totals * xp.exp2(peaks - peak)).sum(axis=0)))[:, None]
+
+    def _run(self, *arguments: Any) -> tuple[Array, Array]:
+        """Return sums, (k, n), and moments, (n, width), of all sources."""
+        sums, moments = self._partial(*arguments)
+        return sums.sum(axis=1), moments
+
+    def _partial(
+        self,
+        op: str,
+        weights: Array,
+        right: Array | None,
+        found: dict[str, Array] | None = None,
+        first: int = 0,
+    ) -> tuple[Array, Array]:
+        """Return sums of the splits, (k, splits, n), and moments, (n, width)."""
+        xp, (n, d), m = self.xp, self.X.shape, len(self.Y)
+        shape = Shape(op, d, self.parts, 0 if right is None else right.shape[1], self.cut > 0)
+        x = pad(self.x, shape.block_targets, xp)
+        y = pad(self.y, shape.tile, xp)
+        words, scales = packing.targets(x, shape, xp)
+        nx, ny = (norms(a, xp).astype(np.float32) for a in (x, y))
+        fill = -math.inf if shape.log else 0.0
+        v = xp.full(len(y), fill, np.float32)
+        v[:m] = weights
+        tiles = packing.sources(y, ny, v, right, shape, xp)
+        top = xp.zeros(len(x), np.float32)
+        if shape.log and shape.slope and found is not None:
+            value = found["value"][:, 0]
+            top[:n] = xp.where(xp.isfinite(value), value, 0.0)
+        own = (self.trace.prescale**2, self.trace.prescale)
+        symbols = xp.asarray(np.asarray([*own, *self.trace.values, self.cut], np.float32))
+        program = Program(shape, Functions(self.trace, OPERATIONS[op]), self.label)
+        width = 8 * shape.columns
+        rows = (
+            n if width == 0 else max(1, PARTS // width // shape.block_targets) * shape.block_targets
+        )
+        sums, moments = [], []
+        for i in range(0, n, rows):
+            part = slice(i, min(n, i + rows))
+            blocks = ceil(part.stop - i, shape.block_targets)
+            end = i + blocks * shape.block_targets
+            splits = min(len(tiles), ceil(BLOCKS, blocks))
+            splits = max(1, min(splits, PARTS // max(1, (part.stop - i) * width)))
+            per = ceil(len(tiles), splits)
+            splits = ceil(len(tiles), per)
+            size = (part.stop - i) * splits
+            kinds = 2 if op == "logsumexp" else shape.sums
+            found_sums = xp.zeros(kinds * size, np.float32)
+            found_moments, errors = (xp.zeros(max(1, size * width), np.float32) for _ in range(2))
+            each = len(words) // len(x)
+            self.engine.pairs(
+                program, shape, (blocks, splits),
+                (
+                    words[i * each : end * each], tiles, nx[i:end], scales[i:end], self.X[part], self.Y,
+                    symbols, top[i:end], found_sums, found_moments, errors,
+                    *(np.uint64(a) for a in (part.stop - i, m, d, per, len(tiles), first, 4 * shape.targets)),
+                ),
+            )  # fmt: skip
+            sums.append(found_sums.reshape(kinds, splits, -1).astype(float))
+            if width:
+                both = found_moments.reshape(splits, -1, width).sum(axis=0, dtype=float)
+                moments.append(both[:, : shape.width])
+        wide = xp.concatenate(moments) if moments else None
+        most = max(part.shape[1] for part in sums)
+        # blocks of targets may be split differently: none has more splits than the last
+        filled = [_fill(part, most, op == "logsumexp", xp) for part in sums]
+        return xp.concatenate(filled, axis=2), wide
+
+
+def _fill(sums: Array, splits: int, log: bool, xp: ModuleType) -> Array:
+    """Return sums with empty splits added, which weigh nothing."""
+    kinds, have, n = sums.shape
+    if have == splits:
+        return sums
+    empty = xp.zeros((kinds, splits - have, n))
+    if log:
+        empty[1] = -1e30
+    return xp.concatenate([sums, empty], axis=1)
+
+
+def _blocks(width: int) -> Iterator[slice]:
+    """Return even blocks of right-hand sides, whole groups of eight but for the last."""
+    step = packing.padded(ceil(width, ceil(width, WIDEST)), 8)
+    return (slice(i, min(width, i + step)) for i in range(0, width, step))
+
+
+def pad(x: Array, step: int, xp: ModuleType) -> Array:
+    """Return points with copies of the last one, as many as fill blocks."""
+    more = packing.padded(len(x), step) - len(x)
+    return xp.concatenate([x, xp.repeat(x[-1:], more, axis=0)]) if more else x

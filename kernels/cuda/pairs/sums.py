@@ -1,0 +1,155 @@
+"""The pair loop of products and gradients, for points whose features fit into registers.
+
+A block stages a tile of sources in shared memory; each thread keeps several targets in registers and walks the tile,
+``GROUP`` sources at a time. Sums have three levels, so that a million sources cost no digits: a group, a tile, and a
+compensated total over the tiles. No atomics: every target of every split has one owner, and the result does not depend
+on the order of threads.
+
+==== ========================= ==== =====================================
+r    target of a thread        j    place of a source in the tile
+k    feature                   a    sum: column, or column and feature
+==== ========================= ==== =====================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, uint64
+
+from gpukoop.kernels.cuda.device import Arithmetic, device, u
+from gpukoop.kernels.cuda.functions import Functions
+from gpukoop.kernels.cuda.pairs.squares import make_squares, make_stage
+from gpukoop.kernels.cuda.specification import FORMS, Specification
+
+
+def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
+    """Return the frame of ``value[split, i, c]`` = sum_j phi(q_ij) v_jc and of its gradient ``slope[split, i, c, k]``."""
+    real, plus, carry = arithmetic.real, arithmetic.plus, arithmetic.carry
+    phi, _, steepness = of.build(arithmetic.names(), device)
+    squares, stage = make_squares(spec, of, arithmetic), make_stage(spec, of, arithmetic)
+    VALUE, SLOPE, DOT, DOWN = (
+        spec.operation.value,
+        spec.operation.slope,
+        spec.form == "dot",
+        of.down,
+    )
+    GUARDED, KINK, LISTED, FORM = of.guarded, of.kink, spec.listed, FORMS.index(spec.form)
+    GROUPED = spec.sums == 1  # an addition a group for each of several sums would cost slots
+    WORDS, GROUP = spec.tile * spec.record, spec.group
+    FEATURES, TARGETS, SUMS = (spec.targets, spec.d), spec.targets, (spec.targets, spec.sums)
+    STEP_SUMS, HEIGHTS = (spec.targets if GROUPED else 1, 1), spec.d if SLOPE else 1
+    R, D, T, A, BLOCK = u(spec.targets), u(spec.d), u(spec.t), u(spec.sums), u(spec.block)
+    W, END, STEP, one, zero = u(spec.record), u(WORDS), u(GROUP * spec.record), u(1), real(0)
+    FIRST_SLOPE, OFFSET = u(spec.t * VALUE), real(of.offset)
+
+    @device
+    def pairs(X, N, H, P, tile, j, s):  # one source, R targets
+        for r in range(R):
+            q = squares(X, N, H, r, tile, j, s)
+            if VALUE:
+                e = phi(q, s)
+                if GUARDED:
+                    if DOWN:
+                        e = e if q < zero else zero
+                    else:
+                        e = e if q > zero else zero
+                for c in range(T):
+                    P[r, c] += e * tile[j + D + c]
+            if SLOPE:
+                g = steepness(q, s)
+                if KINK:
+                    if DOWN:
+                        g = g if q < zero else zero
+                    else:
+                        g = g if q > zero else zero
+                for c in range(T):
+                    w = g * tile[j + D + c]
+                    for k in range(D):
+                        P[r, FIRST_SLOPE + c * D + k] += w * H[k]
+
+    def frame(
+        x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s
+    ):
+        tile = cuda.shared.array(WORDS, real)
+        if pick[0] != FORM:
+            return
+        X, N, H = (
+            cuda.local.array(FEATURES, real),
+            cuda.local.array(TARGETS, real),
+            cuda.local.array(HEIGHTS, real),
+        )
+        P, S, E = (
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+            cuda.local.array(SUMS, real),
+        )
+        G = cuda.local.array(STEP_SUMS, real)
+        tid = uint64(cuda.threadIdx.x)
+        row = uint64(cuda.blockIdx.x) * (BLOCK * R) + tid
+        for r in range(R):
+            i = (
+                min(row + r * BLOCK, n - one) * D
+            )  # rows past the end repeat the last one and are not stored
+            norm = zero
+            for k in range(D):
+                a = x[i + k]
+                if DOT:
+                    norm += a * a
+                    a = a + a if DOWN else -(a + a)
+                X[r, k] = a
+            N[r] = -norm if DOWN else OFFSET + norm
+            for a in range(A):
+                S[r, a] = E[r, a] = zero
+        if LISTED:
+            place = uint64(cuda.blockIdx.x) * uint64(cuda.gridDim.y) + uint64(cuda.blockIdx.y)
+            b, stop = uint64(bounds[place]), uint64(bounds[place + one])
+        else:
+            b = uint64(cuda.blockIdx.y) * per
+            stop = min(b + per, tiles)
+        while b < stop:
+            cuda.syncthreads()
+            stage(tile, y, v, uint64(visits[b]) if LISTED else b, m, column, columns, tid)
+            cuda.syncthreads()
+            for r in range(R):
+                for a in range(A):
+                    P[r, a] = zero
+            j = u0
+            while j < END:
+                if GROUPED:
+                    for r in range(R):
+                        G[r, u0] = zero
+                    pairs(X, N, H, G, tile, j, s)
+                    if GROUP >= 2:
+                        pairs(X, N, H, G, tile, j + W, s)
+                    if GROUP >= 4:
+                        pairs(X, N, H, G, tile, j + W2, s)
+                        pairs(X, N, H, G, tile, j + W3, s)
+                    for r in range(R):
+                        P[r, u0] = plus(P[r, u0], G[r, u0])
+                else:
+                    pairs(X, N, H, P, tile, j, s)
+                    if GROUP >= 2:
+                        pairs(X, N, H, P, tile, j + W, s)
+                    if GROUP >= 4:
+                        pairs(X, N, H, P, tile, j + W2, s)
+                        pairs(X, N, H, P, tile, j + W3, s)
+                j += STEP
+            for r in range(R):
+                for a in range(A):
+                    S[r, a], E[r, a] = carry(S[r, a], E[r, a], P[r, a])
+            b += one
+        for r in range(R):
+            i = row + r * BLOCK
+            if i < n:
+                for c in range(T):
+                    if column + c < columns:
+                        i = (uint64(cuda.blockIdx.y) * n + row + r * BLOCK) * columns + column + c
+                        if VALUE:
+                            value[i] = S[r, c]
+                        if SLOPE:
+                            for k in range(D):
+                                slope[i * D + k] = s[1] * S[r, FIRST_SLOPE + c * D + k]
+
+    u0, W2, W3 = u(0), u(2 * spec.record), u(3 * spec.record)
+    return frame

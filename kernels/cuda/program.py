@@ -1,0 +1,217 @@
+"""CUDA programs: compiled once, found by key, in memory first and then on disk; never by text.
+
+A program is a specification and, for loops over pairs, the functions of a kernel. Its key holds what decides its machine code:
+the kernel's trace, the specification, the compute capability. Compiling needs Numba-CUDA and neither a device nor a driver.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from gpukoop.kernels.compiled import hold_while_forking, keep, read
+from gpukoop.kernels.cuda.functions import Functions
+from gpukoop.kernels.cuda.specification import OWN, AbstractSpecification
+from gpukoop.kernels.formula.profile import AbstractKernel
+
+INSTALL = "pip install gpukoop[cuda13]"
+_lock = threading.RLock()
+hold_while_forking(_lock)
+
+
+def label(kernel: AbstractKernel) -> str:
+    """Return a readable name of a kernel, a valid identifier."""
+    return "_plus_".join(type(k).__name__.lower() for _, k in kernel.terms)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One program; two with the same key are equal.
+
+    Attributes
+    ----------
+    specification : AbstractSpecification
+    functions : Functions, optional
+        Those of a kernel, for loops over pairs.
+    kernel : str
+        What the kernel is called in names.
+    """
+
+    specification: AbstractSpecification
+    functions: Functions | None = None
+    kernel: str = ""
+
+    @cached_property
+    def key(self) -> tuple[str, str, AbstractSpecification]:
+        """What decides the code, and its name, besides the compute capability."""
+        trace = self.functions.trace.key if self.functions else ""
+        return self.kernel, trace, self.specification
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.key == other.key
+
+    @property
+    def name(self) -> str:
+        """A readable name, such as ``gaussian_product_dot_d3_t1_float32``."""
+        return (
+            f"{self.kernel}_{self.specification.label}" if self.kernel else self.specification.label
+        )
+
+    @property
+    def scalars(self) -> int:
+        """How many numbers its tuple of scalars has."""
+        return len(OWN) + len(self.functions.trace.symbols) if self.functions else 0
+
+    def build(self) -> Any:
+        """Return the frame as a Python function over its compile-time constants."""
+        from gpukoop.kernels.cuda.device import arithmetic
+
+        module, _, name = self.specification.frame.partition(":")
+        factory = getattr(importlib.import_module(f"gpukoop.kernels.cuda.{module}"), name)
+        return factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+
+    def signature(self, pointers: bool) -> Any:
+        """Return Numba's signature: one pointer an array, or one-dimensional arrays for Numba's own dispatcher."""
+        from numba import types
+
+        real = getattr(types, self.specification.dtype)  # type: ignore[attr-defined]
+        kinds = {"real": real} | {
+            k: getattr(types, k) for k in ("float64", "int32", "uint32", "uint64")
+        }
+
+        def of(kind: str) -> Any:
+            if kind in kinds:
+                return types.CPointer(kinds[kind]) if pointers else types.Array(kinds[kind], 1, "C")
+            others = {"size": types.uint64, "double": types.float64}
+            return others[kind] if kind in others else types.UniTuple(real, self.scalars)
+
+        return types.void(*(of(kind) for _, kind in self.specification.arguments))
+
+
+@contextlib.contextmanager
+def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
+    """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function."""
+    compiler, dispatcher = (
+        importlib.import_module(f"numba.cuda.{name}") for name in ("compiler", "dispatcher")
+    )
+    usual = compiler.get_current_device, dispatcher.get_current_device
+    compiler.get_current_device = dispatcher.get_current_device = lambda: SimpleNamespace(
+        compute_capability=cc
+    )
+    try:
+        yield
+    finally:
+        compiler.get_current_device, dispatcher.get_current_device = usual
+
+
+def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
+    """Return the PTX of a program under its readable name.
+
+    Raises
+    ------
+    RuntimeError
+        If the compiler refuses; the message holds its words.
+    """
+    from numba import cuda
+    from numba.core.errors import NumbaError
+    from numba.cuda.cudadrv.error import NvvmError, NvvmSupportError
+
+    with _lock, _compiling_for(cc):
+        try:
+            ptx, _ = cuda.compile_ptx(
+                program.build(), program.signature(True), cc=cc, fastmath=True
+            )
+        except (NvvmError, NvvmSupportError, NumbaError) as error:
+            words = " ".join(str(error).split())
+            raise RuntimeError(
+                f"compiling {program.name} for cc={cc} failed: {words} ({INSTALL})"
+            ) from error
+    return rename(ptx, program.name)
+
+
+def rename(ptx: str, name: str) -> str:
+    """Return PTX of one entry with that entry under a readable name."""
+    mangled = re.search(r"\.entry\s+([\w$]+)", ptx)
+    if mangled is None:
+        raise RuntimeError(f"the compiler returned no entry for {name}")
+    return ptx.replace(mangled[1], name)
+
+
+@cache
+def _fingerprint() -> str:
+    """Return what decides machine code besides a key: versions, and the frames themselves."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted([*folder.rglob("*.py"), *(folder.parent / "formula").glob("*.py")]):
+        digest.update(path.read_bytes())
+    versions = (f"{name} {version(name)}" for name in ("numba", "numba-cuda", "llvmlite"))
+    return " ".join([*versions, sys.version, digest.hexdigest()])
+
+
+def digest(program: Program, cc: tuple[int, int]) -> str:
+    """Return the name of a program in the store on disk."""
+    text = f"{program.key!r} {cc} {_fingerprint()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def machine_code(program: Program, cc: tuple[int, int]) -> bytes:
+    """Return what a device of compute capability ``cc`` loads: a cubin, or PTX where there is no linker; kept on disk."""
+    name = digest(program, cc)
+    code = read("cuda", name)
+    if code is None:
+        code = assemble(compile_ptx(program, cc), cc)
+        keep("cuda", name, code)
+    return code
+
+
+def kept(program: Program, cc: tuple[int, int]) -> bool:
+    """Return whether the code of a program is on disk, so that nothing need be compiled."""
+    return read("cuda", digest(program, cc)) is not None
+
+
+def assemble(ptx: str, cc: tuple[int, int]) -> bytes:
+    """Return the cubin of a PTX text; the text itself, for the driver, where nvJitLink is missing."""
+    try:
+        from cuda.core import Linker, LinkerOptions, ObjectCode
+
+        arch = f"sm_{cc[0]}{cc[1]}"
+        linked = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch))
+        return bytes(linked.link("cubin").code)
+    except (ImportError, OSError, RuntimeError, AttributeError, ValueError):
+        return ptx.encode() + b"\0"
+
+
+def head(program: Program) -> str:
+    """Return the name and the constants of a program."""
+    return f"# {program.name}\n# {program.specification!r}\n"
+
+
+def listing(program: Program) -> str:
+    """Return what stands behind a program's constants: its kernel's functions, and the frame they stand in."""
+    spec = program.specification
+    module, _, name = spec.frame.partition(":")
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(text := path.read_text(encoding="utf-8"))
+    factory = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    pieces = [program.functions.source, ""] if program.functions else []
+    return "\n".join([*pieces, ast.get_source_segment(text, factory) or "", ""])

@@ -1,0 +1,363 @@
+"""Numbers that broke something once: each small input with its right value (issue 12)."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist, pdist
+from scipy.special import logsumexp
+
+import gpukoop as gk
+from gpukoop import metrics
+from gpukoop.flow import sinkhorn
+from gpukoop.operator import median_scale
+from gpukoop.spectrum import DiffusionMap, eigsh
+
+
+def normal(n, d, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+@pytest.fixture(autouse=True)
+def _sums_that_compile_nothing():
+    with gk.use_backend("numpy"):
+        yield
+
+
+# --- a square that is NaN is no perfect match
+
+
+def test_a_covariance_that_is_nan_is_no_perfect_match():
+    eye, bad = np.eye(2), [[np.nan, 0.0], [0.0, 1.0]]
+    for call in (
+        lambda S: metrics.gaussian_wasserstein([0, 0], S, [0, 0], eye),
+        lambda S: metrics.gaussian_wasserstein([0, 0], eye, [0, 0], S),
+        lambda S: metrics.gaussian_mmd([0, 0], S, [0, 0], eye, 1.0),
+        lambda S: metrics.gaussian_wasserstein([np.inf, 0], eye, [0, 0], eye),
+    ):
+        with pytest.raises(ValueError, match="contains NaN or inf"):
+            call(bad)
+    with pytest.raises(ValueError, match="squares leave the range"):
+        metrics.gaussian_wasserstein([1e200, 0], eye, [0, 0], eye)
+    with pytest.raises(ValueError, match="not symmetric"):
+        metrics.gaussian_wasserstein([0, 0], [[1.0, 0.5], [0.0, 1.0]], [0, 0], eye)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-30, 1.0, 1e30, 1e200])
+@pytest.mark.parametrize(
+    "metric", [metrics.energy_distance, metrics.sliced_wasserstein, metrics.wasserstein]
+)
+def test_distances_are_homogeneous_in_any_unit(metric, size):
+    for d in (1, 3):
+        X, Y = normal(40, d), normal(30, d, seed=1) + 0.5
+        assert metric(size * X, size * Y) == pytest.approx(size * metric(X, Y), rel=1e-11)
+
+
+def test_distances_over_an_offset_that_squares_out_of_range():
+    X, Y = normal(50, 3), normal(40, 3, seed=1)
+    offset = 1e154
+    length = math.sqrt(3) * offset
+    assert metrics.energy_distance(X + offset, Y) == pytest.approx(2 * length, rel=1e-12)
+    assert metrics.wasserstein(X + offset, Y) == pytest.approx(length, rel=1e-12)
+    with pytest.raises(ValueError, match=r"beyond the range|largest float"):
+        metrics.energy_distance(np.full((3, 3), 1.5e308), np.full((2, 3), -1.5e308))
+
+
+# --- weights
+
+
+WEIGHTED = [
+    lambda X, w: gk.WassersteinFlow("sinkhorn", blur=0.5, n_iter=2, sinkhorn_iter=20).fit(
+        X, sample_weight=w
+    ),
+    lambda X, w: gk.WassersteinFlow("sinkhorn", n_iter=2).fit(X, sample_weight=w),
+    lambda X, w: gk.WassersteinFlow("exact", n_iter=3).fit(X, sample_weight=w),
+    lambda X, w: gk.WassersteinFlow("sliced", n_iter=3, random_state=0).fit(X, sample_weight=w),
+    lambda X, w: gk.JKOFlow("mmd", n_steps=2).fit(X, sample_weight=w),
+    lambda X, w: gk.JKOFlow("w2", n_steps=2).fit(X, sample_weight=w),
+    lambda X, w: gk.JKOFlow("kl", n_steps=1, inner_iter=5, random_state=0).fit(X, sample_weight=w),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("fit", WEIGHTED)
+def test_rows_of_weight_zero_are_as_if_dropped(fit, dtype):
+    X, Z = normal(30, 2).astype(dtype), normal(20, 2, seed=1).astype(dtype)
+    w = np.random.default_rng(2).random(30)
+    w[[0, 7]] = 0.0
+    X[0] = 100.0  # and so far away that any use of it would show
+    held = w > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = fit(X, w).transport(Z)
+        expected = fit(X[held], w[held]).transport(Z)
+    np.testing.assert_allclose(moved, expected, rtol=1e-6, atol=1e-6)
+    assert np.isfinite(moved).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("unit", [1e-60, 1e-30, 1e30, 1e60, 1e307])
+def test_the_unit_of_weights_does_not_matter(dtype, unit):
+    X, Z = normal(30, 2).astype(dtype), normal(20, 2, seed=1).astype(dtype)
+    w = np.random.default_rng(2).random(30) + 0.1
+    for fit in (WEIGHTED[0], WEIGHTED[2], WEIGHTED[4]):
+        moved, expected = fit(X, w * unit).transport(Z), fit(X, w).transport(Z)
+        np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
+    maps = [
+        DiffusionMap(gk.Gaussian(1.0), 3, random_state=0).fit(X, sample_weight=v).eigenvalues_
+        for v in (w, w * unit)
+    ]
+    np.testing.assert_allclose(maps[1], maps[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.ma.masked_array(np.ones(30), mask=np.arange(30) == 3),
+        np.ones(30, complex),
+        np.ones(30, bool),
+        np.full(30, "2020-01-01", "datetime64[D]"),
+        np.full(30, 1, "timedelta64[D]"),
+        np.full(30, "1"),
+        np.full(30, np.nan),
+        -np.ones(30),
+        np.zeros(30),
+        np.ones(29),
+        np.ones((30, 1)),
+        [None] * 30,
+        {"a": 1},
+    ],
+    ids=lambda w: f"{type(w).__name__}-{getattr(w, 'dtype', '')}",
+)
+def test_weights_that_are_no_weights_are_refused(weights):
+    X = normal(30, 2)
+    for fit in (*WEIGHTED[:1], *WEIGHTED[4:5]):
+        with pytest.raises((ValueError, TypeError), match="sample_weight"):
+            fit(X, weights)
+    with pytest.raises((ValueError, TypeError), match="sample_weight"):
+        DiffusionMap(gk.Gaussian(1.0), 3).fit(X, sample_weight=weights)
+
+
+# --- the median rule
+
+
+def test_the_median_rule_does_not_depend_on_the_order_of_rows():
+    X = normal(4000, 2)
+    X[::2] += 40 / math.sqrt(2)
+    squared = np.median(
+        pdist(X[: 2 * 700], "sqeuclidean")
+    )  # both clusters, any even number of rows
+    assert median_scale(X) == pytest.approx(math.sqrt(squared / (2 * math.log(4001))), rel=0.03)
+    assert 8.4 < median_scale(X) < 8.9  # .407 with every second row
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(4000)
+        assert median_scale(X[order]) == pytest.approx(median_scale(X), rel=1e-12)
+
+
+# --- DrMMD by landmarks in float32
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drmmd_by_landmarks_in_float32(seed):
+    X, Z = normal(240, 2, seed), normal(60, 2, seed + 100)
+    flow = lambda: gk.MMDFlow(
+        gk.Gaussian(1.0),
+        regularization=0.1,
+        n_landmarks=50,
+        step_size=0.1,
+        n_iter=3,
+        random_state=seed,
+    )
+    moved = flow().fit(X.astype("float32")).transport(Z.astype("float32"))
+    np.testing.assert_allclose(moved, flow().fit(X).transport(Z), atol=1e-3)
+
+
+def test_drmmd_in_float32_with_a_small_regularization():
+    X, Z = normal(240, 2), normal(60, 2, 1)
+    for regularization in (1e-1, 1e-4, 1e-6):
+        flow = gk.MMDFlow(gk.Gaussian(1.0), regularization=regularization, step_size=1e-3, n_iter=2)
+        assert np.isfinite(flow.fit(X.astype("float32")).transport(Z.astype("float32"))).all()
+
+
+# --- Sinkhorn
+
+
+def unequal_clusters(seed, n=100):
+    rng = np.random.default_rng(seed)
+    masses, centres = rng.dirichlet(np.ones(5)), rng.random((5, 2))
+    left, right = rng.choice(5, n, p=masses), rng.choice(5, n)
+    return (
+        centres[left] + 0.03 * rng.normal(size=(n, 2)),
+        centres[right] + 0.03 * rng.normal(size=(n, 2)),
+    )
+
+
+def slow_plan(Z, X, blur):
+    """Return the plan by plain iterations, annealed slowly, in the plainest way."""
+    cost, g = cdist(Z, X, "sqeuclidean") / 2, np.zeros(len(X))
+    eps = 4.0
+    while True:
+        eps = max(eps * 0.9, blur**2)
+        for _ in range(4000 if eps == blur**2 else 30):
+            f = -eps * logsumexp((g - cost) / eps - math.log(len(X)), axis=1)
+            g = -eps * logsumexp((f[:, None] - cost) / eps - math.log(len(Z)), axis=0)
+        if eps == blur**2:
+            return np.exp((f[:, None] + g - cost) / eps) / (len(Z) * len(X))
+
+
+@pytest.mark.parametrize("seed", [13, 29])
+def test_sinkhorn_between_clusters_of_unequal_mass_at_a_small_blur(seed):
+    Z, X = unequal_clusters(seed)
+    p = sinkhorn.problem(Z, X)
+    found = sinkhorn.solve(p, 0.014, n_iter=1000, tol=1e-5)
+    assert found.error < 1e-4  # .021 for seed 13 with four iterations a level
+    cost = cdist(Z, X, "sqeuclidean") / 2
+    plan = np.exp((found.f[:, None] + found.g - cost) / 0.014**2) / (len(Z) * len(X))
+    assert np.abs(plan - slow_plan(Z, X, 0.014)).sum() < 0.03
+
+
+def test_sinkhorn_refuses_clouds_whose_costs_leave_the_range():
+    X = normal(20, 2)
+    flow = gk.WassersteinFlow("sinkhorn", blur=1.0, n_iter=1)
+    with pytest.raises(ValueError, match="apart"):
+        flow.fit(X).transport(X + 1e160)
+    with pytest.raises(ValueError, match=r"range|scale|apart"):
+        gk.WassersteinFlow("sinkhorn", n_iter=1).fit(X + 1e160).transport(X)
+    with pytest.raises(ValueError, match="apart"):
+        flow.fit(X.astype("float32")).transport((X + 1e19).astype("float32"))
+
+
+# --- eigenpairs
+
+
+def lattice_pieces(count, wobble=0.005):
+    """Copies of a 7 x 6 lattice of spacing .2, far apart, each a little larger than the one before."""
+    grid = 0.2 * np.stack(np.meshgrid(np.arange(7.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
+    return np.concatenate([grid * (1 + wobble * i) + [100.0 * i, 0.0] for i in range(count)])
+
+
+@pytest.mark.parametrize("pieces", [18, 20])
+@pytest.mark.filterwarnings("ignore:the samples fall into")
+def test_more_equal_eigenvalues_than_a_block_has_columns(pieces):
+    X = lattice_pieces(pieces)
+    found, exact = (
+        DiffusionMap(gk.Gaussian(0.35), 20, method=method, random_state=0).fit(X).sigma_
+        for method in ("block", "dense")
+    )
+    ones = pieces - 1  # the constant is left out
+    np.testing.assert_allclose(exact[:ones], 1.0, atol=1e-10)
+    assert exact[ones] < 0.8
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("multiplicity", [15, 16, 17, 33])
+def test_multiple_eigenvalues_of_a_matrix(multiplicity):
+    values = np.concatenate(
+        [np.full(multiplicity, 2.0), 1.9 * 0.9 ** np.arange(600 - multiplicity)]
+    )
+    Q = np.linalg.qr(normal(600, 600))[0]
+    A = (Q * values) @ Q.T
+    k = multiplicity + 2
+    found, vectors = eigsh((A + A.T) / 2, k, method="block", random_state=0)
+    np.testing.assert_allclose(found, np.sort(values)[::-1][:k], atol=1e-9)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", ["block", "dense", "lanczos"])
+@pytest.mark.parametrize("unit", [1e-30, 1e-24, 1e24, 1e30])
+def test_eigenpairs_do_not_depend_on_the_unit_of_the_operator(method, unit, dtype):
+    X = normal(600, 2).astype(dtype)
+    A = np.exp(-cdist(X, X, "sqeuclidean") / 2).astype(dtype)
+    scaled = (A.astype(float) * unit).astype(dtype)
+    accuracy = 1e-5 if dtype == "float32" else 1e-12
+    values, vectors = eigsh(scaled, 6, method=method, random_state=0)
+    exact = np.linalg.eigvalsh(A.astype(float))[::-1][:6]
+    np.testing.assert_allclose(values.astype(float) / unit, exact, atol=accuracy * exact[0])
+    residual = scaled.astype(float) / unit @ vectors - vectors * (values.astype(float) / unit)
+    assert np.abs(residual).max() < 10 * accuracy * exact[0]
+
+
+# --- squares out of range, and logarithms far from zero
+
+
+KERNELS = [
+    gk.Gaussian(1.0),
+    gk.Laplace(1.0),
+    gk.Matern32(1.0),
+    gk.Matern52(1.0),
+    gk.InverseMultiquadric(1.0),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_one_point_so_far_away_that_its_squares_leave_the_range(kernel):
+    X = normal(20, 2)
+    X[3, 0] = 1e200
+    others = np.delete(np.arange(20), 3)
+    v = np.random.default_rng(1).normal(size=20)
+    value, slope = kernel(X).value_and_gradient(v)
+    near = kernel(X[others])
+    np.testing.assert_allclose(value[others], near @ v[others], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(slope[others], near.gradient(v[others]), rtol=1e-12, atol=1e-12)
+    assert value[3] == pytest.approx(v[3])
+    np.testing.assert_allclose(slope[3], 0.0, atol=1e-150)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logarithms_of_weights_far_from_zero(dtype):
+    X = normal(30, 2).astype(dtype)
+    kernel = gk.Gaussian(0.5) + 0.3 * gk.Gaussian(2.0)
+    b = np.random.default_rng(0).normal(size=30)
+    value, slope = kernel(X).logsumexp_and_gradient(b)
+    for shift in (1e7, -1e7):
+        far, same = kernel(X).logsumexp_and_gradient(b + shift)
+        accuracy = 1e-4 if dtype == "float32" else 1e-6
+        np.testing.assert_allclose(same, slope, atol=accuracy)
+        np.testing.assert_allclose(
+            far.astype(float) - shift, value, atol=1.0 if dtype == "float32" else 1e-6
+        )
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-22, 1e20])
+def test_energy_in_float32_out_of_range_is_refused_and_right_in_float64(unit):
+    X = normal(20, 2) * unit
+    with pytest.raises(ValueError, match="pass them as float64"):
+        gk.Energy()(X.astype("float32"))
+    K = gk.Energy()(X)
+    exact = -cdist(X, X).sum(axis=1)
+    np.testing.assert_allclose(K @ np.ones(20), exact, rtol=1e-12)
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        gk.Energy()(X / unit * 1e200)
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        gk.RationalQuadratic(1.0)(X / unit * 1e200)
+
+
+def test_modes_by_mask_and_by_index():
+    from gpukoop.sampler import mode_projector
+
+    A = np.diag([3.0, 2.0, 1.0, 0.0])
+    expected = np.diag([1.0, 0.0, 1.0, 0.0])
+    for select in ([0, 2], [True, False, True, False], lambda values: values.real % 2 == 1):
+        np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
+    for select in ([0.0, 2.0], [0, 9], [True, False], "02", [[0, 2]], 0):
+        with pytest.raises((ValueError, TypeError), match="modes"):
+            mode_projector(A, select)
+
+
+@pytest.mark.parametrize("solver", ["sat", "exponential"])
+@pytest.mark.parametrize("time_degree", [0, 2])
+def test_inversion_is_exact_or_refused(solver, time_degree):
+    rate = np.array([[-0.8, 0.5], [-0.5, -0.3]])
+    flow = gk.KoopmanSampler(
+        "polynomial", degree=1, time_degree=time_degree, solver=solver, reg=0.0, random_state=0
+    ).fit(normal(300, 2), teacher=lambda x, t: x @ rate)
+    Z = normal(50, 2, 3)
+    try:
+        back = flow.invert(flow.transport(Z))
+    except ValueError as error:
+        assert "cannot be inverted" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_allclose(back, Z, atol=0.15)

@@ -1,0 +1,461 @@
+"""Parameters, fitted state, frames, callbacks, threads and checkpoints under everything that users do to them (issue 12)."""
+
+import contextlib
+import os
+import stat
+import threading
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+import gpukoop as gk
+from gpukoop.files import read_npy, write_atomically
+from gpukoop.flow.identity import identity
+from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _sums_that_compile_nothing():
+    with gk.use_backend("numpy"):
+        yield
+
+
+def normal(n, d=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+X, Z = normal(60), normal(20, seed=1)
+FLOWS = {
+    "KSWGD": lambda **k: gk.KSWGD(n_components=4, total_time=0.2, random_state=0, **k),
+    "MMDFlow": lambda **k: gk.MMDFlow(n_iter=2, random_state=0, **k),
+    "WassersteinFlow": lambda **k: gk.WassersteinFlow("exact", n_iter=2, random_state=0, **k),
+    "JKOFlow": lambda **k: gk.JKOFlow("w2", n_steps=2, random_state=0, **k),
+    "KoopmanSampler": lambda **k: gk.KoopmanSampler(n_features=20, random_state=0, **k),
+}
+SPECTRA = {
+    "DiffusionMap": lambda X: DiffusionMap(gk.Gaussian(1.0), 3, random_state=0).fit(X),
+    "KernelEDMD": lambda X: KernelEDMD(n_components=1, reg=0.3, random_state=0).fit(
+        X, successors=np.asarray(X) * 0.9
+    ),
+    "GeneratorEDMD": lambda X: GeneratorEDMD(n_components=2).fit(X, diffusion=np.sqrt(2.0)),
+}
+fitted_flows = pytest.mark.parametrize("name", FLOWS)
+
+
+# --- every parameter is checked in every verb
+
+
+BAD = {
+    "step_size": -1,
+    "n_iter": -5,
+    "total_time": float("nan"),
+    "coupling": "exakt",
+    "objective": "kll",
+    "tau": 0,
+    "n_steps": -1,
+    "persistence": 0,
+    "backend": "nonsense",
+    "random_state": -3,
+    "verbose": -1,
+    "tol": 7,
+    "momentum": 2.0,
+    "noise": -1.0,
+    "scheme": "implizit",
+    "blur": -1.0,
+    "sinkhorn_iter": 0,
+    "debias": "yes",
+    "langevin": -1,
+    "init": "gauss",
+    "coarse": "never",
+    "project": 3,
+    "kernel": "gaussian",
+    "solver": "sit",
+    "clock": "loud",
+    "n_slabs": 0,
+    "reg": -1,
+    "n_features": 0,
+    "n_bins": 0,
+    "time_scale": 0,
+    "degree": -1,
+    "critic": "kernels",
+    "inner_iter": 0,
+    "inner_tol": -1,
+    "regularization": -1,
+    "n_landmarks": 0,
+    "lag_time": 0,
+    "n_components": 0,
+}
+
+
+@fitted_flows
+def test_parameters_set_after_fit_are_checked_by_every_verb(name):
+    flow = FLOWS[name]().fit(X)
+    verbs = [lambda: flow.transport(Z), lambda: flow.sample(3), lambda: flow.fit(X)]
+    verbs += [lambda: flow.score(X)] if hasattr(flow, "score") else []
+    verbs += [lambda: flow.transform(X)] if hasattr(flow, "transform") else []
+    verbs += [lambda: flow.witness(X, Z)] if hasattr(flow, "witness") else []
+    verbs += [lambda: flow.invert(Z)] if hasattr(flow, "invert") else []
+    checked = 0
+    for parameter, bad in BAD.items():
+        if parameter not in flow.get_params(deep=False):
+            continue
+        good = getattr(flow, parameter)
+        flow.set_params(**{parameter: bad})
+        for verb in verbs:
+            with pytest.raises((ValueError, TypeError), match=parameter.replace("_", ".")):
+                verb()
+        flow.set_params(**{parameter: good})
+        checked += 1
+    assert checked >= 5
+    assert np.isfinite(flow.transport(Z)).all()
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_spectra_check_parameters_in_every_verb(name):
+    spectrum = SPECTRA[name](X)
+    for parameter, bad in {"backend": "nonsense", "n_components": 0, "tol": 7}.items():
+        good = getattr(spectrum, parameter)
+        spectrum.set_params(**{parameter: bad})
+        for verb in (spectrum.transform, spectrum.gradient):
+            with pytest.raises((ValueError, TypeError), match=parameter):
+                verb(Z)
+        spectrum.set_params(**{parameter: good})
+
+
+@fitted_flows
+def test_verbs_before_fit(name):
+    flow = FLOWS[name]()
+    calls = {
+        "transport": (Z,),
+        "sample": (3,),
+        "score": (X,),
+        "transform": (X,),
+        "witness": (X, Z),
+        "invert": (Z,),
+        "trajectory": (Z, [0, 1]),
+        "spectral_report": (),
+    }
+    for verb, arguments in calls.items():
+        if hasattr(type(flow), verb):
+            with pytest.raises(NotFittedError):
+                getattr(flow, verb)(*arguments)
+
+
+def test_successors_are_never_ignored():
+    with pytest.raises(ValueError, match="successors= would be ignored"):
+        gk.KSWGD("diffusion").fit(X, successors=X)
+    with pytest.raises(ValueError, match="successors= would be ignored"):
+        gk.KSWGD(SPECTRA["DiffusionMap"](X)).fit(X, successors=X)
+
+
+def test_a_projection_that_returns_nan_is_named():
+    flow = gk.KSWGD(n_components=3, total_time=0.2, project=_nowhere).fit(X)
+    with pytest.raises(ValueError, match="project returned NaN"):
+        flow.transport(Z)
+
+
+def _nowhere(points):
+    return points * np.nan
+
+
+# --- moments of a diffusion map are over all samples
+
+
+@pytest.mark.parametrize("n_landmarks", [None, 40])
+def test_mean_and_variance_under_all_samples(n_landmarks):
+    Y = np.concatenate([X, [[40.0, 40.0], [-50.0, 3.0], [0.0, 70.0]]])
+    spectrum = DiffusionMap(gk.Gaussian(0.8), 4, n_landmarks=n_landmarks, random_state=0).fit(Y)
+    assert n_landmarks or spectrum.n_isolated_ >= 3
+    phi = spectrum.transform(Y)
+    np.testing.assert_allclose(phi.mean(axis=0), 0.0, atol=1e-10)
+    np.testing.assert_allclose(phi.var(axis=0), 1.0, atol=1e-10)
+
+
+# --- state changes only on success
+
+
+@fitted_flows
+def test_a_failed_fit_changes_nothing(name):
+    flow = FLOWS[name]().fit(X)
+    before = flow.transport(Z)
+    for bad in (X * np.nan, X[:, :0], "text", np.full((5, 2), 3 + 1j)):
+        with pytest.raises((ValueError, TypeError)):
+            flow.fit(bad)
+    if name == "WassersteinFlow":
+        with pytest.raises(ValueError, match="sample_weight"):
+            flow.fit(normal(60, seed=5), sample_weight=-np.ones(60))
+    if name == "KSWGD":
+        with pytest.raises(ValueError, match="successors"):
+            flow.fit(normal(60, seed=5), successors=X[:3])
+    np.testing.assert_array_equal(flow.transport(Z), before)
+
+
+def test_a_failed_partial_fit_spoils_no_later_one():
+    flows = [FLOWS["KoopmanSampler"](reg=1e-6).fit(X) for _ in range(2)]
+    more = normal(60, seed=3)
+    with pytest.raises((ValueError, TypeError)):
+        flows[0].partial_fit(more * np.nan)
+    learn = flows[0]._flow.learner.accumulate
+    flows[0]._flow.learner.__class__.accumulate = _fails
+    try:
+        with pytest.raises(RuntimeError, match="half-way"):
+            flows[0].partial_fit(more)
+    finally:
+        flows[0]._flow.learner.__class__.accumulate = learn.__func__
+    for flow in flows:
+        flow.partial_fit(more)
+    np.testing.assert_array_equal(flows[0].transport(Z), flows[1].transport(Z))
+
+
+def _fails(self, groups):
+    for moments in self.moments.values():
+        moments[0].count += 10**6
+    raise RuntimeError("half-way")
+
+
+@fitted_flows
+def test_writing_into_the_samples_after_fit_changes_nothing(name):
+    data = X.copy()
+    flow, same = FLOWS[name]().fit(data), FLOWS[name]().fit(X)
+    data[:] = 1e3
+    np.testing.assert_array_equal(flow.transport(Z), same.transport(Z))
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_writing_into_the_samples_of_a_spectrum_changes_nothing(name):
+    data = X.copy()
+    spectrum = SPECTRA[name](data)
+    before = spectrum.transform(Z)
+    data[:] = 1e3
+    np.testing.assert_array_equal(spectrum.transform(Z), before)
+
+
+@pytest.mark.parametrize("name", [n for n in FLOWS if n != "KoopmanSampler"])
+def test_callbacks_look_and_do_not_touch(name):
+    flow = FLOWS[name]().fit(X)
+    expected = flow.transport(Z)
+
+    def vandal(i, particles):
+        with pytest.raises(ValueError, match="read-only"):
+            particles[:] = 0.0
+
+    np.testing.assert_array_equal(flow.transport(Z, callback=vandal), expected)
+    start = Z.copy()
+    moved = flow.transport(start, n_iter=0)
+    assert not np.may_share_memory(moved, start)
+    np.testing.assert_array_equal(moved, Z)
+    moved[:] = 0.0
+    np.testing.assert_array_equal(start, Z)
+
+
+@pytest.mark.parametrize("name", [n for n in FLOWS if n != "KoopmanSampler"])
+def test_one_fitted_flow_in_many_threads_and_within_a_callback(name):
+    flow = FLOWS[name]().fit(X)
+    starts = [normal(20, seed=s) for s in range(8)]
+    expected = [flow.transport(start) for start in starts]
+    found, errors = [None] * 8, []
+
+    def work(k):
+        try:
+            with gk.use_backend("numpy"):
+                found[k] = flow.transport(starts[k])
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    inner = []
+    flow.transport(Z, callback=lambda i, p: inner.append(flow.transport(starts[0])) and None)
+    np.testing.assert_array_equal(inner[0], expected[0])
+
+
+# --- frames
+
+
+@pytest.mark.parametrize("name", [*FLOWS, *SPECTRA])
+def test_columns_are_remembered_and_checked(name):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    made = FLOWS[name]().fit(frame) if name in FLOWS else SPECTRA[name](frame)
+    assert list(made.feature_names_in_) == ["a", "b"]
+    verbs = [made.transform] if hasattr(made, "transform") else []
+    verbs += [made.transport] if name in FLOWS and name != "KoopmanSampler" else []
+    verbs += [made.score] if hasattr(made, "score") else []
+    for verb in verbs:
+        verb(frame)
+        verb(X)
+        for other in (frame[["b", "a"]], frame.rename(columns={"a": "c"})):
+            with pytest.raises(ValueError, match="feature names"):
+                verb(other)
+    if hasattr(made, "transform"):
+        names = list(made.get_feature_names_out())
+        out = made.set_output(transform="pandas").transform(frame)
+        assert list(out.columns) == names
+        assert out.shape == (60, len(names))
+
+
+# --- checkpoints
+
+
+def _half(points):
+    return points / 2
+
+
+def _third(points):
+    return points / 3
+
+
+def test_identity_tells_apart_what_decides_a_run():
+    values = [
+        X,
+        X.astype("float32"),
+        X.reshape(-1),
+        X.T.copy(),
+        X[:, ::-1],
+        _half,
+        _third,
+        np.random.default_rng(0),
+        np.random.default_rng(1),
+        np.random.RandomState(0),
+        gk.Gaussian(1.0),
+        gk.Gaussian(2.0),
+        SPECTRA["DiffusionMap"](X),
+        SPECTRA["DiffusionMap"](X * 1.001),
+        {"a": 1},
+        {"a": 2},
+        None,
+        0,
+        False,
+        0.0,
+    ]
+    digests = [identity(value) for value in values]
+    assert len(set(digests)) == len(values)
+    assert digests == [identity(value) for value in values]
+    with pytest.raises(TypeError, match="checkpoint_name"):
+        identity(lambda points: points)
+    with pytest.raises(TypeError, match="checkpoint_name"):
+        identity(object())
+    named = lambda points: points
+    named.checkpoint_name = "the identity"
+    assert identity(named) == identity(named)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: gk.KSWGD(n_components=3, total_time=0.5, random_state=0).fit(X, successors=0.9 * X),
+        lambda: gk.KSWGD(SPECTRA["DiffusionMap"](X * 1.01), total_time=0.5, random_state=0).fit(X),
+        lambda: gk.KSWGD(n_components=3, total_time=0.5, random_state=0, project=_third).fit(X),
+        lambda: gk.KSWGD(n_components=3, total_time=0.5, random_state=np.random.default_rng(0)).fit(
+            X
+        ),
+    ],
+)
+def test_no_run_resumes_another(tmp_path, other):
+    path = tmp_path / "state"
+    first = gk.KSWGD(n_components=3, total_time=0.5, random_state=0, project=_half).fit(X)
+    end = first.transport(Z, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        other().transport(Z, checkpoint=path)
+    for start in (Z[:7], Z.astype("float32"), Z.T.reshape(20, 2).copy()):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            first.transport(start, checkpoint=path)
+    np.testing.assert_array_equal(first.transport(Z, checkpoint=path), end)
+
+
+def test_weights_decide_a_run(tmp_path):
+    w = np.random.default_rng(0).random(60)
+    flow = lambda w: gk.WassersteinFlow("sliced", n_iter=3, random_state=0).fit(X, sample_weight=w)
+    flow(w).transport(Z, checkpoint=tmp_path / "state")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        flow(w[::-1]).transport(Z, checkpoint=tmp_path / "state")
+
+
+def test_a_lambda_needs_a_name_to_be_continued(tmp_path):
+    flow = gk.KSWGD(n_components=3, total_time=0.2, project=lambda points: points).fit(X)
+    with pytest.raises(TypeError, match="checkpoint_name"):
+        flow.transport(Z, checkpoint=tmp_path / "state")
+
+
+POSIX = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
+
+
+@POSIX
+def test_what_is_no_checkpoint_is_refused_before_it_is_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(100 * 2**30)
+    flow = FLOWS["MMDFlow"]().fit(X)
+    for path in ("/dev/zero", tmp_path / "fifo", tmp_path / "sparse"):
+        with pytest.raises((ValueError, OSError), match=r"damaged|ordinary"):
+            flow.transport(Z, checkpoint=path)
+    for name in ("fifo", "sparse"):
+        with pytest.raises(ValueError, match=r"ordinary|readable"):
+            read_npy(tmp_path / name)
+
+
+@POSIX
+def test_links_and_permissions_are_kept(tmp_path):
+    path, link = tmp_path / "state", tmp_path / "link"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    mask = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "fresh", b"x")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "fresh").stat().st_mode) == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "link", "state"]
+
+
+# --- flipped bits
+
+
+def test_flipped_bits_of_a_checkpoint_are_seen(tmp_path):
+    path = tmp_path / "state"
+    flow = FLOWS["MMDFlow"]().fit(X)
+    end = flow.transport(Z, checkpoint=path)
+    whole = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(8 * len(whole), size=200):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << int(bit % 8)
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="damaged"):
+            flow.transport(Z, checkpoint=path)
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(flow.transport(Z, checkpoint=path), end)
+
+
+def test_flipped_bits_of_an_npz_are_seen(tmp_path):
+    path = tmp_path / "points.npz"
+    np.savez_compressed(path, particles=X)
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(read_npy(path), X)
+    for bit in np.random.default_rng(0).integers(8 * len(whole), size=200):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << int(bit % 8)
+        path.write_bytes(data)
+        with contextlib.suppress(ValueError):  # or a bit that says nothing: a date, a comment
+            np.testing.assert_array_equal(read_npy(path), X)
+
+
+def test_bytes_after_the_array_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    with open(tmp_path / "a.npy", "ab") as file:
+        file.write(b"\0" * 16)
+    with pytest.raises(ValueError, match="more in the file"):
+        read_npy(tmp_path / "a.npy")
