@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpukoop.algebra import Block, Identity
 from gpukoop.backends import backends
 from gpukoop.config import use_backend
 from gpukoop.kernels.formula.catalogue import (
@@ -72,10 +73,12 @@ _ROOMS = (
 __all__ = [
     "KSWGD",
     "BackendError",
+    "Block",
     "DiffusionMap",
     "Energy",
     "Gaussian",
     "GeneratorEDMD",
+    "Identity",
     "InverseMultiquadric",
     "JKOFlow",
     "KernelEDMD",

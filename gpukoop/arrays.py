@@ -44,6 +44,16 @@ def namespace(x: Array) -> ModuleType:
     return np
 
 
+def same_memory(a: Array, b: Array) -> bool:
+    """Return whether two arrays are one: the same memory, read in the same way."""
+    if a is b:
+        return True
+    first, second = (
+        getattr(x, "__cuda_array_interface__", None) or x.__array_interface__ for x in (a, b)
+    )
+    return all(first[k] == second[k] for k in ("data", "shape", "strides", "typestr"))
+
+
 def to_host(x: Array) -> np.ndarray:
     """Return ``x`` as a NumPy array."""
     return x.get() if is_cupy(x) else np.asarray(x)

@@ -10,16 +10,26 @@ t   right-hand sides               columns of v
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, points, weights
+from gpukoop.algebra import AbstractOperator
+from gpukoop.arrays import (
+    Array,
+    Home,
+    is_cupy,
+    namespace,
+    native_array,
+    points,
+    same_memory,
+    weights,
+)
 from gpukoop.backends import check_name
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
-from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory, trace
+from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
 from gpukoop.kernels.operation import (
     GRADIENT,
     LOGSUMEXP,
@@ -29,16 +39,17 @@ from gpukoop.kernels.operation import (
     Operation,
     as_operation,
 )
-from gpukoop.kernels.reference import dense, evaluate
+from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
 from gpukoop.scales import check_range, check_scales, median_scale
 
 
-class KernelOperator:
+class KernelOperator(AbstractOperator):
     r"""The n x m matrix :math:`K_{ij} = k(x_i, y_j)`, never stored; made by ``kernel(X, Y)``.
 
     It has ``shape``, ``dtype``, ``matvec``, ``matmat``, ``rmatvec``, ``rmatmat``, ``@`` and ``.T``, so SciPy's iterative solvers take
-    it unchanged. Results live where X lives.
+    it unchanged. Results live where X lives. ``2 * K`` and sums of kernels on the same points are one pass; ``K[rows, columns]``
+    is the operator on fewer points; ``K + lam * gk.Identity(n)``: see :class:`gpukoop.algebra.AbstractOperator`.
 
     Parameters
     ----------
@@ -70,9 +81,6 @@ class KernelOperator:
     >>> (K @ np.ones(100)).shape
     (100,)
     """
-
-    # SciPy and NumPy ask for these before they try their own arithmetic on a NumPy left operand.
-    __array_ufunc__: Final = None
 
     def __init__(
         self,
@@ -128,22 +136,44 @@ class KernelOperator:
         return self.clouds.error_estimate
 
     @property
-    def ndim(self) -> int:
-        """Two, as for a matrix."""
-        return 2
-
-    @property
     def T(self) -> KernelOperator:
         """The transposed operator: targets and sources exchanged (radial kernels are symmetric)."""
         # Kept, so that what it learns about its points (sorted, on a grid) serves the next transposed product too.
         if self._transposed is None:
-            other = object.__new__(KernelOperator)
-            fresh = {"clouds": Clouds(self.Y, self.X), "_requests": {}, "_transposed": None}
-            other.__dict__.update(self.__dict__, X=self.Y, Y=self.X, **fresh)
-            self._transposed = other
+            self._transposed = self._with(X=self.Y, Y=self.X)
         return self._transposed
 
-    H = T
+    def _with(self, **changes: Any) -> KernelOperator:
+        """Return the operator with other points or another kernel, which have been checked."""
+        other = object.__new__(KernelOperator)
+        other.__dict__.update(self.__dict__, **changes)
+        other.clouds, other._requests, other._transposed = Clouds(other.X, other.Y), {}, None
+        return other
+
+    @property
+    def reference(self) -> Array:
+        """The targets."""
+        return self.X
+
+    def _times(self, factor: float) -> KernelOperator:
+        return self._with(kernel=factor * self.kernel)
+
+    def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
+        if not isinstance(other, KernelOperator):
+            return None
+        how = [(K.backend, K.tol, K.precision) for K in (self, other)]
+        same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
+        return self._with(kernel=factor * self.kernel + other.kernel) if same else None
+
+    def _selected(self, rows: np.ndarray | None, columns: np.ndarray | None) -> KernelOperator:
+        equal = rows is columns  # both None
+        if rows is not None and columns is not None:
+            equal = np.array_equal(rows, columns)
+        X = self.X if rows is None else self.X[namespace(self.X).asarray(rows)]
+        if equal and self.X is self.Y:
+            return self._with(X=X, Y=X)
+        Y = self.Y if columns is None else self.Y[namespace(self.Y).asarray(columns)]
+        return self._with(X=X, Y=Y)
 
     def __repr__(self) -> str:
         n, m = self.shape
@@ -215,17 +245,8 @@ class KernelOperator:
         out, flat = self._run(PRODUCT, v, "v")
         return self._home_again(out[:, 0] if flat else out)
 
-    def matvec(self, v: Any) -> Array:
-        """Return ``K @ v``; SciPy's name."""
+    def _apply(self, v: Array) -> Array:
         return self @ v
-
-    def matmat(self, V: Any) -> Array:
-        """Return ``K @ V``; SciPy's name."""
-        return self @ V
-
-    def rmatvec(self, u: Any) -> Array:
-        """Return ``K.T @ u``; SciPy's name."""
-        return self.rmatmat(u)
 
     def rmatmat(self, U: Any) -> Array:
         """Return ``K.T @ U``; SciPy's name."""
@@ -351,16 +372,7 @@ class KernelOperator:
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""
-        size = min(self.shape)
-        xp = namespace(self.X)
-        t = trace(self.kernel)
-        difference = self.X[:size].astype(float) - self.Y[:size].astype(float)
-        q = (difference**2).sum(axis=1) * t.prescale**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = evaluate(t.phi, q, t.symbols, t.values)
-        if t.singular:
-            value = xp.where(q > 0, value, 0.0)
-        return self._home_again(value.astype(self.dtype))
+        return self._home_again(diagonal(self.kernel, self.X, self.Y))
 
     def to_dense(self) -> Array:
         """Return the (n, m) matrix: n m numbers in memory, for small problems and for tests."""

@@ -118,6 +118,18 @@ def dense(kernel: AbstractKernel, X: Array, Y: Array) -> Array:
     return K
 
 
+def diagonal(kernel: AbstractKernel, X: Array, Y: Array) -> Array:
+    """Return k(x_i, y_i) for i < min(n, m)."""
+    size = min(len(X), len(Y))
+    t = trace(kernel)
+    q = ((X[:size].astype(float) - Y[:size].astype(float)) ** 2).sum(axis=1) * t.prescale**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = evaluate(t.phi, q, t.symbols, t.values)
+    if t.singular:
+        value = namespace(X).where(q > 0, value, 0.0)
+    return value.astype(X.dtype)
+
+
 def reduce(
     kernel: AbstractKernel,
     operation: Operation,

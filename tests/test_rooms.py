@@ -17,6 +17,7 @@ ROOMS = [
     ["checks", "fitted"],
     ["scales"],
     ["config", "backends", "dispatch"],
+    ["algebra"],
     ["operator"],
     ["parameters"],
     ["spectrum"],
