@@ -17,7 +17,7 @@ def circle_flow(**options):
     X = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return gk.KSWGD(
         kernel=gk.Gaussian(0.2), n_components=2, step_size=0.1, total_time=6.0, coarse=False,
-        project=lambda Z: Z / np.linalg.norm(Z, axis=1, keepdims=True), random_state=0,
+        project=datasets.project_sphere, random_state=0,
         validation_fraction=0, **options,
     ).fit(X)  # fmt: skip
 

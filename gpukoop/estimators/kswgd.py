@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from gpukoop.arrays import Array, like, native_array, points, require_finite
+from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
-from gpukoop.estimators.spectra import coarse_spectrum_of, spectrum_of
+from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
-from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.kswgd import make_step, projected
 from gpukoop.flow.loop import Callback, State, Step
+from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.parameters import check_shared
@@ -56,12 +57,14 @@ class KSWGD(
         LAWGD time of the flow; moments fall as exp(-time). ``n_iter = total_time / step_size``.
     project : callable, optional
         (n, d) -> (n, d), the nearest point of the manifold the law lives on.
-    init : "gaussian" or callable
-        Where :meth:`sample` starts: the normal law with the mean and covariance of X, or ``init(n, rng) -> (n, d)``.
+    init : "data", "gaussian", "mixture" or callable
+        Where :meth:`sample` starts. "data": at samples drawn anew with noise of the size and shape of their neighbourhoods, as
+        far from the nearest sample as unseen ones (:mod:`gpukoop.flow.start`). The normal law with the mean and covariance of
+        X; a Gaussian mixture whose size the BIC chooses; or ``init(n, rng) -> (n, d)``.
     coarse : "auto", True or False
-        Particles outside the data: let the first half of the time follow the diffusion map of the samples whose scale
-        "auto" chooses, which reaches them. "auto" does so unless the spectrum is itself a diffusion map with a
-        kernel at least 1/1.5 as wide as the median rule. False is the plain single-spectrum flow.
+        Particles outside the data: let up to half of the time follow a diffusion map of the samples at least 1.5 times as
+        wide, which reaches them; ``coarse_`` is the map taken, or None. "auto" does so unless the spectrum is itself a
+        diffusion map with a kernel at least 1/1.5 as wide as the median rule. False is the plain single-spectrum flow.
     langevin : float
         Langevin time that passes in a unit of LAWGD time at the start of the flow, falling linearly to zero at its end; 0 is
         the deterministic flow. What the modes do not see stays in the particles of a deterministic flow: holes of the
@@ -90,6 +93,8 @@ class KSWGD(
         Eigenfunctions, their gradients, ``scale_``.
     coarse_ : fitted spectrum or None
         The wide spectrum of the first half of the time.
+    carried_ : array of bool of shape (r,)
+        Modes that at least 30 samples carry (a fiftieth of few samples); the others are never pushed.
     backend_ : str
         Who computes the sums of a step.
     report_ : gpukoop.verdict.Report
@@ -103,6 +108,9 @@ class KSWGD(
 
     Notes
     -----
+    A mode whose mean has never been above its sampling noise sqrt(1/n + 1/m) is left alone: what it would push is chance,
+    and particles that are already draws of the law stay so.
+
     Cost of a step: three passes over n x m pairs, O(n + m) temporary memory. A particle moves at most one
     scale a step. A particle so far away that the kernel underflows moves one scale a step straight towards the
     nearest samples; that is no LAWGD step, and it is counted in ``history_["far"]`` and warned about.
@@ -130,7 +138,7 @@ class KSWGD(
         step_size: float = 0.05,
         total_time: float = 8.0,
         project: Callable[[Array], Array] | None = None,
-        init: Any = "gaussian",
+        init: Any = "data",
         coarse: Any = "auto",
         langevin: float = 0.0,
         tol: float | None = None,
@@ -200,6 +208,7 @@ class KSWGD(
             self.X_, self.X_held_out_ = native, aside
         self.spectrum_ = spectrum_of(self, native, Y)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
+        self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
         self.backend_ = (
             self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
@@ -227,9 +236,9 @@ class KSWGD(
                 f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
                 "the manifold"
             )
-        if not (self.init == "gaussian" or callable(self.init)):
+        if not (callable(self.init) or self.init in ("data", "gaussian", "mixture")):
             raise ValueError(
-                f"init must be 'gaussian' or a function init(n, rng), got {self.init!r}"
+                f"init must be 'data', 'gaussian', 'mixture' or a function init(n, rng), got {self.init!r}"
             )
         if not (isinstance(self.coarse, bool) or self.coarse == "auto"):
             raise ValueError(f"coarse must be 'auto', True or False, got {self.coarse!r}")
@@ -250,6 +259,9 @@ class KSWGD(
             coarse_iter=0 if self.coarse_ is None else round(COARSE_FRACTION * steps),
             langevin=float(self.langevin),
             n_iter=steps,
+            # Langevin motion disturbs every mode for as long as it lasts, so every mode is held.
+            n_samples=None if self.langevin else len(self.X_),
+            trusted=self.carried_,
             project=self.project,
             **self._options(),
         )
@@ -292,15 +304,20 @@ class KSWGD(
         return moved
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
-        if self.init == "gaussian":
-            return super()._start(n, rng)
-        Z, _ = native_array(self.init(n, rng), "init(n, rng)")
-        if Z.shape != (n, self.n_features_in_):
-            raise ValueError(
-                f"init(n, rng) returned shape {Z.shape}, expected {(n, self.n_features_in_)}"
-            )
-        require_finite(Z, "init(n, rng)")
-        return like(Z, self.X_)
+        if callable(self.init):
+            Z, _ = native_array(self.init(n, rng), "init(n, rng)")
+            if Z.shape != (n, self.n_features_in_):
+                raise ValueError(
+                    f"init(n, rng) returned shape {Z.shape}, expected {(n, self.n_features_in_)}"
+                )
+            require_finite(Z, "init(n, rng)")
+        elif self.init == "gaussian":
+            Z = super()._start(n, rng)
+        else:
+            start = smoothed_bootstrap if self.init == "data" else gaussian_mixture
+            Z = like(start(to_host(self.X_).astype(float), n, rng), self.X_)
+        Z = like(Z, self.X_)
+        return Z if self.project is None else projected(self.project, Z)
 
     def transform(self, X: Any) -> Array:
         """Return the eigenfunctions at X, (n, r): mean 0 and variance 1 under the samples."""

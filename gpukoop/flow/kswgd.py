@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,25 @@ def _logarithmic(backend: str | None) -> str | None:
     return None if backend == "fourier" else backend
 
 
+def above_noise(
+    found: Moments, seen: Array | None, n: int, n_samples: int | None, trusted: Array | None = None
+) -> np.ndarray:
+    r"""Return which modes are pushed, (r,): those whose moment has been above its sampling noise at this step or before.
+
+    .. math:: |c_k| > \sqrt{1/n + 1/m}
+
+    for n particles, m samples and modes of variance 1. A mode below it is left alone: what it would push is chance. Once
+    above, a mode is followed to its end. Without samples, ``n_samples=None``, all are pushed; never those not ``trusted``.
+    """
+    pushed = np.abs(found.c) > _floor(n, n_samples)
+    pushed = pushed if seen is None else pushed | to_host(seen)
+    return pushed if trusted is None else pushed & trusted
+
+
+def _floor(n: int, n_samples: int | None) -> float:
+    return -1.0 if n_samples is None else math.sqrt(1 / n + 1 / n_samples)
+
+
 def velocity(spectrum: Any, found: Moments, langevin: float = 0.0) -> Array:
     r"""Return :math:`-a \sum_k (c_k / \lambda_k) \nabla \varphi_k + 2 \kappa a \nabla\log(K w)`; 0 for far particles."""
     xp = namespace(spectrum.w_)
@@ -158,6 +177,8 @@ def make_step(
     coarse_iter: int = 0,
     langevin: float = 0.0,
     n_iter: int = 1,
+    n_samples: int | None = None,
+    trusted: np.ndarray | None = None,
     project: Callable[[Array], Array] | None = None,
     **options: Any,
 ) -> Step:
@@ -177,12 +198,18 @@ def make_step(
         score nor the noise is left in the moments.
     n_iter : int
         Steps of the run.
+    n_samples : int, optional
+        Samples that the modes were normalised over: moments below their sampling noise are then left alone, and the
+        stage of ``coarse`` ends when none is above.
+    trusted : array of shape (r,), optional
+        False for modes of ``spectrum`` that are never pushed.
     project : callable, optional
         (n, d) -> (n, d), the nearest point of the manifold, applied after each step.
     **options
         ``backend`` and ``tol`` of the kernel sums.
     """
     prepared: dict[str, Modes] = {}
+    kept: dict[str, Array] = {}
 
     def queued(state: State, rng: np.random.Generator) -> tuple[State, Info]:
         Z = state.particles
@@ -191,37 +218,52 @@ def make_step(
             if coarse is not None:
                 prepared["coarse"] = Modes(coarse, FAR, options)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
-        early = state.iteration < coarse_iter
+        early = state.iteration < coarse_iter and "arrived" not in state.memory
+        stage = "pushed_coarse" if early else "pushed"
+        xp, seen = namespace(Z), state.memory.get(stage)
+        floor: Any = _floor(len(Z), n_samples)
+        if not early and trusted is not None and not trusted.all():
+            if "floor" not in kept:
+                kept["floor"] = xp.asarray(np.where(trusted, floor, np.inf))
+            floor = kept["floor"]
         found = queued_step(
             Z,
             prepared["fine"],
             prepared["coarse"] if early else None,
-            None,
+            None if seen is None else xp.asarray(seen),
             step_size=step_size,
             kappa=kappa,
             noise=standard_normal(rng, Z.shape, Z) if kappa else 0.0,
-            goal=-1.0 if early or langevin else STOP / math.sqrt(len(Z)),
-            floor=-1.0,
+            goal=-1.0 if langevin else STOP / math.sqrt(len(Z)),
+            floor=floor,
         )
         following = found.particles
         if project is not None:
-            following = _projected(project, following)
-        return State(following), Info(found.measures, doubt=found.doubt)
+            following = projected(project, following)
+        memory = {**state.memory, stage: found.pushed}
+        return State(following, memory=memory), Info(found.measures, doubt=found.doubt)
 
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
         if not state.watched:
             return queued(state, rng)
         Z = state.particles
         found = moments(spectrum, Z, options)
-        c = found.c
-        leading = found
-        active = spectrum
-        if state.iteration < coarse_iter:
-            active = coarse
-            leading = moments(coarse, Z, options)
+        c, memory = found.c, dict(state.memory)
+        goal = STOP / np.sqrt(len(Z))
+        leading, active, stage = found, spectrum, "pushed"
+        if state.iteration < coarse_iter and "arrived" not in memory:
+            wide = moments(coarse, Z, options)
+            chosen = above_noise(wide, memory.get("pushed_coarse"), len(Z), n_samples)
+            if np.abs(wide.c[chosen]).max(initial=0.0) < goal and not langevin:
+                memory["arrived"] = np.ones(1, bool)
+            else:
+                leading, active, stage = wide, coarse, "pushed_coarse"
+        believed = trusted if active is spectrum else None
+        memory[stage] = above_noise(leading, memory.get(stage), len(Z), n_samples, believed)
+        pushed = replace(leading, c=np.where(memory[stage], leading.c, 0.0))
         reach = float(active.scale_)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
-        move, share = limited(step_size * velocity(active, leading, kappa), reach)
+        move, share = limited(step_size * velocity(active, pushed, kappa), reach)
         if kappa:
             spread = math.sqrt(2 * kappa * float(active.diffusivity_) * step_size)
             move = move + spread * standard_normal(rng, Z.shape, Z)
@@ -229,9 +271,9 @@ def make_step(
             move[leading.far.rows] = reach * leading.far.towards
         following = Z + move
         if project is not None:
-            following = _projected(project, following)
-        matched = bool(np.max(np.abs(c)) < STOP / np.sqrt(len(Z)))
-        done = matched and state.iteration >= coarse_iter and not langevin
+            following = projected(project, following)
+        matched = active is spectrum and np.abs(pushed.c).max(initial=0.0) < goal
+        done = bool(matched) and not langevin
         xp = namespace(Z)
         info = Info(
             {
@@ -244,12 +286,13 @@ def make_step(
             converged=done,
             diverged="" if np.isfinite(c).all() else "its moments are no longer finite.",
         )
-        return State(following), info
+        return State(following, memory=memory), info
 
     return step
 
 
-def _projected(project: Callable[[Array], Array], Z: Array) -> Array:
+def projected(project: Callable[[Array], Array], Z: Array) -> Array:
+    """Return the nearest points of the manifold; raise if ``project`` does not keep the shape."""
     moved = project(Z)
     if getattr(moved, "shape", None) != Z.shape:
         raise ValueError(

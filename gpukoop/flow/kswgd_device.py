@@ -45,7 +45,7 @@ class Modes:
         self.unseen = xp.zeros(len(self.inverse), bool)
         self.scale, self.diffusivity = float(spectrum.scale_), float(spectrum.diffusivity_)
 
-    def means(self, Z: Array, seen: Array | None, floor: float) -> Means:
+    def means(self, Z: Array, seen: Array | None, floor: float | Array) -> Means:
         """Return the moments at Z from two passes, and what they push the particles with."""
         spectrum = self.spectrum
         K = spectrum.kernel_(Z, spectrum.sources_, **self.options)
@@ -74,7 +74,7 @@ def _inverse(xp: Any, B: Any, lowest: float) -> Any:
 
 @fused
 def _means(
-    xp: Any, total: Any, offset: Any, inverse: Any, seen: Any, share: float, floor: float
+    xp: Any, total: Any, offset: Any, inverse: Any, seen: Any, share: float, floor: Any
 ) -> Any:
     c = total * share - offset
     pushed = seen | (xp.abs(c) > floor)
@@ -157,7 +157,7 @@ def queued_step(
     kappa: float,
     noise: Array | float,
     goal: float,
-    floor: float,
+    floor: float | Array,
 ) -> Queued:
     """Return one step of the particles Z, queued on the device.
 
@@ -176,8 +176,8 @@ def queued_step(
         Standard normal.
     goal : float
         Moments that are followed and all below this are in doubt.
-    floor : float
-        Moments up to this are not followed, unless they were before; below zero all are.
+    floor : float or array of shape (r,)
+        Moments up to this are not followed, unless they were before; below zero all are, at infinity never.
     """
     share = 1.0 / len(Z)
     found = modes.means(Z, None if coarse is not None else seen, floor)

@@ -51,38 +51,41 @@ def kernel_bandwidth(kernel: AbstractKernel, n_features: int) -> float:
             f"{kernel!r} takes values <= 0, expected a positive kernel such as Gaussian('auto'): its row sums "
             "are the probabilities of a Markov matrix"
         )
-    mass = moment = 0.0
+    scales = np.array([float(radial.scale) for _, radial in kernel.terms])
+    logs, seconds = [], []
     for coefficient, radial in kernel.terms:
-        scale = float(radial.scale)
-        if isinstance(radial, Gaussian):
-            volume, second = (2 * np.pi) ** (n_features / 2), 1.0
-        else:
-            volume, second = _moments(radial, n_features)
-        mass += coefficient * volume * scale**n_features
-        moment += coefficient * volume * scale ** (n_features + 2) * second
-    return moment / mass
+        if len(scales) == 1 and isinstance(radial, Gaussian):
+            return float(radial.scale) ** 2
+        volume, second = _moments(radial, n_features)
+        logs.append(np.log(coefficient) + volume + n_features * np.log(float(radial.scale)))
+        seconds.append(second * float(radial.scale) ** 2)
+    # Volumes are powers of the scale that no number holds from some hundred features on; only their shares matter.
+    share = np.exp(np.array(logs) - max(logs))
+    return float(share @ np.array(seconds) / share.sum())
 
 
 def _moments(radial: AbstractRadial, d: int) -> tuple[float, float]:
-    """Return the integral of a kernel of scale 1 and its second moment per axis."""
-    from scipy.special import gammaln
+    """Return the logarithm of the integral of a kernel of scale 1, and its second moment per axis."""
+    if isinstance(radial, Gaussian):
+        return d / 2 * np.log(2 * np.pi), 1.0
+    from scipy.special import gammaln, logsumexp
 
     unit = trace(radial)
     stretch = unit.prescale * float(radial.scale)
-    # The trapezoidal rule in log r is spectrally accurate for what decays at both ends.
+    # The trapezoidal rule in log r is spectrally accurate for what decays at both ends; log phi has no range to leave.
     t = np.linspace(-30.0, 30.0, 24_001)
-    r = np.exp(t)
-    with np.errstate(under="ignore", over="ignore"):
-        phi = evaluate(unit.phi, (stretch * r) ** 2, unit.symbols, unit.values)
-        zeroth, second = (np.exp(k * t) * phi for k in (d, d + 2))
-    if not second[-1] <= 1e-8 * second.max():
+    if unit.log_phi is None:
+        raise ValueError(f"{radial!r} takes values <= 0, expected a positive kernel")
+    log_phi = evaluate(unit.log_phi, (stretch * np.exp(t)) ** 2, unit.symbols, unit.values)
+    zeroth, second = d * t + log_phi, (d + 2) * t + log_phi
+    if not second[-1] <= second.max() + np.log(1e-8):
         raise ValueError(
             f"{radial!r} has no finite second moment in {d} dimensions, so it has no bandwidth and its Markov "
             "matrix no generator: use Gaussian, Matern32, Matern52 or Laplace"
         )
-    step = t[1] - t[0]
-    sphere = np.exp(np.log(2) + d / 2 * np.log(np.pi) - gammaln(d / 2))
-    return sphere * zeroth.sum() * step, second.sum() / zeroth.sum() / d
+    sphere = np.log(2) + d / 2 * np.log(np.pi) - gammaln(d / 2) + np.log(t[1] - t[0])
+    mass = logsumexp(zeroth)
+    return float(sphere + mass), float(np.exp(logsumexp(second) - mass)) / d
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,184 @@
+r"""A start on the support: samples drawn anew, each with noise of the shape and the size of its neighbourhood.
+
+=== =====================================================
+X   samples (m, d); x_i is the one a particle was drawn from
+c_i mean of x_i and its k nearest samples
+C_i their covariance
+=== =====================================================
+
+.. math:: z = c_i + a\,(x_i - c_i) + b\, \sqrt{\mathrm{tr}\, C_i}\; \frac{\xi}{|\xi|}, \qquad \xi \sim N(0, C_i)
+
+The noise lies in the directions in which the neighbours lie, so it follows curves and surfaces, and its length is that of
+the neighbourhood, so it is wide in the tails and narrow in narrow modes; no draw of it is far longer than another. b
+makes the particles as far from their nearest sample as an unseen sample is; a takes back the variance that the noise
+adds. Differs from the smoothed bootstrap of [1]_: shrinkage and noise are local, not those of the whole cloud.
+
+References
+----------
+.. [1] B. W. Silverman, G. A. Young, The bootstrap: to smooth or not to smooth?, Biometrika 74, 1987.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+# Neighbours that span the noise: enough for its directions, few enough to stay local; more where there are more features.
+NEIGHBOURS, MOST_NEIGHBOURS = 12, 64
+# Median distance of a particle to its nearest sample over that of an unseen sample. At 1 the noise would show.
+DISTINCT = 0.9
+# Samples that decide a and b: the median of so many distances is known to 3 per cent.
+PROBES = 1_000
+# Between these b is sought, to 2 per cent; sqrt(tr C) is about twice the distance to the nearest sample on a surface.
+SMALLEST, LARGEST, HALVINGS = 0.02, 2.0, 10
+# Trees find neighbours in O(log m) up to so many features; beyond, a pass over so many samples does.
+TREE_FEATURES, POOL = 12, 5_000
+# Components of a Gaussian mixture among which the BIC chooses.
+MOST_COMPONENTS = 10
+# Numbers of neighbourhoods held at once, 16 MB.
+BLOCK_NUMBERS = 2**21
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Samples in units of their width, around their mean, and the search among them."""
+
+    X: np.ndarray
+    pool: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray, rng: np.random.Generator) -> Neighbourhoods:
+        """Return the neighbourhoods of samples (m, d); beyond 12 features among 5,000 of them."""
+        m, d = X.shape
+        pool = np.arange(m)
+        if d > TREE_FEATURES and m > POOL:
+            pool = np.sort(rng.choice(m, POOL, replace=False))
+        return cls(X, pool)
+
+    @cached_property
+    def _tree(self) -> Any:
+        if self.X.shape[1] > TREE_FEATURES:
+            from sklearn.neighbors import NearestNeighbors
+
+            return NearestNeighbors(algorithm="brute").fit(self.X[self.pool])
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.X)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Rows of X, neighbours after each other where a tree knows them: queries in this order are four times as fast."""
+        return np.asarray(getattr(self._tree, "indices", np.arange(len(self.X))))
+
+    @property
+    def size(self) -> int:
+        """Samples in a neighbourhood, its own included."""
+        k = min(MOST_NEIGHBOURS, NEIGHBOURS + self.X.shape[1] // 2)
+        return min(k + 1, len(self.pool))
+
+    def nearest(self, Z: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and rows of X of the k nearest samples of the pool, (n, k) each."""
+        if hasattr(self._tree, "kneighbors"):
+            distance, index = self._tree.kneighbors(Z, n_neighbors=k)
+        else:
+            distance, index = self._tree.query(Z, k=k, workers=-1)
+        return distance.reshape(len(Z), k), self.pool[index].reshape(len(Z), k)
+
+    def around(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return c_i, x_i - c_i and the noise of length sqrt(tr C_i) for samples, (n, d) each."""
+        x = self.X[rows]
+        found = self.nearest(x, self.size)[1]
+        # A sample outside the pool takes the place of its farthest neighbour; one inside is its own nearest.
+        outside = (found != rows[:, None]).all(axis=1)
+        found[outside, -1] = rows[outside]
+        P = self.X[found]  # (n, k, d)
+        centre = P.mean(axis=1)
+        P = P - centre[:, None]
+        noise = np.einsum("nk,nkd->nd", rng.standard_normal(P.shape[:2]), P)
+        size = np.sqrt((P**2).sum(axis=(1, 2)) / self.size)
+        length = np.linalg.norm(noise, axis=1)
+        noise *= (size / np.where(length > 0, length, 1.0))[:, None]
+        return centre, x - centre, noise
+
+
+def smoothed_bootstrap(X: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n particles near the samples, as far from the nearest one as unseen samples would be.
+
+    Parameters
+    ----------
+    X : array of shape (m, d)
+        Samples, on the host.
+    n : int
+        Number of particles. Every sample is drawn as often as any other, or once more.
+    rng : numpy Generator
+
+    Returns
+    -------
+    array of shape (n, d), float64
+        Copies of samples whose nearest neighbours are copies of themselves stay where they are.
+
+    Notes
+    -----
+    Cost: a k-d tree and 13 neighbours or more of n points, O(n d) memory; linear in n, and near-linear in m up to 12
+    features. Beyond, neighbours are sought among 5,000 samples.
+    """
+    m, d = X.shape
+    mean = X.mean(axis=0)
+    reach = float(np.abs(X - mean).max()) or 1.0  # a unit in which no square leaves the range
+    near = Neighbourhoods.of((X - mean) / reach, rng)
+    a, b = _amounts(near, rng)
+    whole, rest = divmod(n, m)
+    rows = np.repeat(near.order, whole)
+    rows = np.concatenate([rows, near.order[np.sort(rng.choice(m, rest, replace=False))]])
+    Z = np.empty((n, d))
+    size = max(1, BLOCK_NUMBERS // (near.size * d))
+    for start in range(0, n, size):
+        block = slice(start, start + size)
+        centre, own, noise = near.around(rows[block], rng)
+        Z[block] = centre + a * own + b * noise
+    return mean + reach * Z[rng.permutation(n)]
+
+
+def _amounts(near: Neighbourhoods, rng: np.random.Generator) -> tuple[float, float]:
+    """Return a and b: b by bisection on the distance to the nearest sample, a from the variance for every b."""
+    probes = near.pool[rng.permutation(len(near.pool))[:PROBES]]
+    unseen = float(np.median(near.nearest(near.X[probes], min(2, len(near.pool)))[0][:, -1]))
+    centre, own, noise = near.around(probes, rng)
+    wanted = near.X[probes].var(axis=0).sum()
+
+    def shrinkage(b: float) -> float:
+        # var(c + a u + b e) = var(x), a quadratic equation: at most 1, and 0 where the noise alone is too much
+        square = own.var(axis=0).sum()
+        mixed = ((centre - centre.mean(axis=0)) * own).mean(axis=0).sum()
+        rest = centre.var(axis=0).sum() + b**2 * (noise**2).mean(axis=0).sum() - wanted
+        if not square > 0:
+            return 1.0
+        root = np.sqrt(max(0.0, mixed**2 - square * rest))
+        return float(np.clip((root - mixed) / square, 0.0, 1.0))
+
+    # Noise alone must not exceed the variance: among many features it would, before its distance is that of an unseen sample.
+    room = max(0.0, wanted - centre.var(axis=0).sum()) / max((noise**2).mean(axis=0).sum(), 1e-300)
+    low, high = SMALLEST, float(np.clip(np.sqrt(room), SMALLEST, LARGEST))
+    for _ in range(HALVINGS):
+        b = float(np.sqrt(low * high))
+        moved = near.nearest(centre + shrinkage(b) * own + b * noise)[0]
+        low, high = (low, b) if np.median(moved) > DISTINCT * unseen else (b, high)
+    return shrinkage(high), high
+
+
+def gaussian_mixture(X: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n draws of a Gaussian mixture fitted to at most 5,000 samples (m, d); the BIC chooses up to ten components."""
+    from sklearn.mixture import GaussianMixture
+
+    rows = rng.permutation(len(X))[:POOL]
+    mean, width = X.mean(axis=0), X.std(axis=0)
+    X = (X[rows] - mean) / np.where(width > 0, width, 1.0)
+    seed = int(rng.integers(2**31))
+    most = max(1, min(MOST_COMPONENTS, len(X) // 10))
+    fitted = [GaussianMixture(k, random_state=seed).fit(X) for k in range(1, most + 1)]
+    best = min(fitted, key=lambda model: model.bic(X))
+    Z, _ = best.sample(n)
+    return mean + width * Z[rng.permutation(n)]
