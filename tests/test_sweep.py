@@ -158,6 +158,8 @@ ELSEWHERE = {
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
     "KoopmanSampler": "seconds a fit; tests/test_koopman_sampler.py and tests/test_hostile_state.py",
+    "Block": "tests/test_algebra.py",
+    "Identity": "tests/test_algebra.py",
     "backends": "takes nothing",
     "diagnose": "tests/test_verdict.py",
     "maps.CallableMap": "tests/test_maps.py",
