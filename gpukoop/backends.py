@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.compiled import import_whole
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
 from gpukoop.kernels.cuda.memory import Memory as CUDAMemory
 from gpukoop.kernels.fourier import nufft
@@ -156,7 +156,7 @@ class NumPyBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the row-block sums."""
-        return import_module("gpukoop.kernels.reference")
+        return import_whole("gpukoop.kernels.reference")
 
     def run(self, request: Request, V: Array) -> Any:
         """Run it; a result beyond the range of its dtype is inf without a warning, as in compiled code."""
@@ -182,7 +182,7 @@ class NumbaCPUBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the CPU loops."""
-        return import_module("gpukoop.kernels.cpu.reduce")
+        return import_whole("gpukoop.kernels.cpu.reduce")
 
 
 class NumbaCUDABackend(AbstractBackend):
@@ -198,7 +198,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     def refuses(self, request: Request) -> str | None:
         """Refuse TF32 where it would be ignored; host arrays are copied to the device."""
-        cublas = import_module("gpukoop.kernels.cuda.matrix.cublas")
+        cublas = import_whole("gpukoop.kernels.cuda.matrix.cublas")
         return cublas.refuses(request.precision, request.dtype, request.d)
 
     def options(self, request: Request) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the CUDA loops."""
-        return import_module("gpukoop.kernels.cuda.reduce")
+        return import_whole("gpukoop.kernels.cuda.reduce")
 
 
 # KeOps unrolls them: beyond, its compilers do not end.
@@ -246,7 +246,7 @@ class KeOpsBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the KeOps formulas."""
-        return import_module("gpukoop.kernels.keops.reduce")
+        return import_whole("gpukoop.kernels.keops.reduce")
 
 
 class FourierBackend(AbstractBackend):
@@ -272,7 +272,7 @@ class FourierBackend(AbstractBackend):
 
     def module(self) -> ModuleType:
         """Return the Fourier sums."""
-        return import_module("gpukoop.kernels.fourier.reduce")
+        return import_whole("gpukoop.kernels.fourier.reduce")
 
     def seconds(self, request: Request) -> float:
         """Return the cost: points, modes of the cheapest box, and the exact rows and columns."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import linecache
 import logging
 import os
@@ -229,8 +230,18 @@ def load(text: str, kind: str, fingerprint: str) -> ModuleType:
         return _load(text, kind, fingerprint)
 
 
-# Locks of compilers, in the order in which a compiling thread takes them.
-_compilers: list[Any] = [_lock]
+# Held while a backend's modules are imported: a child forked meanwhile would wait for ever for the import to end.
+_importing = threading.RLock()
+# Locks of imports and compilers, in the order in which a thread takes them.
+_compilers: list[Any] = [_importing, _lock]
+
+
+def import_whole(name: str) -> ModuleType:
+    """Return a module by name; no process forks while it is being imported."""
+    if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
+        return sys.modules[name]
+    with _importing:
+        return importlib.import_module(name)
 
 
 def hold_while_forking(lock: Any) -> None:

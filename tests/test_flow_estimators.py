@@ -247,6 +247,7 @@ def test_torch_tensors_come_back(clouds):
 def on_device(cupy, monkeypatch):  # noqa: F811 - the fixture of test_arrays
     """Let the stand-in for CuPy have its linear algebra too."""
     names = ("eigh", "solve", "cholesky", "norm")
+    cupy.fuse = lambda **_: lambda formula: formula
     cupy.linalg = SimpleNamespace(**{n: wrapped(getattr(np.linalg, n)) for n in names})
     module = ModuleType("cupyx.scipy.linalg")
     module.solve_triangular = wrapped(solve_triangular)
