@@ -274,7 +274,8 @@ def test_one_fitted_flow_in_many_threads_and_within_a_callback(name):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     inner = []
-    flow.transport(Z, callback=lambda i, p: inner.append(flow.transport(starts[0])) and None)
+    # far out: within sampling noise a flow may stop before its first step
+    flow.transport(Z + 1.5, callback=lambda i, p: inner.append(flow.transport(starts[0])) and None)
     np.testing.assert_array_equal(inner[0], expected[0])
 
 

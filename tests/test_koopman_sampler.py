@@ -264,7 +264,7 @@ def test_partial_fit_is_one_pass_over_all():
         parts.partial_fit(chunk)
     drawn = parts.sample(2000)
     assert metrics.energy_distance(drawn, X[:2000]) < 0.02
-    moments = parts._learner.moments[None][0]
+    moments = parts._flow.learner.moments[None][0]
     assert moments.count > 4000
 
 
