@@ -309,13 +309,13 @@ def _known(variant: Variant, arch: str) -> tuple[str, ...]:
 
     In frames of many features two targets and sixteen sources of a float64 function, of a power, or for sm_100 of a few
     functions, are more than NVVM unrolls, so that their distances lie in memory. With CuPy products of matrices take their
-    place. For sm_100 NVVM leaves loops over the targets of gradients of long profiles as loops, too.
+    place. For sm_100 NVVM leaves loops over the targets of long profiles as loops, too.
     """
     spec = variant.entry.specification if isinstance(variant.entry, Program) else None
     if not isinstance(spec, Specification):
         return ()
     if spec.family != "wide":
-        return ("stack", "local") if arch == "sm_100" and spec.operation.slope else ()
+        return ("stack", "local") if arch == "sm_100" else ()
     heavy = variant.entry.functions.heavy  # type: ignore[union-attr]
     excused = spec.dtype == "float64" or heavy or arch == "sm_100"
     return ("spills", "stack", "local") if excused else ()
