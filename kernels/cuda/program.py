@@ -28,6 +28,9 @@ from gpukoop.kernels.formula.profile import AbstractKernel
 INSTALL = "pip install gpukoop[cuda13]"
 _lock = threading.RLock()
 hold_while_forking(_lock)
+# Newer devices take PTX of this one, assembled for themselves: for 10.0 NVVM leaves loops over targets as loops, whose arrays
+# then lie in memory.
+NEWEST_PTX = (9, 0)
 
 
 def label(kernel: AbstractKernel) -> str:
@@ -178,7 +181,7 @@ def machine_code(program: Program, cc: tuple[int, int]) -> bytes:
     name = digest(program, cc)
     code = read("cuda", name)
     if code is None:
-        code = assemble(compile_ptx(program, cc), cc)
+        code = assemble(compile_ptx(program, min(cc, NEWEST_PTX)), cc)
         keep("cuda", name, code)
     return code
 
