@@ -140,7 +140,7 @@ def compile_ptx(
     Returns
     -------
     str
-        PTX. float32 code holds no float64 instruction, and no code uses local memory.
+        PTX. Sums of float32 hold no float64 instruction (packing has a few), and no code uses local memory.
 
     Raises
     ------
