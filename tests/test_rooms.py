@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted"],
+    ["checks", "fitted", "lagged"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["algebra"],
