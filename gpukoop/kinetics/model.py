@@ -170,7 +170,8 @@ class KineticModel(BaseEstimator):
         lengths = self._material.lengths
         rows = spread_rows(lengths, len(self.phi_))
         slowest = self.timescales_[0] / (self.frame_time)
-        first, second = [], []  # means of blocks, (blocks, r)
+        first: list[np.ndarray] = []  # means of blocks, (r,) each
+        second: list[np.ndarray] = []
         start = 0
         for n, (offset, step) in zip(lengths, rows, strict=True):
             size = len(range(offset, n, step))

@@ -3,7 +3,9 @@ r"""PCCA+: memberships of metastable states as combinations of the slow eigenfun
 .. math:: \chi = [1, \varphi_1, ..., \varphi_{n-1}] A, \quad \chi_j \ge 0, \quad \sum_j \chi_j = 1
 
 In the space of the eigenfunctions metastable states are the corners of a simplex. The corners found first are improved by
-maximising the crispness over all feasible A.
+maximising the crispness over all feasible A, and then moved from the outermost frames to the middle of each state's: noise
+of the eigenfunctions would otherwise decide how far out a corner lies, and with it how much a state weighs (two-state chain of
+24,000 frames in short runs: weights off by up to .08 at the outermost frames, by up to .02 at the medians).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from scipy import optimize
 OUTSIDE = 30
 # Frames looked at: the corners of a simplex need no more.
 ROWS = 10_000
+# Rounds of medians: states change in the first one or two.
+ROUNDS = 10
 # Accuracy of the crispness, a number between 1 and n.
 ACCURACY = 1e-6
 
@@ -40,9 +44,10 @@ def pcca(phi: np.ndarray, n_states: int, weight: np.ndarray | None = None) -> np
     Notes
     -----
     Maximises :math:`\sum_j \langle\chi_j, \chi_j\rangle / \langle\chi_j, 1\rangle = \sum_{kj} A_{kj}^2 / A_{0j}` by
-    Nelder-Mead over the (n - 1)^2 free entries, from the inner simplex. Differs from the published method in one thing: at
-    most 30 frames, or a fiftieth of few, may have memberships outside [0, 1]. Own code rather than deeptime's: that takes a
-    transition matrix between discrete states, we have eigenfunctions of frames.
+    Nelder-Mead over the (n - 1)^2 free entries, from the inner simplex, so far as published; at most 30 frames, or a
+    fiftieth of few, may have memberships outside [0, 1] on the way. Then each corner becomes the median of the frames whose
+    largest membership is its own: half of a state's frames lie beyond its corner, where memberships are cut off at 1. Own code
+    rather than deeptime's: that takes a transition matrix between discrete states, we have eigenfunctions of frames.
 
     References
     ----------
@@ -58,8 +63,13 @@ def pcca(phi: np.ndarray, n_states: int, weight: np.ndarray | None = None) -> np
     outside = int(min(OUTSIDE / step, len(X) / 50))
     A = np.linalg.inv(X[corners(X[:, 1:], outside)])
     A = feasible(A[1:, 1:], X, outside)
-    if n_states == 2:
-        return A  # one free number, and it only scales: every feasible A is the same
+    if n_states > 2:  # for two the one free number only scales: every feasible A is the same
+        A = _crispest(A, X, outside)
+    return _centred(A, X)
+
+
+def _crispest(A: np.ndarray, X: np.ndarray, outside: int) -> np.ndarray:
+    """Return the feasible A of largest crispness near a feasible one."""
     free = A[1:, 1:]
 
     def dullness(entries: np.ndarray) -> float:
@@ -74,6 +84,20 @@ def pcca(phi: np.ndarray, n_states: int, weight: np.ndarray | None = None) -> np
     )
     best = found.x.reshape(free.shape) if found.fun < dullness(free.ravel()) else free
     return feasible(best, X, outside)
+
+
+def _centred(A: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return the A whose corners are the medians of the frames of each state."""
+    state = np.full(len(X), -1)
+    for _ in range(ROUNDS):
+        before, state = state, (X @ A).argmax(axis=1)
+        if (state == before).all():
+            break
+        middle = [X[state == j] for j in range(len(A))]
+        if min(len(rows) for rows in middle) == 0:
+            break
+        A = np.linalg.inv([np.median(rows, axis=0) for rows in middle])
+    return A
 
 
 def corners(phi: np.ndarray, outside: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,14 @@ def metastable_states(model: Any, n_states: int) -> MetastableStates:
     if n > r + 1:
         raise ValueError(
             f"n_states is {n}, the model has {r} modes: ask for at most {r + 1} states, or fit more modes"
+        )
+    if model.estimator_.is_noise_[n - 2]:
+        warnings.warn(
+            f"n_states is {n}, which needs mode {n - 1}: it has decayed within the lag ({model.timescales_[n - 2]:.3g} against "
+            f"{model.lag_time_:.3g}) or is noise, and the states and rates made of it mean nothing. Ask for fewer states, or "
+            "use a shorter lag",
+            RuntimeWarning,
+            stacklevel=2,
         )
     A = pcca(model.phi_[:, : n - 1], n, model.weights())
     A = A[:, np.argsort(-A[0])]
