@@ -21,9 +21,11 @@ from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.compiled import import_whole
 from gpukoop.kernels.cuda.matrix.precision import PRECISIONS, no_matrix_units
 from gpukoop.kernels.cuda.memory import Memory as CUDAMemory
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import nufft
 from gpukoop.kernels.fourier.boxes import Box
 from gpukoop.kernels.fourier.memory import Memory as FourierMemory
+from gpukoop.kernels.operation import Operation
 from gpukoop.kernels.request import Clouds, Request
 
 
@@ -118,6 +120,12 @@ class AbstractBackend(ABC):
         """Return the keywords of its ``reduce``."""
         return {"tol": request.tol}
 
+    def code(
+        self, kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str
+    ) -> str | None:
+        """Return the text of what runs, or None where no text is written for a request."""
+        return None
+
 
 def points_of(request: Request) -> tuple[Array, Array]:
     """Return targets and sources of a request that is to run."""
@@ -184,6 +192,10 @@ class NumbaCPUBackend(AbstractBackend):
         """Return the CPU loops."""
         return import_whole("gpukoop.kernels.cpu.reduce")
 
+    def code(self, kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str) -> str:
+        """Return the module that Numba compiles."""
+        return str(self.module().code(kernel, operation, d, t, dtype))
+
 
 class NumbaCUDABackend(AbstractBackend):
     """Tiled CUDA code generated for Numba."""
@@ -213,6 +225,10 @@ class NumbaCUDABackend(AbstractBackend):
     def module(self) -> ModuleType:
         """Return the CUDA loops."""
         return import_whole("gpukoop.kernels.cuda.reduce")
+
+    def code(self, kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str) -> str:
+        """Return the frames with their constants."""
+        return str(self.module().source(kernel, operation, d, t, dtype))
 
 
 # KeOps unrolls them: beyond, its compilers do not end.
@@ -247,6 +263,10 @@ class KeOpsBackend(AbstractBackend):
     def module(self) -> ModuleType:
         """Return the KeOps formulas."""
         return import_whole("gpukoop.kernels.keops.reduce")
+
+    def code(self, kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str) -> str:
+        """Return the formulas that KeOps compiles."""
+        return str(self.module().code(kernel, operation, d, t, dtype))
 
 
 class FourierBackend(AbstractBackend):
