@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.alarm import listen
 from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import (
     Array,
@@ -211,8 +212,12 @@ class KernelOperator(AbstractOperator):
     def _run(
         self, operation: Operation, v: Any, name: str, *, infinite: bool = False
     ) -> tuple[Any, bool]:
+        # Nothing here waits for a device: what it finds in the weights is heard before the call, after it, or later.
+        listen()
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        return run(self._request(operation, V.shape[1]), self.backend, V), _ndim(v) == 1
+        out = run(self._request(operation, V.shape[1]), self.backend, V)
+        listen()
+        return out, _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
         return self._home.restore(result)
