@@ -24,12 +24,10 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import is_cupy, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, DEVICE_ENTRIES, Lift
 from gpukoop.sampler.triples import Triples, Walk
-
-Array = Any
 
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES

@@ -14,12 +14,10 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import is_cupy, like, namespace
+from gpukoop.arrays import Array, is_cupy, like, namespace
 from gpukoop.fusion import fused
 from gpukoop.sampler.lifting import DEVICE_ENTRIES, column, pair_distances
 from gpukoop.sampler.teacher import AbstractTeacher
-
-Array = Any
 
 # Data points that the velocity of a batch is conditioned on.
 CONDITIONED = 1024
