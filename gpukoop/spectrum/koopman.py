@@ -14,6 +14,7 @@ from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.asymmetry import DECAYED, Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
+from gpukoop.spectrum.coordinates import fitted_coordinates
 from gpukoop.spectrum.dictionary import (
     calibrate,
     check_reg,
@@ -72,6 +73,9 @@ class KernelEDMD(AbstractSpectrum):
         Sources, drawn from X; None means 1,000, or all samples where there are fewer.
     landmarks : {"uniform", "kmeans++", "leverage"}
         How they are chosen.
+    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+        g of k(g(x), g(y)): see :class:`gpukoop.spectrum.LinearCoordinates`; or any object with ``transform(X)`` (n, p) and
+        ``vjp(X, G)``, which carries gradients back, (n, d). Eigenvalues are those of the process whatever g.
     reg : float or "auto"
         sigma_min in (0, 1): coordinates that the kernel damps more are left out. Large values smooth, small values
         fit noise. "auto" takes it from the held-out VAMP-2 score of the ten leading modes in five folds: most
@@ -145,6 +149,7 @@ class KernelEDMD(AbstractSpectrum):
         landmarks: Landmarks = "uniform",
         reg: float | Literal["auto"] = "auto",
         reversible: bool = True,
+        coordinates: Any = None,
         backend: str | None = None,
         tol: float | None = None,
         random_state: RandomState = None,
@@ -156,6 +161,7 @@ class KernelEDMD(AbstractSpectrum):
         self.landmarks = landmarks
         self.reg = reg
         self.reversible = reversible
+        self.coordinates = coordinates
         self.backend = backend
         self.tol = tol
         self.random_state = random_state
@@ -196,9 +202,12 @@ class KernelEDMD(AbstractSpectrum):
         r = check_count(self.n_components, "n_components")
         check_samples(X, r)
         lag = check_positive(self.lag_time, "lag_time")
+        self.n_features_in_ = X.shape[1]
+        self.coordinates_, kernel = fitted_coordinates(self.coordinates, self.kernel, X, Y)
+        X, Y = self.seen(X), self.seen(Y)
         rng = random_generator(self.random_state)
         reg = check_reg(self.reg)
-        base = diffusion_dictionary(self, X, r, GRID[-1] if reg is None else reg, rng)
+        base = diffusion_dictionary(self, kernel, X, r, GRID[-1] if reg is None else reg, rng)
         blocks = block_moments(base.functions, X, Y)
         self.reg_path_: dict[float, np.ndarray] = {}
         if reg is not None:
