@@ -21,6 +21,7 @@ from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.flow.start import gaussian_mixture
+from gpukoop.lagged import pairs_of_runs
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
@@ -168,27 +169,33 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
-        """Learn the spectrum of the generator from samples or pairs.
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        successors: Any = None,
+        lag: int | None = None,
+        frame_time: float = 1.0,
+    ) -> KSWGD:
+        """Learn the spectrum of the generator from samples, pairs or trajectories.
 
         Parameters
         ----------
         X : array of shape (m, d)
-            Samples of the law, or consecutive states of a trajectory.
+            Samples of the law. With ``lag`` a trajectory of successive frames, or a list of such arrays of different
+            lengths: no pair joins two of them.
         y : ignored
             scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
         successors : array of shape (m, d), optional
             X one ``lag_time`` later.
+        lag, frame_time : int, float, optional
+            Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
 
         Returns
         -------
         KSWGD
             Itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the data or a parameter cannot be used; the message says which and what to do.
         """
         ndim = y.ndim if hasattr(y, "ndim") else np.asarray(y, dtype=object).ndim
         if ndim > 1:
@@ -197,6 +204,9 @@ class KSWGD(
                 "as successors="
             )
         self._check_parameters()
+        lag_time = self.lag_time
+        if lag is not None:
+            X, successors, lag_time = pairs_of_runs(X, successors, lag, frame_time)
         native = self._remember(X)
         Y = None
         if successors is not None:
@@ -209,7 +219,7 @@ class KSWGD(
         if self.spectrum is None or isinstance(self.spectrum, str):
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
-        self.spectrum_ = spectrum_of(self, native, Y)
+        self.spectrum_ = spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)

@@ -16,7 +16,7 @@ from gpukoop.flow.start import smoothed_bootstrap
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
-from gpukoop.spectrum.koopman import CARRIERS
+from gpukoop.spectrum.modes import CARRIERS
 
 # Coarse-to-fine: half of the time, a diffusion map of this factor the scale, or of the median rule's if that is larger. Left
 # out for a diffusion map whose own kernel is at most this factor narrower than the median rule: it reaches particles far
@@ -50,7 +50,7 @@ def _modes(flow: Any, X: Array) -> int:
     return max(1, min(DEFAULT_COMPONENTS, sources // 2))
 
 
-def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
+def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
@@ -104,9 +104,9 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
     if chosen == "edmd":
         if Y is None:
             raise ValueError(
-                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
+                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later, or fit(trajectories, lag=...)"
             )
-        return KernelEDMD(kernel, lag_time=flow.lag_time, **common).fit(X, successors=Y)
+        return KernelEDMD(kernel, lag_time=lag_time, **common).fit(X, successors=Y)
     raise ValueError(
         f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,29 @@ def _is_module(chosen: Any) -> bool:
     return any(
         c.__module__.startswith("torch.") and c.__name__ == "Module" for c in type(chosen).__mro__
     )
+
+
+@dataclass(frozen=True)
+class InCoordinates:
+    """Functions of g(x) as functions of x."""
+
+    functions: Any
+    coordinates: AbstractCoordinates
+
+    @property
+    def sources(self) -> Array:
+        """Points whose library and dtype the functions have."""
+        return self.functions.sources
+
+    def transform(self, X: Array) -> Array:
+        """Return the functions at g(X)."""
+        return self.functions.transform(self.coordinates.transform(X))
+
+
+def functions_of_points(functions: Any, spectrum: Any) -> Any:
+    """Return functions of points, given those of what a spectrum sees of them."""
+    coordinates = spectrum.coordinates_
+    return functions if coordinates is None else InCoordinates(functions, coordinates)
 
 
 def fitted_coordinates(
