@@ -14,6 +14,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
@@ -29,7 +30,11 @@ COARSE_FRACTION = 0.5
 
 
 class KSWGD(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConvergedByVerdict, AbstractFlowEstimator
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    WeightedByKilling,
+    ConvergedByVerdict,
+    AbstractFlowEstimator,
 ):
     r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
 
