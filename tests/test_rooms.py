@@ -30,6 +30,7 @@ ROOMS = [
     [
         "cuda",
         "listing",
+        "interop",
         "distributed",
         "rounding",
         "testing",

@@ -171,30 +171,6 @@ def check_radii(R: float, rho: float) -> tuple[float, float]:
     return R, rho
 
 
-def project_circle(Z: np.ndarray, *, arc: float = 2 * math.pi) -> np.ndarray:
-    """Return the nearest point of the unit circle, or of an arc from the angle 0, for every row of Z.
-
-    Parameters
-    ----------
-    Z : array of shape (n, 2)
-        NumPy or CuPy; the origin, which has no nearest point, goes to (1, 0).
-    arc : float, default=2 pi
-        Length of the arc, as in :func:`circle`.
-
-    Returns
-    -------
-    array of shape (n, 2)
-        Library and dtype of Z. Fits ``KSWGD(project=...)``.
-    """
-    _check_rows(Z, 2)
-    angle = np.arctan2(Z[:, 1], Z[:, 0])
-    if arc < 2 * math.pi:
-        # measured from the middle of the arc in (-pi, pi], the nearest point is the clipped angle
-        from_middle = np.mod(angle - arc / 2 + math.pi, 2 * math.pi) - math.pi
-        angle = arc / 2 + np.clip(from_middle, -arc / 2, arc / 2)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
 def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndarray:
     """Return the nearest point of the torus for every row of Z, shape (n, 3), library and dtype of Z.
 

@@ -177,16 +177,6 @@ def mises_fisher(n_samples: int, random_state: RandomState = None) -> np.ndarray
     return height[:, None] * POLES[which] + np.sqrt(1 - height**2)[:, None] * side
 
 
-def project_sphere(Z: np.ndarray) -> np.ndarray:
-    """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...)."""
-    if getattr(Z, "ndim", None) != 2:
-        raise ValueError(f"Z has shape {np.shape(Z)}: pass an array of shape (n, d)")
-    length = (Z**2).sum(axis=1, keepdims=True) ** 0.5
-    lost = length == 0
-    first = (np.arange(Z.shape[1]) == 0).astype(Z.dtype)
-    return np.where(lost, first, Z / np.where(lost, 1, length))
-
-
 def exact_mises_fisher() -> dict[str, Any]:
     """Return mean, covariance, poles as ``centres`` and the ``masses`` around them."""
     A = 1 / np.tanh(CONCENTRATIONS) - 1 / CONCENTRATIONS  # mean height over the equator
