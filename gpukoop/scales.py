@@ -79,12 +79,14 @@ def check_range(kernel: AbstractKernel, *clouds: Array) -> None:
     if (kernel.positive and not slow) or any(is_cupy(A) for A in clouds):
         return
     dtype = clouds[0].dtype
-    largest = max(float(np.abs(A).max()) for A in clouds)
+    # Sums see squares in units of the scale; Riesz kernels have scale 1.
+    unit = min(float(radial.scale) for _, radial in kernel.terms)
+    largest = max(float(np.abs(A).max()) for A in clouds) / unit
     limit = float(np.sqrt(np.finfo(dtype).max)) / (4 * clouds[0].shape[1])
     smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)
     if largest > limit or (0 < largest < smallest and not slow):
         remedy = "rescale them" + (", or pass them as float64" if dtype == np.float32 else "")
         raise ValueError(
-            f"{kernel!r}: points of size {largest:.1e} have squares beyond the range of {dtype}, which holds those of points "
-            f"between {smallest:.0e} and {limit:.0e}: {remedy}"
+            f"{kernel!r}: points of size {largest:.1e} (over the scale) have squares beyond the range of {dtype}, which holds those "
+            f"of points between {smallest:.0e} and {limit:.0e}: {remedy}"
         )

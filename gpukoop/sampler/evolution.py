@@ -24,7 +24,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from gpukoop.arrays import namespace
-from gpukoop.sampler.expm import expm_action
+from gpukoop.sampler.expm import ExponentialOverflow, expm_action
 from gpukoop.sampler.lifting import Lift
 from gpukoop.sampler.moments import Moments
 
@@ -110,7 +110,7 @@ def sat_inverse(
 
     .. math:: ((b-a) M + B_a + \lambda I)\, c = B_a C
 
-    Differs from exp(-A), which amplifies every decaying mode and is not used.
+    Differs from exp(-A), which amplifies every decaying mode and serves where no feature depends on time.
     """
     slope, B = moments.slope(moments.n_bins), moments.host("B", 0)
     if symmetrize:
@@ -205,8 +205,20 @@ class Stage:
             maps[-1] = denoiser(moments, lam, "a")
         self.finish = denoiser(moments, lam, "b") if options.final == "finish" else None
         if not ends_only:
-            self.backward = sat_inverse(moments, lift, lam, symmetrize=options.symmetrize)
+            self.backward = self._backward(moments, lam)
         self.maps = np.stack(maps)  # (K+1, D, d)
+
+    def _backward(self, moments: Moments, lam: float) -> np.ndarray:
+        """Return P with x(a) = g(x_b, b) P, (D, d); of NaN where exp(-A) overflows."""
+        lift = self.lift
+        if self.generator is None or not lift.autonomous:
+            return sat_inverse(moments, lift, lam, symmetrize=self.options.symmetrize)
+        # No combination of features of x alone is carried backwards at every time, and exp(-A) is exact where they span a space
+        # that A keeps.
+        try:
+            return expm_action(self.generator, lift.decoder, -moments.length)
+        except ExponentialOverflow:
+            return np.full_like(lift.decoder, np.nan)
 
     def matrix(self, s: float) -> np.ndarray:
         """Return P with x(s) = g(x_a, a) P, (D, d): exact in s for the exponential, a cubic spline between edges for SAT."""

@@ -14,11 +14,9 @@ import numpy as np
 
 from gpukoop.arrays import like, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.formula.catalogue import Energy
-from gpukoop.operator import KernelOperator
+from gpukoop.sampler.choice import REG_DEFAULT, by_held_out, by_trajectories
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.evolution import Evolution, Stage, ridge
-from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, Triples, assemble
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
@@ -30,16 +28,10 @@ _log = logging.getLogger("gpukoop")
 # Triples per feature, at least and, however many points there are, at most. With velocities conditioned on the batch 60 do in
 # two dimensions; beyond 200 the error of the dictionary is all that is left.
 TRIPLES_PER_FEATURE = (100, 200)
-# Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
-REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
-REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
-# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
-HELD_OUT = (20, 1_000)
 # Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
 MOMENT_ENTRIES = 2**26
 # The one-step map that is distilled from a chain: noise points per feature, its ridge over tr/D, features of the chain at least.
 DISTILL_PER_FEATURE, DISTILL_RIDGE, MIN_GUIDE = 40, 1e-8, 100
-# Length of the features over the median distance of landmarks: 0.1 d within these bounds. Two dimensions want short lengths (0.2
 
 
 def _seed(*path: int) -> int:
@@ -66,7 +58,7 @@ class Learner:
         label -> Frame. Each class has its own, so that a narrow class is as easy as a wide one.
     evolutions : dict
         label -> Evolution.
-    reg, reg_path : float, list of (reg, energy distance)
+    reg, reg_path : float, list of (reg, score)
     """
 
     def __init__(self, recipe: Recipe, teacher: AbstractTeacher | None, seed: int) -> None:
@@ -161,18 +153,18 @@ class Learner:
             result.append(parts[0].pooled(parts[1:]))
         return result
 
-    def solve(self, reg: float | str, held_out: Array | None = None) -> None:
-        """Choose the ridge if it is "auto", and solve every slab of every class."""
+    def solve(self, reg: float | str, data: Array, held_out: Array | None = None) -> None:
+        """Choose the ridge if it is "auto", by these points in the frame, and solve every slab of every class."""
         with one_thread(16 * max(lift.n_features for lift in self.lifts) ** 2):
-            self._solve(reg, held_out)
+            self._solve(reg, data, held_out)
 
-    def _solve(self, reg: float | str, held_out: Array | None) -> None:
+    def _solve(self, reg: float | str, data: Array, held_out: Array | None) -> None:
         pooled = self.pooled()
         if self.guide is not None:
-            self.guide.solve(reg, held_out)
+            self.guide.solve(reg, data, held_out)
             self.reg, self.reg_path = self.guide.reg, self.guide.reg_path
         elif isinstance(reg, str):
-            self.reg = self._choose(pooled, held_out)
+            self.reg = self._choose(pooled, data, held_out)
         else:
             self.reg = float(reg)
         self.evolutions = {None: self._evolution(pooled, self.reg)}
@@ -204,28 +196,21 @@ class Learner:
         ]
         return Evolution(stages)
 
-    def _choose(self, pooled: list[Moments], held_out: Array | None) -> float:
-        """Return the ridge whose samples are nearest to points that were not learned from, by energy distance."""
-        solver = self.recipe.solver
-        self.reg_path = []
-        if held_out is None:
-            return REG_DEFAULT[solver]
-        rng = np.random.default_rng([self.seed, 2**32])
-        base = like(rng.standard_normal(held_out.shape), held_out)
-        for reg in REG_PATH[solver]:
-            try:
-                moved = self._evolution(pooled, reg, ends_only=True).transport(base)
-                score = energy_distance(moved, held_out, self.recipe.backend)
-            except (ExponentialOverflow, np.linalg.LinAlgError):
-                score = math.inf
-            self.reg_path.append((reg, score))
-            _log.debug("reg %g: energy distance %.3g", reg, score)
-        best, score = min(self.reg_path, key=lambda row: row[1])
-        if not math.isfinite(score):
-            raise ExponentialOverflow(
-                f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
-            )
-        return best
+    def _choose(self, pooled: list[Moments], data: Array, held_out: Array | None) -> float:
+        """Return the best ridge of the path, which it keeps; see ``gpukoop.sampler.choice``."""
+        backend = self.recipe.backend
+
+        def endpoints(reg: float, base: Array) -> Array:
+            return self._evolution(pooled, reg, ends_only=True).transport(base)
+
+        if self.recipe.solver == "exponential":
+            self.reg_path = by_trajectories(endpoints, self.teacher, data, self.seed, backend)
+        elif held_out is not None:
+            self.reg_path = by_held_out(endpoints, held_out, self.seed, backend)
+        else:
+            self.reg_path = []
+            return REG_DEFAULT
+        return min(self.reg_path, key=lambda row: row[1])[0]
 
 
 def distilled_recipes(recipe: Recipe) -> tuple[Recipe, Recipe]:
@@ -267,30 +252,6 @@ def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> 
     evolution = Evolution(chain.stages, (lift, P))
     evolution.energy_ratio = chain.energy_ratio * float(np.einsum("ij,ik,kj->", P, Q, P)) / energy
     return evolution
-
-
-def energy_distance(X: Array, Y: Array, backend: str | None) -> float:
-    """Return 2 E|x - y| - E|x - x'| - E|y - y'|, inf where X is not finite."""
-    xp = namespace(X)
-    if not bool(xp.isfinite(X).all()):
-        return math.inf
-
-    def mean(A: Array, B: Array) -> float:
-        K = KernelOperator(Energy(), A, B, backend=backend)
-        return float((K @ xp.full(len(B), 1 / len(B))).mean())
-
-    return mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)
-
-
-def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array | None]:
-    """Return the rows to learn from and, where there are enough, a tenth to choose the ridge by."""
-    low, high = HELD_OUT
-    size = min(high, len(data) // 10)
-    if size < low:
-        return data, None
-    xp = namespace(data)
-    order = xp.asarray(rng.permutation(len(data)))
-    return data[order[size:]], data[order[:size]]
 
 
 def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:

@@ -25,6 +25,7 @@ Array = Any
 MAX_AFFINE = 32
 MEDIAN_SAMPLE = 1_000
 MIN_FEATURES = 20
+# Length of the features over the median distance of landmarks: 0.1 d within these bounds. Two dimensions want short lengths (0.2
 # was best of 0.13, 0.2, 0.35, 0.5 on eight Gaussians and on a checkerboard); in ten, neighbours are as far as anyone.
 SCALE_FACTORS = (0.2, 1.0)
 # When "auto" distills: where the gain was measured, in the plane, and where a chain costs seconds.
