@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.loop import seed_from
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
@@ -25,8 +25,6 @@ from gpukoop.sampler.learning import Learner, certificate
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport, mode_projector
 from gpukoop.sampler.teacher import AbstractTeacher
-
-Array = Any
 
 # An inverse that misses base points by more than this share of their spread is refused: 1 is no better than their mean, and
 # without features of time only an exact inverse is known to be right elsewhere, too.
