@@ -43,7 +43,7 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_range, check_scales, divided, median_scale, per_feature
+from gpukoop.scales import check_scales, divided, median_scale, per_feature, within_range
 
 
 class KernelOperator(AbstractOperator):
@@ -112,13 +112,14 @@ class KernelOperator(AbstractOperator):
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
+        check_scales(isotropic(self.kernel)[0], self.dtype)
         self._prepare()
-        check_scales(self._radial, self.dtype)
-        check_range(self._radial, self.clouds.X, self.clouds.Y)
 
     def _prepare(self) -> None:
         self._radial, self._lengths = isotropic(self.kernel)
-        self.clouds = Clouds(*divided(self._lengths, self.X, self.Y))
+        clouds = divided(self._lengths, self.X, self.Y)
+        self.clouds = Clouds(*within_range(self._radial, *clouds))
+        self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
 
@@ -356,6 +357,11 @@ class KernelOperator(AbstractOperator):
         if not self.kernel.positive:
             raise ValueError(
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
+            )
+        if self._moved:
+            raise ValueError(
+                f"{self.kernel!r}: the points are so far apart that logarithms of the kernel leave the range of {self.dtype}: "
+                "rescale them, or leave out those far away"
             )
         native, _ = native_array(b, "b")
         if native.ndim != 1:

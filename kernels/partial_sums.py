@@ -14,6 +14,7 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.operation import Operation
+from gpukoop.kernels.request import Request
 
 # Results of a reduction in float64, its error estimate and its warnings.
 Partial = tuple[tuple[Array, ...], float | None, tuple[str, ...]]
@@ -38,12 +39,30 @@ def _cut(n: int, count: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
+def check_partial(request: Request, partial: Partial, rows: int, t: int, d: int) -> None:
+    """Raise unless a partial result has the dtype and the shapes of a block of ``rows`` targets."""
+    operation = request.operation
+    value = (rows,) if operation.log else (rows, t)
+    slope = (rows, d) if operation.log else (rows, t, d)
+    asked = ((value, operation.value), (slope, operation.slope))
+    expected = [(shape, "float64") for shape, wanted in asked if wanted]
+    found = [(part.shape, part.dtype.name) for part in partial[0]]
+    if found != expected:
+        raise RuntimeError(
+            f"a worker returned {found} for a block of {request}, expected {expected}: do all workers run the same version of "
+            "gpukoop?"
+        )
+
+
 def combine(operation: Operation, a: Partial, b: Partial) -> Partial:
     """Return the reduction over two blocks of sources from those over each.
 
     Sums add. Log-sum-exps are combined by logaddexp, their gradients by the softmax weights exp(L_a - L), exp(L_b - L).
     """
     left, right = a[0], b[0]
+    shapes = [[part.shape for part in parts] for parts in (left, right)]
+    if shapes[0] != shapes[1]:  # would be broadcast in silence
+        raise RuntimeError(f"two blocks of {operation} have the shapes {shapes[0]} and {shapes[1]}")
     if operation.log:
         L = np.logaddexp(left[0], right[0])
         parts: tuple[Array, ...] = (L,)
