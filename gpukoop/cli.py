@@ -24,6 +24,7 @@ from gpukoop.terminal import (
     folder,
     say,
     show_warning,
+    worded,
     writable,
     write_log,
 )
@@ -54,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The last resort: a user never sees a traceback unasked.
         if arguments.debug:
             traceback.print_exc()
-        expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
         text = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        if not text or not isinstance(error, expected):
+        if not worded(error):
             text = f"{arguments.doing} failed: {type(error).__name__}: {text}"
             if not arguments.debug:
                 text += f" (log: {write_log(arguments.doing)}; --debug shows it here)"
