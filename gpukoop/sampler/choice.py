@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.expm import ExponentialOverflow
@@ -57,7 +57,10 @@ def by_held_out(
     """
     rng = np.random.default_rng([seed, 2**32])
     base = like(rng.standard_normal(held_out.shape), held_out)
-    return _scores("sat", endpoints, base, lambda moved: energy_distance(moved, held_out, backend))
+    own = mean_distance(held_out, held_out, backend)
+    return _scores(
+        "sat", endpoints, base, lambda moved: energy_distance(moved, held_out, backend, own)
+    )
 
 
 def by_trajectories(
@@ -89,10 +92,10 @@ def by_trajectories(
         to_host(data[:FIELD_POINTS]), smooth=FIELD_BLUR, backend=backend
     )
     start = base if teacher is None else like(base, data)
-    exact = to_host(integrate(field, start, (0.0, 1.0), n_steps=N_STEPS)[-1])
+    exact = like(to_host(integrate(field, start, (0.0, 1.0), n_steps=N_STEPS)[-1]), data)
 
-    def error(moved: Array) -> float:
-        return float(np.sqrt(((to_host(moved) - exact) ** 2).sum(axis=1).mean()))
+    def error(moved: Array) -> Array:
+        return namespace(moved).sqrt(((moved - exact) ** 2).sum(axis=1).mean())
 
     return _scores("exponential", endpoints, like(base, data), error)
 
@@ -101,16 +104,20 @@ def _scores(
     solver: str,
     endpoints: Callable[[float, Array], Array],
     base: Array,
-    score: Callable[[Array], float],
+    score: Callable[[Array], Array],
 ) -> list[tuple[float, float]]:
-    path = []
+    xp = namespace(base)
+    found = []
     for reg in REG_PATH[solver]:
         try:
-            value = score(endpoints(reg, base))
+            found.append(score(endpoints(reg, base)))
         except (ExponentialOverflow, np.linalg.LinAlgError):
-            value = math.inf
-        path.append((reg, value if math.isfinite(value) else math.inf))
-        _log.debug("reg %g: score %.3g", reg, value)
+            found.append(xp.asarray(math.inf))
+    values = to_host(xp.stack(found))  # one look at the device
+    path = list(
+        zip(REG_PATH[solver], np.where(np.isfinite(values), values, math.inf).tolist(), strict=True)
+    )
+    _log.debug("score of every reg: %s", path)
     if not any(math.isfinite(value) for _, value in path):
         raise ExponentialOverflow(
             f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
@@ -118,14 +125,17 @@ def _scores(
     return path
 
 
-def energy_distance(X: Array, Y: Array, backend: str | None) -> float:
-    """Return 2 E|x - y| - E|x - x'| - E|y - y'|, inf where X is not finite."""
+def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
+    """Return E|x - y|, an array without axes."""
+    K = KernelOperator(Energy(), X, Y, backend=backend)
+    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
+
+
+def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
+    """Return 2 E|x - y| - E|x - x'| - ``own``, E|y - y'|, an array without axes; inf where X is not finite."""
     xp = namespace(X)
-    if not bool(xp.isfinite(X).all()):
-        return math.inf
-
-    def mean(A: Array, B: Array) -> float:
-        K = KernelOperator(Energy(), A, B, backend=backend)
-        return float((K @ xp.full(len(B), 1 / len(B))).mean())
-
-    return mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)
+    finite = xp.isfinite(X).all()
+    X = xp.where(finite, X, 0.0)
+    with unchecked():
+        score = 2 * mean_distance(X, Y, backend) - mean_distance(X, X, backend) - own
+    return xp.where(finite, score, math.inf)
