@@ -40,6 +40,28 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
     return native
 
 
+def check_kind(value: Any, kind: type, name: str) -> None:
+    """Raise with the name unless a value is of a kind, such as a part that another call returns."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected {kind.__name__}")
+
+
+def covariance_roots(S: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues and eigenvectors of a covariance matrix, or of a stack of them; raise where it is none."""
+    if np.abs(S - S.swapaxes(-1, -2)).max(initial=0.0) > 1e-9 * np.abs(S).max(initial=0.0):
+        raise ValueError(f"{name} is not symmetric: pass a covariance matrix")
+    try:
+        values, vectors = np.linalg.eigh(S)
+    except np.linalg.LinAlgError:
+        values = np.full(S.shape[:-1], np.nan)
+        vectors = S
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has entries that leave the range of float64: rescale the data")
+    if values.size and values.min() < 0:
+        raise ValueError(f"{name} has a negative eigenvalue: pass a covariance matrix")
+    return values, vectors
+
+
 def masses(weights: Any, name: str, n: int) -> np.ndarray:
     """Return weights >= 0 as float64 of sum 1 on the host; a multiple of them gives the same, whatever their units.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop import scales
 from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import (
     Array,
@@ -43,7 +44,7 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_scales, divided, median_scale, per_feature, within_range
+from gpukoop.scales import check_scales, divided, median_scale, per_feature
 
 
 class KernelOperator(AbstractOperator):
@@ -118,7 +119,7 @@ class KernelOperator(AbstractOperator):
     def _prepare(self) -> None:
         self._radial, self._lengths = isotropic(self.kernel)
         clouds = divided(self._lengths, self.X, self.Y)
-        self.clouds = Clouds(*within_range(self._radial, *clouds))
+        self.clouds = Clouds(*scales.within_range(self._radial, *clouds))
         self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
@@ -359,10 +360,7 @@ class KernelOperator(AbstractOperator):
                 f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
             )
         if self._moved:
-            raise ValueError(
-                f"{self.kernel!r}: the points are so far apart that logarithms of the kernel leave the range of {self.dtype}: "
-                "rescale them, or leave out those far away"
-            )
+            raise scales.out_of_range(self.kernel, self.dtype, "logarithms of the kernel")
         native, _ = native_array(b, "b")
         if native.ndim != 1:
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")

@@ -137,6 +137,13 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     )
 
 
+def out_of_range(kernel: AbstractKernel, dtype: np.dtype, what: str) -> ValueError:
+    """Return the error of points too far apart for some quantity."""
+    return ValueError(
+        f"{kernel!r}: the points are so far apart that {what} leave the range of {dtype}: rescale them, or leave out those far away"
+    )
+
+
 def _brought_in(clouds: tuple[Array, ...], reach: float, apart: float) -> tuple[Array, ...] | None:
     """Return points with coordinates beyond ``reach`` between it and its double, in order; None if closer than ``apart``."""
     far = np.unique(np.concatenate([np.abs(A[np.abs(A) > reach]) for A in clouds]))

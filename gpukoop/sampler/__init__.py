@@ -5,18 +5,7 @@ generator of a field of their own.
 """
 
 from gpukoop.sampler.clock import Clock, Frame
-from gpukoop.sampler.evolution import (
-    Evolution,
-    Options,
-    Stage,
-    denoiser,
-    energy_ratio,
-    generator,
-    growth_bound,
-    ridge,
-    sat,
-    sat_inverse,
-)
+from gpukoop.sampler.evolution import Evolution, Options, Stage
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
 from gpukoop.sampler.forecast import Relaxation
 from gpukoop.sampler.fourier import FourierFeatures
@@ -27,6 +16,15 @@ from gpukoop.sampler.nystroem import NystroemFeatures
 from gpukoop.sampler.pictures import images, picture
 from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures
 from gpukoop.sampler.report import SpectralReport, mode_projector, spectral_report
+from gpukoop.sampler.solves import (
+    denoiser,
+    energy_ratio,
+    generator,
+    growth_bound,
+    ridge,
+    sat,
+    sat_inverse,
+)
 from gpukoop.sampler.teacher import (
     AbstractTeacher,
     AffineTeacher,

@@ -19,11 +19,12 @@ from gpukoop.operator import KernelOperator
 from gpukoop.sampler.choice import split_held_out
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.diagnosis import diagnose
-from gpukoop.sampler.evolution import Evolution, generator, ridge
+from gpukoop.sampler.evolution import Evolution
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.learning import Learner, certificate
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport, mode_projector
+from gpukoop.sampler.solves import generator, ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 
 # An inverse that misses base points by more than this share of their spread is refused: 1 is no better than their mean, and

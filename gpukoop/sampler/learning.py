@@ -16,10 +16,11 @@ from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.sampler.choice import REG_DEFAULT, by_held_out, by_trajectories
 from gpukoop.sampler.clock import Frame
-from gpukoop.sampler.evolution import Evolution, Stage, ridge
+from gpukoop.sampler.evolution import Evolution, Stage
 from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, assemble
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
+from gpukoop.sampler.solves import ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 from gpukoop.sampler.triples import Triples
 

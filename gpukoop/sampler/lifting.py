@@ -21,6 +21,8 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace
+from gpukoop.checks import check_kind
+from gpukoop.draws import check_count
 from gpukoop.fusion import fused
 from gpukoop.kernels.reference import squared_distances
 from gpukoop.sampler.clock import Clock
@@ -146,6 +148,7 @@ class UserFeatures(AbstractFeatures):
                     "features_and_jvp(x, t, u), u the velocity"
                 )
         self.source = source
+        n_coordinates = check_count(n_coordinates, "n_coordinates")
         probe = np.asarray(source.features(np.zeros((1, n_coordinates)), np.zeros(1)))
         if probe.ndim != 2 or len(probe) != 1:
             raise ValueError(
@@ -204,9 +207,16 @@ class Lift:
     def __init__(
         self, n_coordinates: int, blocks: Sequence[AbstractFeatures], clock: Clock | None = None
     ) -> None:
-        self.n_coordinates = n_coordinates
+        self.n_coordinates = check_count(n_coordinates, "n_coordinates")
+        if not isinstance(blocks, Sequence) or not all(
+            isinstance(b, AbstractFeatures) for b in blocks
+        ):
+            raise TypeError(
+                f"blocks is {blocks!r}, expected a list of features such as [PolynomialFeatures(d, 2, 1)]"
+            )
         self.blocks = tuple(blocks)
         self.clock = Clock() if clock is None else clock
+        check_kind(self.clock, Clock, "clock")
         self.n_features = 2 + n_coordinates + sum(block.n_features for block in self.blocks)
 
     @property

@@ -16,6 +16,8 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, require_finite
+from gpukoop.checks import covariance_roots, masses, real_array
+from gpukoop.draws import check_count, check_positive
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import column
@@ -74,11 +76,11 @@ class AffineTeacher(AbstractTeacher):
     """
 
     def __init__(self, B: Any, c: Any = None) -> None:
-        self.B = np.atleast_2d(np.asarray(B, dtype=float))
+        self.B = np.atleast_2d(real_array(B, "B"))
         d = len(self.B)
         if self.B.shape != (d, d):
             raise ValueError(f"B has shape {self.B.shape}, expected a square matrix")
-        self.c = np.zeros(d) if c is None else np.asarray(c, dtype=float)
+        self.c = np.zeros(d) if c is None else real_array(c, "c")
         if self.c.shape != (d,):
             raise ValueError(f"c has shape {self.c.shape}, expected ({d},) as B has {d} rows")
 
@@ -115,11 +117,14 @@ class GaussianTeacher(AbstractTeacher):
     """
 
     def __init__(self, mean: Any, covariance: Any) -> None:
-        self.mean = np.atleast_1d(np.asarray(mean, dtype=float))
-        self.covariance = np.atleast_2d(np.asarray(covariance, dtype=float))
-        self._s, self._basis = np.linalg.eigh(self.covariance)
-        if self._s[0] < 0:
-            raise ValueError("covariance has a negative eigenvalue: pass a covariance matrix")
+        self.mean = np.atleast_1d(real_array(mean, "mean"))
+        self.covariance = np.atleast_2d(real_array(covariance, "covariance"))
+        d = len(self.mean)
+        if self.mean.shape != (d,) or d == 0 or self.covariance.shape != (d, d):
+            raise ValueError(
+                f"mean {self.mean.shape} and covariance {self.covariance.shape} do not fit: expected (d,) and (d, d)"
+            )
+        self._s, self._basis = covariance_roots(self.covariance, "covariance")
 
     def velocity(self, x: Array, t: Any) -> Array:
         """Return v(x, t)."""
@@ -158,18 +163,20 @@ class MixtureTeacher(AbstractTeacher):
     """
 
     def __init__(self, weights: Any, means: Any, covariances: Any) -> None:
-        self.weights = np.asarray(weights, dtype=float)
-        self.weights = self.weights / self.weights.sum()
-        self.means = np.atleast_2d(np.asarray(means, dtype=float))
-        self.covariances = np.asarray(covariances, dtype=float)
-        K, d = self.means.shape
-        if self.weights.shape != (K,) or self.covariances.shape != (K, d, d):
+        self.means = np.atleast_2d(real_array(means, "means"))
+        self.covariances = real_array(covariances, "covariances")
+        self.weights = real_array(weights, "weights")
+        K, d = self.means.shape if self.means.ndim == 2 else (0, 0)
+        if self.weights.shape != (K,) or self.covariances.shape != (K, d, d) or K * d == 0:
             raise ValueError(
                 f"weights {self.weights.shape}, means {self.means.shape} and covariances "
                 f"{self.covariances.shape} do not fit: expected (K,), (K, d), (K, d, d)"
             )
         # Sigma_k is diagonal in the eigenbasis of S_k at every t: no solve per point.
-        self._s, self._basis = np.linalg.eigh(self.covariances)
+        self._s, self._basis = covariance_roots(self.covariances, "covariances")
+        self.weights = masses(self.weights, "weights", K)
+        if not (self.weights > 0).all():
+            raise ValueError("weights must be positive: leave out components of weight 0")
 
     def velocity(self, x: Array, t: Any) -> Array:
         """Return v(x, t)."""
@@ -227,7 +234,8 @@ class EmpiricalTeacher(AbstractTeacher):
         self, Y: Any, *, smooth: float = 0.0, last: float = 1e-3, backend: str | None = None
     ) -> None:
         self.Y = points(Y, "Y")[0].astype(float)
-        self.smooth, self.last, self.backend = float(smooth), float(last), backend
+        self.smooth = check_positive(smooth, "smooth", zero=True)
+        self.last, self.backend = check_positive(last, "last"), backend
 
     def denoised(self, x: Array, t: Any) -> Array:
         """Return the mean of the data given x at time t, (n, d)."""
@@ -296,6 +304,11 @@ def integrate(
     field = as_teacher(teacher)
     if field is None:
         raise TypeError("teacher is None: pass an object with velocity(x, t)")
+    times = real_array(times, "times", (None,)).tolist()
+    if len(times) < 1 or any(b < a for a, b in pairwise(times)):
+        raise ValueError(f"times must ascend, got {times}: the first is where x is")
+    n_steps = check_count(n_steps, "n_steps")
+    x, home = points(x, "x")
     xp, v = namespace(x), field.velocity
     states = [x]
     span = max(float(times[-1]) - float(times[0]), 1e-300)
@@ -313,4 +326,5 @@ def integrate(
             k4 = v(x + h * k3, t + h)
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         states.append(x)
-    return xp.stack(states)
+    require_finite(states[-1], "the flow of the teacher")
+    return home.restore(xp.stack(states))
