@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, native_array, require_finite, to_host
+from gpukoop.draws import check_positive
+
+LARGEST_LENGTH = 1e150
 
 
 def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
@@ -38,6 +41,16 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
     if native.size:
         require_finite(native, name)
     return native
+
+
+def check_length(value: Any, name: str, *, zero: bool = False) -> float:
+    """Return a positive number that has, like its inverse, a square in the range of float64, or raise with its name."""
+    length = check_positive(value, name, zero=zero)
+    if length and not 1 / LARGEST_LENGTH <= length <= LARGEST_LENGTH:
+        raise ValueError(
+            f"{name} is {length}: pass a number between {1 / LARGEST_LENGTH:.0e} and {LARGEST_LENGTH:.0e}, in other units"
+        )
+    return length
 
 
 def check_kind(value: Any, kind: type, name: str) -> None:

@@ -9,6 +9,7 @@ from gpukoop.sampler.evolution import Evolution, Options, Stage
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
 from gpukoop.sampler.forecast import Relaxation
 from gpukoop.sampler.fourier import FourierFeatures
+from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
 from gpukoop.sampler.moments import Moments, assemble
@@ -33,7 +34,6 @@ from gpukoop.sampler.teacher import (
     GaussianTeacher,
     MixtureTeacher,
     as_teacher,
-    integrate,
 )
 from gpukoop.sampler.triples import Triples
 

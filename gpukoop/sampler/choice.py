@@ -12,7 +12,8 @@ from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.expm import ExponentialOverflow
-from gpukoop.sampler.teacher import AbstractTeacher, EmpiricalTeacher, integrate
+from gpukoop.sampler.integration import integrate
+from gpukoop.sampler.teacher import AbstractTeacher, EmpiricalTeacher
 
 _log = logging.getLogger("gpukoop")
 

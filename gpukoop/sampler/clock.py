@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
-from gpukoop.checks import real_array
+from gpukoop.checks import check_length, real_array
 from gpukoop.draws import check_positive
 
 # e^-7: the truncation is O(e^-7) before, and O(e^-14) after the last denoising.
@@ -103,7 +103,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         real_array(self.mean, "mean", (None,))
-        check_positive(self.size, "size")
+        check_length(self.size, "size")
 
     @classmethod
     def of(cls, X: np.ndarray, default: float = 1.0) -> Frame:
@@ -131,6 +131,8 @@ class Frame:
     def data_inside(self, x: Array) -> Array:
         """Return data points in the frame."""
         xp = namespace(x)
+        if x.shape[1:] != self.mean.shape:
+            raise ValueError(f"points of shape {x.shape} in a frame of {len(self.mean)} features")
         return (x - xp.asarray(self.mean)) / self.size
 
     def outside(self, w: Array, t: float) -> Array:

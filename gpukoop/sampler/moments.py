@@ -26,7 +26,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.checks import real_array
+from gpukoop.checks import check_kind, real_array
 from gpukoop.draws import check_count
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, DEVICE_ENTRIES, Lift
 from gpukoop.sampler.triples import Triples, Walk
@@ -285,6 +285,9 @@ def assemble(
     -----
     Cost: 5 N D^2 flops; memory (2 K + 2) D^2 numbers and one batch.
     """
+    check_kind(lift, Lift, "lift")
+    check_kind(triples, Triples, "triples")
+    n_triples = check_count(n_triples, "n_triples")
     if moments is None:
         whole = (0.0, lift.clock.horizon) if slab is None else slab
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)

@@ -12,9 +12,8 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, require_finite, to_host, unchecked
-from gpukoop.checks import check_kind
-from gpukoop.draws import check_positive
+from gpukoop.arrays import Array, is_cupy, namespace, points, require_finite, to_host, unchecked
+from gpukoop.checks import check_kind, check_length, real_array
 from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel, trace
@@ -82,10 +81,11 @@ class NystroemFeatures(AbstractFeatures):
                 f"{self.kernel!r} has a kink at 0, so its features have no derivative at a landmark: use "
                 "Gaussian, Matern32, Matern52, InverseMultiquadric or RationalQuadratic"
             )
-        self.scale, self.backend = check_positive(scale, "scale"), backend
-        self.time_scale = check_positive(time_scale, "time_scale")
+        self.scale, self.backend = check_length(scale, "scale"), backend
+        self.time_scale = check_length(time_scale, "time_scale")
         landmarks, _ = points(landmarks, "landmarks")
         xp = namespace(landmarks)
+        times = times if is_cupy(times) else real_array(times, "times")
         if np.ndim(times) != 1 or len(times) != len(landmarks):
             raise ValueError(
                 f"times has shape {np.shape(times)}, expected ({len(landmarks)},): one time a landmark"

@@ -24,6 +24,7 @@ from gpukoop.sampler.lifting import AbstractFeatures, Constant, blockwise_produc
 # Half-width of the box that a monomial sees as [-1, 1], as a quantile on either side.
 QUANTILE = 0.01
 MAX_TERMS = 20_000
+LARGEST_LOG = 700.0  # of a float64
 
 
 @final
@@ -70,6 +71,11 @@ class PolynomialFeatures(AbstractFeatures):
         )
         if not (self.half_width > 0).all():
             raise ValueError(f"half_width is {half_width}: pass numbers > 0")
+        reach = (1 + np.abs(self.centre).max()) / self.half_width.min()
+        if not (self.degree + 1) * np.log(reach + 1) < LARGEST_LOG:
+            raise ValueError(
+                f"centre={centre} over half_width={half_width} to the power {self.degree} leaves the range of float64"
+            )
         # A monomial is one coordinate times an earlier monomial: (parent, coordinate) in order of degree.
         index: dict[tuple[int, ...], int] = {(): 0}
         self._recurrence: list[tuple[int, int]] = []

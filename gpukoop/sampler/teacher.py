@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, require_finite
-from gpukoop.checks import covariance_roots, masses, real_array
-from gpukoop.draws import check_count, check_positive
+from gpukoop.arrays import Array, is_cupy, namespace, points, require_finite
+from gpukoop.checks import check_length, covariance_roots, masses, real_array
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import column
@@ -50,7 +48,10 @@ class CallableTeacher(AbstractTeacher):
     def velocity(self, x: Array, t: Any) -> Array:
         """Return the source's answer, an array beside x."""
         xp = namespace(x)
-        v = xp.asarray(self._function(x, t), dtype=x.dtype)
+        answer = self._function(x, t)
+        if not is_cupy(answer):
+            answer = real_array(answer, "the teacher's velocity")
+        v = xp.asarray(answer, dtype=x.dtype)
         if v.shape != x.shape:
             raise ValueError(
                 f"the teacher's velocity has shape {v.shape} for points of shape {x.shape}: one row per point"
@@ -234,8 +235,8 @@ class EmpiricalTeacher(AbstractTeacher):
         self, Y: Any, *, smooth: float = 0.0, last: float = 1e-3, backend: str | None = None
     ) -> None:
         self.Y = points(Y, "Y")[0].astype(float)
-        self.smooth = check_positive(smooth, "smooth", zero=True)
-        self.last, self.backend = check_positive(last, "last"), backend
+        self.smooth = check_length(smooth, "smooth", zero=True)
+        self.last, self.backend = check_length(last, "last"), backend
 
     def denoised(self, x: Array, t: Any) -> Array:
         """Return the mean of the data given x at time t, (n, d)."""
@@ -273,58 +274,3 @@ def as_teacher(source: Any) -> AbstractTeacher | None:
     if source is None or isinstance(source, AbstractTeacher):
         return source
     return CallableTeacher(source)
-
-
-def integrate(
-    teacher: Any, x: Array, times: Sequence[float], *, n_steps: int = 100, method: str = "rk4"
-) -> Array:
-    """Return the flow of a teacher by fixed steps: the reference that one-step sampling is compared with.
-
-    Parameters
-    ----------
-    teacher : object with velocity(x, t), or a function
-    x : array of shape (n, d)
-        Points at time ``times[0]``.
-    times : sequence of float
-        Ascending; the first is where x is.
-    n_steps : int
-        Steps from the first to the last time together, at least one between two times.
-    method : "rk4" or "euler"
-
-    Returns
-    -------
-    array of shape (len(times), n, d)
-
-    Notes
-    -----
-    Cost: 4 (rk4) or 1 (euler) calls of the teacher a step.
-    """
-    if method not in ("rk4", "euler"):
-        raise ValueError(f"method must be 'rk4' or 'euler', got {method!r}")
-    field = as_teacher(teacher)
-    if field is None:
-        raise TypeError("teacher is None: pass an object with velocity(x, t)")
-    times = real_array(times, "times", (None,)).tolist()
-    if len(times) < 1 or any(b < a for a, b in pairwise(times)):
-        raise ValueError(f"times must ascend, got {times}: the first is where x is")
-    n_steps = check_count(n_steps, "n_steps")
-    x, home = points(x, "x")
-    xp, v = namespace(x), field.velocity
-    states = [x]
-    span = max(float(times[-1]) - float(times[0]), 1e-300)
-    for a, b in pairwise(times):
-        k = max(1, round(n_steps * (b - a) / span))
-        h = (b - a) / k
-        for i in range(k):
-            t = a + i * h
-            if method == "euler":
-                x = x + h * v(x, t)
-                continue
-            k1 = v(x, t)
-            k2 = v(x + h / 2 * k1, t + h / 2)
-            k3 = v(x + h / 2 * k2, t + h / 2)
-            k4 = v(x + h * k3, t + h)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        states.append(x)
-    require_finite(states[-1], "the flow of the teacher")
-    return home.restore(xp.stack(states))
