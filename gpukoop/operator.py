@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop import scales
+from gpukoop.alarm import listen
 from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import (
     Array,
@@ -219,8 +220,11 @@ class KernelOperator(AbstractOperator):
     def _run(
         self, operation: Operation, v: Any, name: str, *, infinite: bool = False
     ) -> tuple[Any, bool]:
+        # Nothing here waits for a device: what it finds in the weights is heard before the call, after it, or later.
+        listen()
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
         out = run(self._request(operation, V.shape[1]), self.backend, V)
+        listen()
         return per_feature(out, operation, self._lengths), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
@@ -355,12 +359,7 @@ class KernelOperator(AbstractOperator):
         return self._home_again(value), self._home_again(grad)
 
     def _log(self, operation: Operation, b: Any) -> Any:
-        if not self.kernel.positive:
-            raise ValueError(
-                f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
-            )
-        if self._moved:
-            raise scales.out_of_range(self.kernel, self.dtype, "logarithms of the kernel")
+        scales.check_logarithms(self.kernel, self.dtype, self._moved)
         native, _ = native_array(b, "b")
         if native.ndim != 1:
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")

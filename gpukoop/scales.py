@@ -137,11 +137,17 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     )
 
 
-def out_of_range(kernel: AbstractKernel, dtype: np.dtype, what: str) -> ValueError:
-    """Return the error of points too far apart for some quantity."""
-    return ValueError(
-        f"{kernel!r}: the points are so far apart that {what} leave the range of {dtype}: rescale them, or leave out those far away"
-    )
+def check_logarithms(kernel: AbstractKernel, dtype: np.dtype, moved: bool) -> None:
+    """Raise unless the kernel has logarithms in the range; ``moved`` says that points had to be moved for its sums."""
+    if not kernel.positive:
+        raise ValueError(
+            f"logsumexp needs a positive kernel; {kernel!r} takes values <= 0: use K @ v"
+        )
+    if moved:
+        raise ValueError(
+            f"{kernel!r}: the points are so far apart that logarithms of the kernel leave the range of {dtype}: rescale them, or "
+            "leave out those far away"
+        )
 
 
 def _brought_in(clouds: tuple[Array, ...], reach: float, apart: float) -> tuple[Array, ...] | None:
