@@ -203,8 +203,8 @@ DATASETS = {
         ("project_torus", datasets.project_torus, rng.normal(size=(10, 3)) + 1),
         ("project_sphere", datasets.project_sphere, rng.normal(size=(10, 3))),
         ("torus_angles", datasets.torus_angles, rng.normal(size=(10, 3)) + 1),
-        ("density", lambda Z: datasets.density("moons", Z), X),
-        ("potential", lambda Z: datasets.potential("double_well", Z), X),
+        ("density", lambda Z: datasets.density("banana", Z), X),
+        ("potential", lambda Z: datasets.potential("quadruple_well", Z), X),
     )
 } | {
     "exact": (

@@ -30,6 +30,7 @@ ROOMS = [
     [
         "cuda",
         "listing",
+        "connection",
         "distributed",
         "rounding",
         "testing",

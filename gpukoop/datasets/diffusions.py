@@ -144,10 +144,23 @@ def _well_pairs(
     independent: bool,
     n_substeps: int | None,
 ) -> Pairs:
-    b = check_positive(barrier, "barrier")
+    b = check_barrier(barrier)
     return langevin_pairs(
         _wells_law(d, b), _walk_wells, n_samples, lag_time, random_state, independent, n_substeps, b
     )
+
+
+# Lower wells reach beyond the grid of the integrals, higher ones fall between its points.
+BARRIERS = 0.05, 500.0
+
+
+def check_barrier(barrier: float) -> float:
+    """Return a height of barrier that integrals over [-5, 5] on this grid resolve, or raise."""
+    b = check_positive(barrier, "barrier")
+    low, high = BARRIERS
+    if not low <= b <= high:
+        raise ValueError(f"barrier is {b}: pass a height between {low} and {high}")
+    return b
 
 
 def _walk_wells(
@@ -197,6 +210,7 @@ def _well_mass(barrier: float) -> float:
 
 def well_density(Z: np.ndarray, *, barrier: float = 1.0) -> np.ndarray:
     """Return exp(-V) / Z of :func:`well_potential`, shape (n,)."""
+    barrier = check_barrier(barrier)
     return np.exp(-well_potential(Z, barrier=barrier)) / _well_mass(barrier) ** Z.shape[1]
 
 

@@ -15,6 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from gpukoop.arrays import native_array, points
 from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
 
@@ -186,7 +187,7 @@ def project_circle(Z: np.ndarray, *, arc: float = 2 * math.pi) -> np.ndarray:
     array of shape (n, 2)
         Library and dtype of Z. Fits ``KSWGD(project=...)``.
     """
-    _check_rows(Z, 2)
+    Z, arc = _rows_of(Z, 2), check_positive(arc, "arc")
     angle = np.arctan2(Z[:, 1], Z[:, 0])
     if arc < 2 * math.pi:
         # measured from the middle of the arc in (-pi, pi], the nearest point is the clipped angle
@@ -206,16 +207,18 @@ def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndar
 
 def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
     """Return the angles (t, f) of the rows of Z, each in (-pi, pi], shape (n, 2)."""
-    _check_rows(Z, 3)
+    Z, R = _rows_of(Z, 3), check_positive(R, "R")
     t = np.arctan2(Z[:, 1], Z[:, 0])
     f = np.arctan2(Z[:, 2], np.hypot(Z[:, 0], Z[:, 1]) - R)
     return np.stack([t, f], axis=1)
 
 
-def _check_rows(Z: np.ndarray, d: int) -> None:
-    if getattr(Z, "ndim", None) != 2 or Z.shape[1] != d:
-        came = f"shape {Z.shape}" if hasattr(Z, "shape") else type(Z).__name__
-        raise ValueError(f"Z is {came}: pass an array of shape (n, {d})")
+def _rows_of(Z: np.ndarray, d: int) -> np.ndarray:
+    native, _ = native_array(Z, "Z")
+    native, _ = points(native.astype(float) if native.dtype.kind in "iu" else native, "Z")
+    if native.shape[1] != d:
+        raise ValueError(f"Z has shape {native.shape}: pass an array of shape (n, {d})")
+    return native
 
 
 def _embed_torus(angles: np.ndarray, R: float, rho: float) -> np.ndarray:
