@@ -1,9 +1,12 @@
-"""A Dask client's connection: whether the workers run what the client runs, and whether the scheduler is still there."""
+"""A Dask client's connection: whether the workers run what the client runs, whether the scheduler is there, what comes back."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
+
+from gpukoop.kernels.partial_sums import Partial
+from gpukoop.kernels.request import Request
 
 # What decides a block: its own code, and the libraries that pickle and compute it.
 PACKAGES = ("gpukoop", "numpy", "distributed")
@@ -66,3 +69,18 @@ def result_of(future: Any, client: Any) -> Any:
             if future.status == "error":
                 raise
             require_scheduler(client)
+
+
+def check_partial(request: Request, partial: Partial, rows: int, t: int, d: int) -> None:
+    """Raise unless a partial result has the dtype and the shapes of a block of ``rows`` targets."""
+    operation = request.operation
+    value = (rows,) if operation.log else (rows, t)
+    slope = (rows, d) if operation.log else (rows, t, d)
+    asked = ((value, operation.value), (slope, operation.slope))
+    expected = [(shape, "float64") for shape, wanted in asked if wanted]
+    found = [(part.shape, part.dtype.name) for part in partial[0]]
+    if found != expected:
+        raise RuntimeError(
+            f"a worker returned {found} for a block of {request}, expected {expected}: do all workers run the same version of "
+            "gpukoop?"
+        )

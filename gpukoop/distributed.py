@@ -34,10 +34,16 @@ import numpy as np
 
 from gpukoop import config
 from gpukoop.arrays import like, to_host
-from gpukoop.connection import require_open, require_scheduler, require_versions, result_of
+from gpukoop.connection import (
+    check_partial,
+    require_open,
+    require_scheduler,
+    require_versions,
+    result_of,
+)
 from gpukoop.dispatch import AccuracyWarning, choose_named, run_here
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.partial_sums import Partial, blocks, check_partial, combine
+from gpukoop.kernels.partial_sums import Partial, blocks, combine
 from gpukoop.kernels.request import Clouds, Request
 
 # Arrays kept on the workers for the next product.

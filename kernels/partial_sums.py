@@ -14,7 +14,6 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.operation import Operation
-from gpukoop.kernels.request import Request
 
 # Results of a reduction in float64, its error estimate and its warnings.
 Partial = tuple[tuple[Array, ...], float | None, tuple[str, ...]]
@@ -37,21 +36,6 @@ def blocks(n: int, m: int) -> tuple[list[slice], list[slice]]:
 def _cut(n: int, count: int) -> list[slice]:
     edges = np.linspace(0, n, count + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-
-
-def check_partial(request: Request, partial: Partial, rows: int, t: int, d: int) -> None:
-    """Raise unless a partial result has the dtype and the shapes of a block of ``rows`` targets."""
-    operation = request.operation
-    value = (rows,) if operation.log else (rows, t)
-    slope = (rows, d) if operation.log else (rows, t, d)
-    asked = ((value, operation.value), (slope, operation.slope))
-    expected = [(shape, "float64") for shape, wanted in asked if wanted]
-    found = [(part.shape, part.dtype.name) for part in partial[0]]
-    if found != expected:
-        raise RuntimeError(
-            f"a worker returned {found} for a block of {request}, expected {expected}: do all workers run the same version of "
-            "gpukoop?"
-        )
 
 
 def combine(operation: Operation, a: Partial, b: Partial) -> Partial:

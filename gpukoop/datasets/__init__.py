@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpukoop.checks import real_array
+from gpukoop.checks import check_length, real_array
 from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
 from gpukoop.datasets.fields import allen_cahn, heat_equation
@@ -32,7 +32,7 @@ from gpukoop.datasets.uneven import (
     student_t,
     unequal_mixture,
 )
-from gpukoop.draws import check_count, check_positive
+from gpukoop.draws import check_count
 from gpukoop.lagged import pairs
 
 __all__ = [
@@ -162,7 +162,12 @@ def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
 
     Known for ``"quadruple_well"``, ``"double_well"`` and ``"ornstein_uhlenbeck"``.
     """
-    return _known(POTENTIAL, name, "potential", parameters)(_rows(Z, name), **parameters)
+    function = _known(POTENTIAL, name, "potential", parameters)
+    with np.errstate(over="ignore"):
+        V = function(_rows(Z, name), **parameters)
+    if not np.isfinite(V).all():
+        raise ValueError("Z has points so far out that their potential leaves the range of float64")
+    return V
 
 
 def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
@@ -213,7 +218,7 @@ def _check_parameter(name: str, value: Any) -> None:
     elif name == "barrier":
         diffusions.check_barrier(value)
     else:
-        check_positive(value, name, zero=name in ("noise", "gap"))
+        check_length(value, name, zero=name in ("noise", "gap"))
 
 
 def _rows(Z: ArrayLike, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.checks import check_length
 from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
 
@@ -121,7 +122,7 @@ def ornstein_uhlenbeck(
     n, lag = check_count(n_samples), check_positive(lag_time, "lag_time")
     d, sd = (
         check_count(n_features, "n_features"),
-        math.sqrt(check_positive(temperature, "temperature")),
+        math.sqrt(check_length(temperature, "temperature")),
     )
     rng = random_generator(random_state)
     decay = math.exp(-lag)
