@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted"],
+    ["checks", "fitted", "models", "tables", "progress"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["algebra"],
@@ -37,6 +37,7 @@ ROOMS = [
         "plot",
         "torch",
         "recipes",
+        "commands",
         "demo",
         "terminal",
         "cli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
@@ -167,7 +169,15 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         self.random_state = random_state
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, teacher: Any = None) -> KoopmanSampler:
+    @kept
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        teacher: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> KoopmanSampler:
         """Learn the flow from N(0, I) to the law of X.
 
         Parameters
@@ -177,6 +187,9 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
             Labels: then one operator is learned for each label beside that of all points.
         teacher : object with velocity(x, t) or callable, optional
             Takes the place of the parameter of this name.
+        checkpoint : path, optional
+            What was learned, written when it is; the same call finds the file and learns nothing anew. It is a pickle: name
+            only files that you trust.
 
         Returns
         -------

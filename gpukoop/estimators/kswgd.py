@@ -14,6 +14,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
@@ -165,7 +166,15 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
+    @kept
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        successors: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> KSWGD:
         """Learn the spectrum of the generator from samples or pairs.
 
         Parameters
@@ -176,6 +185,9 @@ class KSWGD(
             scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
         successors : array of shape (m, d), optional
             X one ``lag_time`` later.
+        checkpoint : path, optional
+            What was learned, written when it is; the same call finds the file and learns nothing anew. It is a pickle: name
+            only files that you trust.
 
         Returns
         -------
@@ -248,9 +260,7 @@ class KSWGD(
             )
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        steps = n_iter
-        if steps is None:
-            steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        steps = self._steps() if n_iter is None else n_iter
         self._check_stable()
         step = make_step(
             self.spectrum_,
@@ -266,6 +276,9 @@ class KSWGD(
             **self._options(),
         )
         return step, State(Z), steps, float(self.step_size)
+
+    def _steps(self) -> int:
+        return math.ceil(self.total_time / self.step_size - 1e-9)
 
     def _check_stable(self) -> None:
         """Raise if a step with Langevin motion would amplify the last mode."""
