@@ -130,9 +130,6 @@ def _jko(options: Any, common: dict[str, Any]) -> Any:
 
 
 def _koopman(options: Any, common: dict[str, Any]) -> Any:
-    del common[
-        "verbose"
-    ]  # fitting is one pass over the data and one solve: there is no loop to report
     return estimators.KoopmanSampler(n_features=500, n_slabs=4, **common)
 
 

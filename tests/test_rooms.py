@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["kernels"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted", "models", "tables", "progress"],
+    ["checks", "fitted", "lagged", "models", "tables", "progress"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["algebra"],

@@ -80,6 +80,8 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Who computes kernel sums.
     random_state : None, int, Generator or RandomState
         Noise, landmarks, order of the data.
+    verbose : int
+        1: a progress bar over the triples of a fit, with the time left.
 
     Attributes
     ----------
@@ -145,6 +147,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         latent: Any = None,
         backend: str | None = None,
         random_state: Any = None,
+        verbose: int = 0,
     ) -> None:
         self.dictionary = dictionary
         self.n_features = n_features
@@ -167,6 +170,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         self.latent = latent
         self.backend = backend
         self.random_state = random_state
+        self.verbose = verbose
 
     @whole
     @kept

@@ -15,13 +15,14 @@ from gpukoop.arrays import Array, like, native_array, points, require_finite, to
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.kept import kept
-from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
+from gpukoop.estimators.spectra import carried, check_stable, coarse_spectrum_of, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step, projected
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.lagged import pairs_of_runs
 from gpukoop.operator import check_tol
 from gpukoop.parameters import check_shared
 
@@ -173,18 +174,23 @@ class KSWGD(
         y: Any = None,
         *,
         successors: Any = None,
+        lag: int | None = None,
+        frame_time: float = 1.0,
         checkpoint: str | Path | None = None,
     ) -> KSWGD:
-        """Learn the spectrum of the generator from samples or pairs.
+        """Learn the spectrum of the generator from samples, pairs or trajectories.
 
         Parameters
         ----------
         X : array of shape (m, d)
-            Samples of the law, or consecutive states of a trajectory.
+            Samples of the law. With ``lag`` a trajectory of successive frames, or a list of such arrays of different
+            lengths: no pair joins two of them.
         y : ignored
             scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
         successors : array of shape (m, d), optional
             X one ``lag_time`` later.
+        lag, frame_time : int, float, optional
+            Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
         checkpoint : path, optional
             What was learned, written when it is; the same call finds the file and learns nothing anew. It is a pickle: name
             only files that you trust.
@@ -193,11 +199,6 @@ class KSWGD(
         -------
         KSWGD
             Itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the data or a parameter cannot be used; the message says which and what to do.
         """
         ndim = y.ndim if hasattr(y, "ndim") else np.asarray(y, dtype=object).ndim
         if ndim > 1:
@@ -206,6 +207,9 @@ class KSWGD(
                 "as successors="
             )
         self._check_parameters()
+        lag_time = self.lag_time
+        if lag is not None:
+            X, successors, lag_time = pairs_of_runs(X, successors, lag, frame_time)
         native = self._remember(X)
         Y = None
         if successors is not None:
@@ -218,7 +222,7 @@ class KSWGD(
         if self.spectrum is None or isinstance(self.spectrum, str):
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
-        self.spectrum_ = spectrum_of(self, native, Y)
+        self.spectrum_ = spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
@@ -261,7 +265,7 @@ class KSWGD(
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         steps = self._steps() if n_iter is None else n_iter
-        self._check_stable()
+        check_stable(self)
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
@@ -279,18 +283,6 @@ class KSWGD(
 
     def _steps(self) -> int:
         return math.ceil(self.total_time / self.step_size - 1e-9)
-
-    def _check_stable(self) -> None:
-        """Raise if a step with Langevin motion would amplify the last mode."""
-        last = float(self.eigenvalues_[-1])
-        if self.coarse_ is not None:
-            last = max(last, float(self.coarse_.eigenvalues_[-1]))
-        if self.langevin and self.step_size * (1 + self.langevin * last) >= 2:
-            most = max(0.0, (2 / self.step_size - 1) / last)
-            raise ValueError(
-                f"langevin is {self.langevin:g}, with step_size = {self.step_size:g} and the last eigenvalue {last:.3g} it must "
-                f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
-            )
 
     def transport(
         self,

@@ -15,7 +15,7 @@ from gpukoop.arrays import Array, like, to_host
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
-from gpukoop.spectrum.koopman import CARRIERS
+from gpukoop.spectrum.modes import CARRIERS
 
 # Coarse-to-fine: half of the time, a diffusion map of this factor the scale, or of the median rule's if that is larger. Left
 # out for a diffusion map whose own kernel is at most this factor narrower than the median rule: it reaches particles far
@@ -49,7 +49,7 @@ def _modes(flow: Any, X: Array) -> int:
     return max(1, min(DEFAULT_COMPONENTS, sources // 2))
 
 
-def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
+def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
@@ -98,9 +98,9 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
     if chosen == "edmd":
         if Y is None:
             raise ValueError(
-                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
+                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later, or fit(trajectories, lag=...)"
             )
-        return KernelEDMD(kernel, lag_time=flow.lag_time, **common).fit(X, successors=Y)
+        return KernelEDMD(kernel, lag_time=lag_time, **common).fit(X, successors=Y)
     raise ValueError(
         f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
     )
@@ -154,3 +154,16 @@ def carried(spectrum: Any, X: Array) -> np.ndarray:
     second, fourth = square.mean(axis=0), (square**2).mean(axis=0)
     carriers = len(X) * second**2 / np.where(fourth > 0, fourth, 1.0)
     return carriers >= min(CARRIERS, len(X) / 50)
+
+
+def check_stable(flow: Any) -> None:
+    """Raise if a step with Langevin motion would amplify the last mode."""
+    last = float(flow.eigenvalues_[-1])
+    if flow.coarse_ is not None:
+        last = max(last, float(flow.coarse_.eigenvalues_[-1]))
+    if flow.langevin and flow.step_size * (1 + flow.langevin * last) >= 2:
+        most = max(0.0, (2 / flow.step_size - 1) / last)
+        raise ValueError(
+            f"langevin is {flow.langevin:g}, with step_size = {flow.step_size:g} and the last eigenvalue {last:.3g} it must "
+            f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
+        )

@@ -16,6 +16,7 @@ from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
+from gpukoop.progress import bar
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.evolution import Evolution, Stage, ridge
 from gpukoop.sampler.expm import ExponentialOverflow
@@ -106,24 +107,32 @@ class Learner:
         if self.guide is not None:
             self.guide.accumulate(groups)
         n_bins = self._bins(len(groups))
-        total = len(groups[None])
+        wanted: dict[tuple[Any, int], int] = {}
         for label, data in groups.items():
             slabs = self.moments.setdefault(label, [])
             self.sizes[label] = self.sizes.get(label, 0) + len(data)
             for j, (slab, lift) in enumerate(zip(self.recipe.slabs, self.lifts, strict=True)):
                 # Later points of a stream weigh as much as the first ones.
-                ratio = self.ratios.setdefault((label, j), self._triples(lift, len(data), total))
-                wanted = max(1, round(ratio * len(data)))
+                ratio = self._triples(lift, len(data), len(groups[None]))
+                ratio = self.ratios.setdefault((label, j), ratio)
+                wanted[label, j] = max(1, round(ratio * len(data)))
                 if len(slabs) <= j:
-                    slabs.append(
-                        Moments(
-                            slab, lift.n_features, lift.n_coordinates, n_bins, self.recipe.ends(j)
-                        )
-                    )
+                    size = lift.n_features, lift.n_coordinates
+                    slabs.append(Moments(slab, *size, n_bins, self.recipe.ends(j)))
+        progress = bar(sum(wanted.values()), "KoopmanSampler", self.recipe.verbose)
+        with progress:
+            for (label, j), count in wanted.items():
+                moments = self.moments[label][j]
                 key = 0 if label is None else 1 + list(self.moments).index(label)
-                triples = Triples(data, self.teacher, _seed(self.seed, key, j))
-                already = slabs[j].count
-                assemble(lift, triples, already + wanted, moments=slabs[j])
+                triples = Triples(groups[label], self.teacher, _seed(self.seed, key, j))
+                before = progress.n
+
+                def shown(m: Moments, zero: int = before - moments.count) -> None:
+                    progress.update(zero + m.count - progress.n)
+
+                assemble(
+                    self.lifts[j], triples, moments.count + count, moments=moments, callback=shown
+                )
 
     def _triples(self, lift: Lift, n: int, total: int) -> float:
         """Return triples per data point of a class of n among ``total`` points."""

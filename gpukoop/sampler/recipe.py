@@ -56,6 +56,7 @@ class Recipe:
     symmetrize: bool = False
     backend: str | None = None
     distill: int = 0
+    verbose: int = 0
 
     @classmethod
     def checked(cls, params: dict[str, Any]) -> Recipe:
@@ -100,6 +101,7 @@ class Recipe:
             n_bins=check_count(given("n_bins"), "n_bins"),
             symmetrize=bool(given("symmetrize")),
             backend=given("backend"),
+            verbose=int(given("verbose")),
         )
 
     def distillation(self, requested: Any, data: Array, *, free: bool) -> int:

@@ -103,6 +103,11 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
 
     @property
+    def timescales_(self) -> np.ndarray:
+        """Relaxation times 1 / Re eigenvalues_, (r,), in the unit of time of the eigenvalues."""
+        return 1.0 / np.real(self.eigenvalues_)
+
+    @property
     def _n_features_out(self) -> int:
         """Number of modes; names the columns of ``transform`` for scikit-learn."""
         return len(self.eigenvalues_)
