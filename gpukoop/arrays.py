@@ -205,8 +205,8 @@ def _require_numbers(native: np.ndarray, columns: Any, name: str) -> None:
         if not isinstance(cell, numbers.Real):
             column = f"column {c}" if columns is None else f"column {columns[c]!r}"
             raise TypeError(
-                f"{name} holds {cell!r} in row {i}, {column}, expected a number: encode categories, for instance with "
-                "sklearn.preprocessing.OneHotEncoder, and fill or drop missing values"
+                f"{name} holds {cell!r} in row {i}, {column}: the argument must be free of strings and hold numbers only; "
+                "encode categories, for instance with sklearn.preprocessing.OneHotEncoder, and fill or drop missing values"
             )
 
 

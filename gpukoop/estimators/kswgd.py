@@ -192,8 +192,7 @@ class KSWGD(
         lag, frame_time : int, float, optional
             Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
         checkpoint : path, optional
-            What was learned, written when it is; the same call finds the file and learns nothing anew. It is a pickle: name
-            only files that you trust.
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
@@ -226,11 +225,8 @@ class KSWGD(
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
-        self.backend_ = (
-            self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
-            .explain("value_and_gradient", t=2)
-            .backend
-        )
+        K = self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
+        self.backend_ = K.explain("value_and_gradient", t=2).backend
         return self
 
     def _options(self) -> dict[str, Any]:
@@ -238,15 +234,14 @@ class KSWGD(
 
     def _check_parameters(self) -> None:
         check_shared(self)
-        if self.n_components is not None:
-            check_count(self.n_components, "n_components")
+        for name, least in (("n_components", 1), ("n_landmarks", 2)):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name, least=least)
         check_positive(self.lag_time, "lag_time")
         check_positive(self.step_size, "step_size")
         check_positive(self.total_time, "total_time", zero=True)
         check_positive(self.langevin, "langevin", zero=True)
         check_tol(self.tol)
-        if self.n_landmarks is not None:
-            check_count(self.n_landmarks, "n_landmarks", least=2)
         if self.project is not None and not callable(self.project):
             raise TypeError(
                 f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "

@@ -152,8 +152,7 @@ class WassersteinFlow(AbstractParticleFlow):
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
         checkpoint : path, optional
-            What was learned, written when it is; the same call finds the file and learns nothing anew. It is a pickle: name
-            only files that you trust.
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
