@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, like, namespace, to_host, unchecked
+from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.blas import one_thread
-from gpukoop.kernels.formula.catalogue import Energy
-from gpukoop.operator import KernelOperator
 from gpukoop.progress import bar
 from gpukoop.sampler.clock import Frame
+from gpukoop.sampler.distillation import distilled, distilled_recipes
 from gpukoop.sampler.evolution import Evolution, Stage, ridge
 from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, assemble
-from gpukoop.sampler.recipe import FEW_POINTS, MEDIAN_SAMPLE, Recipe, build_lift
+from gpukoop.sampler.recipe import FEW_POINTS, Recipe, build_lift
 from gpukoop.sampler.teacher import AbstractTeacher
 from gpukoop.sampler.triples import Triples
 
@@ -41,8 +39,6 @@ REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
 HELD_OUT = (20, 1_000)
 # Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
 MOMENT_ENTRIES = 2**26
-# The one-step map that is distilled from a chain: noise points per feature, its ridge over tr/D, features of the chain at least.
-DISTILL_PER_FEATURE, DISTILL_RIDGE, MIN_GUIDE = 40, 1e-8, 100
 
 
 def _seed(*path: int) -> int:
@@ -239,54 +235,6 @@ class Learner:
                 f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
             )
         return best
-
-
-def distilled_recipes(recipe: Recipe) -> tuple[Recipe, Recipe]:
-    """Return the recipes of the single slab, for the generator, and of the chain that is distilled."""
-    few = max(MIN_GUIDE, recipe.n_features // 3)
-    few = min(few, recipe.n_features)
-    single = replace(recipe, distill=0, n_features=few, n_bins=1)
-    return single, replace(single, n_slabs=recipe.distill)
-
-
-def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> Evolution:
-    r"""Return the chain with a one-step map: ridge regression of where it carries fresh noise on features at t = 0.
-
-    .. math:: P = (E[g_0^T g_0] + \lambda I)^{-1} E[g_0^T x_1], \qquad x_1 = \text{chain}(x_0), \; g_0 = g(x_0, 0)
-
-    The targets carry no noise, and no feature is spent on later times, so its error is near that of the best map that
-    is linear in such features: on a checkerboard 0.10 against 0.15 of the SAT solve with as many (root mean square, exact
-    flow).
-    """
-    rng = np.random.default_rng([seed, 2**34])
-    noise = replace(recipe, gaussian_part=False, n_slabs=1)
-    d = like_data.shape[1]
-    landmarks = like(rng.standard_normal((max(recipe.n_features, MEDIAN_SAMPLE), d)), like_data)
-    # At t = 0 the path is noise whatever the data, so any data of this size do.
-    lift = build_lift(noise, landmarks, (0.0, 0.0), rng)
-    n = DISTILL_PER_FEATURE * lift.n_features
-    # On a device the features of a block are held at once, here they are made block by block.
-    width = lift.n_features if is_cupy(like_data) else 16
-    sums: list[Any] = [0.0, 0.0, 0.0]
-    for rows in row_blocks(n, width, like_data):
-        x0 = like(rng.standard_normal((rows.stop - rows.start, d)), like_data)
-        x1 = chain.transport(x0)
-        g = lift.lift(x0, 0.0)
-        for i, part in enumerate((g.T @ g, g.T @ x1, (x1**2).sum())):
-            sums[i] = sums[i] + part
-    Q, R = to_host(sums[0]), to_host(sums[1])
-    energy = float(sums[2])
-    lam = DISTILL_RIDGE * float(np.trace(Q)) / lift.n_features
-    P = np.linalg.solve(Q + lam * np.eye(lift.n_features), R)
-    evolution = Evolution(chain.stages, (lift, P))
-    evolution.energy_ratio = chain.energy_ratio * float(np.einsum("ij,ik,kj->", P, Q, P)) / energy
-    return evolution
-
-
-def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
-    """Return E|x - y|, an array without axes."""
-    K = KernelOperator(Energy(), X, Y, backend=backend)
-    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
 
 
 def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
