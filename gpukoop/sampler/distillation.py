@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, to_host
+from gpukoop.arrays import Array, is_cupy, like, to_host
 from gpukoop.sampler.evolution import Evolution
 from gpukoop.sampler.lifting import row_blocks
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
@@ -55,9 +56,3 @@ def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> 
     evolution = Evolution(chain.stages, (lift, P))
     evolution.energy_ratio = chain.energy_ratio * float(np.einsum("ij,ik,kj->", P, Q, P)) / energy
     return evolution
-
-
-def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
-    """Return E|x - y|, an array without axes."""
-    K = KernelOperator(Energy(), X, Y, backend=backend)
-    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()

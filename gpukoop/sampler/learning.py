@@ -13,6 +13,8 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.blas import one_thread
+from gpukoop.kernels.formula.catalogue import Energy
+from gpukoop.operator import KernelOperator
 from gpukoop.progress import bar
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.distillation import distilled, distilled_recipes
@@ -235,6 +237,12 @@ class Learner:
                 f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
             )
         return best
+
+
+def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
+    """Return E|x - y|, an array without axes."""
+    K = KernelOperator(Energy(), X, Y, backend=backend)
+    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
 
 
 def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
