@@ -224,9 +224,7 @@ def _devices() -> list[str]:
 
 def repository() -> Path | None:
     """Return the checkout that this package runs from, where the benchmarks are; None for an installed wheel."""
-    import gpukoop
-
-    root = Path(gpukoop.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
     return root if (root / "bench" / "__main__.py").is_file() else None
 
 
