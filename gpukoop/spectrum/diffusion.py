@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.checks import masses
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import own_points, remember_columns, whole
@@ -168,6 +168,10 @@ class DiffusionMap(AbstractSpectrum):
         if sample_weight is not None and not bool(p.all()):
             X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
             check_samples(X, r)
+        with unchecked():  # X and the masses have been looked at
+            return self._learn(X, p, r)
+
+    def _learn(self, X: Array, p: Array, r: int) -> DiffusionMap:
         rng = random_generator(self.random_state)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         landmarks = self.n_landmarks
