@@ -12,25 +12,28 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
-from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
-from gpukoop.estimators.spectra import carried, check_stable, coarse_spectrum_of, spectrum_of
+from gpukoop.estimators.killing import WeightedByKilling
+from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
+from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
-from gpukoop.flow.kswgd import make_step, projected
+from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
-from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
-from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.flow.start import gaussian_mixture
 from gpukoop.lagged import pairs_of_runs
-from gpukoop.operator import check_tol
-from gpukoop.parameters import check_shared
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
 
 
 class KSWGD(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConvergedByVerdict, AbstractFlowEstimator
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    WeightedByKilling,
+    ConvergedByVerdict,
+    AbstractFlowEstimator,
 ):
     r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
 
@@ -52,6 +55,9 @@ class KSWGD(
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
         Sources of the kernel sums; None takes all samples. A step costs O(n * n_landmarks).
+    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+        g of k(g(x), g(y)), as in :class:`gpukoop.DiffusionMap`; "tica" needs pairs. The particles' g follows the flow, and each
+        moves no more than that needs; the start looks for neighbours there. With "standardize" no column's unit matters.
     step_size : float
         LAWGD time of a step; below 2.
     total_time : float
@@ -136,6 +142,7 @@ class KSWGD(
         n_components: int | None = None,
         lag_time: float = 1.0,
         n_landmarks: int | None = None,
+        coordinates: Any = None,
         step_size: float = 0.05,
         total_time: float = 8.0,
         project: Callable[[Array], Array] | None = None,
@@ -153,6 +160,7 @@ class KSWGD(
         self.n_components = n_components
         self.lag_time = lag_time
         self.n_landmarks = n_landmarks
+        self.coordinates = coordinates
         self.step_size = step_size
         self.total_time = total_time
         self.project = project
@@ -220,8 +228,9 @@ class KSWGD(
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
+        seen = self.spectrum_.seen(native)
         self.backend_ = (
-            self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
+            self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
             .explain("value_and_gradient", t=2)
             .backend
         )
@@ -231,37 +240,14 @@ class KSWGD(
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
-        check_shared(self)
-        if self.n_components is not None:
-            check_count(self.n_components, "n_components")
-        check_positive(self.lag_time, "lag_time")
-        check_positive(self.step_size, "step_size")
-        check_positive(self.total_time, "total_time", zero=True)
-        check_positive(self.langevin, "langevin", zero=True)
-        check_tol(self.tol)
-        if self.n_landmarks is not None:
-            check_count(self.n_landmarks, "n_landmarks", least=2)
-        if self.project is not None and not callable(self.project):
-            raise TypeError(
-                f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
-                "the manifold"
-            )
-        if not (callable(self.init) or self.init in ("data", "gaussian", "mixture")):
-            raise ValueError(
-                f"init must be 'data', 'gaussian', 'mixture' or a function init(n, rng), got {self.init!r}"
-            )
-        if not (isinstance(self.coarse, bool) or self.coarse == "auto"):
-            raise ValueError(f"coarse must be 'auto', True or False, got {self.coarse!r}")
-        if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
-            raise TypeError(
-                f"kernel is {self.kernel!r}, expected a kernel such as Gaussian('auto')"
-            )
+        check_kswgd(self)
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
         check_stable(self)
+        coordinates = self.spectrum_.coordinates_
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
@@ -272,9 +258,11 @@ class KSWGD(
             # Langevin motion disturbs every mode for as long as it lasts, so every mode is held.
             n_samples=None if self.langevin else len(self.X_),
             trusted=self.carried_,
-            project=self.project,
+            project=self.project if coordinates is None else None,
             **self._options(),
         )
+        if coordinates is not None:
+            step = in_coordinates(step, coordinates, self.project)
         return step, State(Z), steps, float(self.step_size)
 
     def transport(
@@ -311,9 +299,10 @@ class KSWGD(
             require_finite(Z, "init(n, rng)")
         elif self.init == "gaussian":
             Z = super()._start(n, rng)
+        elif self.init == "mixture":
+            Z = gaussian_mixture(to_host(self.X_).astype(float), n, rng)
         else:
-            start = smoothed_bootstrap if self.init == "data" else gaussian_mixture
-            Z = like(start(to_host(self.X_).astype(float), n, rng), self.X_)
+            Z = near_data(self.spectrum_.coordinates_, self.X_, n, rng)
         Z = like(Z, self.X_)
         return Z if self.project is None else projected(self.project, Z)
 

@@ -193,7 +193,7 @@ class GeneratorEDMD(AbstractSpectrum):
     def _fit_coordinates(self, X: Array, r: int, a: Diffusivity) -> None:
         reg = check_reg(self.reg)
         rng = random_generator(self.random_state)
-        base = diffusion_dictionary(self, X, r, AUTO_REG if reg is None else reg, rng)
+        base = diffusion_dictionary(self, self.kernel, X, r, AUTO_REG if reg is None else reg, rng)
         functions = base.functions
         blocks = _blocks(X, functions.Psi.shape[1])
         pieces = ((functions.transform(X[b]), functions.gradient(X[b]), a(b)) for b in blocks)

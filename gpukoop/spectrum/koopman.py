@@ -12,11 +12,12 @@ from gpukoop.arrays import Array, like, points, unchecked
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.lagged import check_lag, runs_of, thinned
+from gpukoop.lagged import check_lag, pairs, runs_of, thinned
 from gpukoop.spectrum.asymmetry import Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
+from gpukoop.spectrum.coordinates import fitted_coordinates, functions_of_points
 from gpukoop.spectrum.dictionary import calibrate, check_reg, diffusion_dictionary
-from gpukoop.spectrum.modes import resolved_modes
+from gpukoop.spectrum.modes import ResolvedModes, resolved_modes
 from gpukoop.spectrum.nystroem import Coordinates, Landmarks
 from gpukoop.spectrum.pairs import GRID, Moments, block_moments
 from gpukoop.spectrum.trajectory import SEEN, Stream, trajectory_moments
@@ -46,6 +47,9 @@ class KernelEDMD(AbstractSpectrum):
         Sources, drawn from X; None means 1,000, or all samples where there are fewer.
     landmarks : {"uniform", "kmeans++", "leverage"}
         How they are chosen.
+    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+        g of k(g(x), g(y)): see :class:`gpukoop.spectrum.LinearCoordinates`; or any object with ``transform(X)`` (n, p) and
+        ``vjp(X, G)``, which carries gradients back, (n, d). Eigenvalues are those of the process whatever g.
     reg : float or "auto"
         sigma_min in (0, 1): coordinates that the kernel damps more are left out. Large values smooth, small values
         fit noise. "auto" takes it from the held-out VAMP-2 score of the ten leading modes in five folds: most
@@ -123,6 +127,7 @@ class KernelEDMD(AbstractSpectrum):
         landmarks: Landmarks = "uniform",
         reg: float | Literal["auto"] = "auto",
         reversible: bool = True,
+        coordinates: Any = None,
         backend: str | None = None,
         tol: float | None = None,
         random_state: RandomState = None,
@@ -134,6 +139,7 @@ class KernelEDMD(AbstractSpectrum):
         self.landmarks = landmarks
         self.reg = reg
         self.reversible = reversible
+        self.coordinates = coordinates
         self.backend = backend
         self.tol = tol
         self.random_state = random_state
@@ -188,15 +194,16 @@ class KernelEDMD(AbstractSpectrum):
             lag_time = lag * check_positive(frame_time, "frame_time")
             remember_columns(self, runs[0])
             seen = thinned(runs, SEEN, "X")
-            base = self._dictionary(seen)
-            blocks = trajectory_moments(base.functions, runs, lag)
-            return self._solve(base, blocks, seen, lag_time)
+            base = self._dictionary(seen, runs, lag)
+            blocks = trajectory_moments(functions_of_points(base.functions, self), runs, lag)
+            return self._solve(base, blocks, self.seen(seen), lag_time)
         remember_columns(self, X)
         X, _ = own_points(X, "X")
         Y = _successors(X, y, successors)
         lag_time = check_positive(self.lag_time, "lag_time")
+        base = self._dictionary(X, X, Y)
+        X, Y = self.seen(X), self.seen(Y)
         with unchecked():  # X and Y have been looked at
-            base = self._dictionary(X)
             return self._solve(base, block_moments(base.functions, X, Y), X, lag_time)
 
     @whole
@@ -244,11 +251,12 @@ class KernelEDMD(AbstractSpectrum):
             if stream is None:
                 remember_columns(self, chunk)
                 seen = thinned([native], SEEN, "X")
-                self._stream = stream = Stream(self._dictionary(seen), seen, lag)
+                base = self._dictionary(seen, [native], lag)
+                self._stream = stream = Stream(base, self.seen(seen), lag)
             else:
                 check_columns(self, chunk)
-                points(native, "X", n_features=stream.seen.shape[1], other="the first chunk")
-            stream = stream.extended(native, continues)
+                points(native, "X", n_features=self.n_features_in_, other="the first chunk")
+            stream = stream.extended(self.seen(native), continues)
             continues = isinstance(X, Iterator)
         if stream is None or not stream.blocks:
             raise ValueError(f"X has no pair: chunks must be longer than lag = {lag} frames")
@@ -256,24 +264,40 @@ class KernelEDMD(AbstractSpectrum):
         self._stream = stream
         return self
 
-    def _dictionary(self, X: Array) -> Coordinates:
-        """Return the coordinates that eigenfunctions are combined of."""
+    def _dictionary(self, X: Array, first: Any, later: Any) -> Coordinates:
+        """Return the diffusion coordinates that eigenfunctions are combined of, on samples X.
+
+        The kernel's own coordinates are learned from pairs: two arrays, or runs and a lag.
+        """
         if not isinstance(self.reversible, bool):
             raise TypeError(f"reversible is {self.reversible!r}, expected True or False")
         check_samples(X, self.n_components)
         rng, reg = random_generator(self.random_state), check_reg(self.reg)
-        return diffusion_dictionary(
-            self, X, self.n_components, GRID[-1] if reg is None else reg, rng
+        self.n_features_in_ = X.shape[1]
+        if self.coordinates is not None and isinstance(first, list):
+            frames = sum(map(len, first))
+            first, later = pairs(first, later, stride=max(1, frames // SEEN))
+        self.coordinates_, kernel = fitted_coordinates(
+            self.coordinates, self.kernel, X if isinstance(first, list) else first, later
         )
+        smallest = GRID[-1] if reg is None else reg
+        seen = self.seen(X)
+        with unchecked():  # X has been looked at
+            return diffusion_dictionary(self, kernel, seen, self.n_components, smallest, rng)
 
     def _solve(
         self, base: Coordinates, blocks: list[Moments], X: Array, lag_time: float
     ) -> KernelEDMD:
         """Find the modes from the moments of blocks of pairs; X are samples that judge them."""
-        found = resolved_modes(
-            base, blocks, X, check_reg(self.reg), self.n_components, self.reversible
-        )
+        reg = check_reg(self.reg)
+        found = resolved_modes(base, blocks, X, reg, self.n_components, self.reversible)
         self.__dict__.pop("_stream", None)
+        return self._adopt(base, found, X, lag_time)
+
+    def _adopt(
+        self, base: Coordinates, found: ResolvedModes, X: Array, lag_time: float
+    ) -> KernelEDMD:
+        """Become the estimator of modes that were found."""
         self.lag_time_ = lag_time
         self.reg_, self.reg_path_ = found.reg, found.reg_path
         self.mu_, self.is_noise_, self.n_spurious_ = found.mu, found.is_noise, found.n_spurious
