@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, points, unchecked
+from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -203,8 +203,7 @@ class KernelEDMD(AbstractSpectrum):
         lag_time = check_positive(self.lag_time, "lag_time")
         base = self._dictionary(X, X, Y)
         X, Y = self.seen(X), self.seen(Y)
-        with unchecked():  # X and Y have been looked at
-            return self._solve(base, block_moments(base.functions, X, Y), X, lag_time)
+        return self._solve(base, block_moments(base.functions, X, Y), X, lag_time)
 
     @whole
     def partial_fit(
@@ -281,9 +280,7 @@ class KernelEDMD(AbstractSpectrum):
             self.coordinates, self.kernel, X if isinstance(first, list) else first, later
         )
         smallest = GRID[-1] if reg is None else reg
-        seen = self.seen(X)
-        with unchecked():  # X has been looked at
-            return diffusion_dictionary(self, kernel, seen, self.n_components, smallest, rng)
+        return diffusion_dictionary(self, kernel, self.seen(X), self.n_components, smallest, rng)
 
     def _solve(
         self, base: Coordinates, blocks: list[Moments], X: Array, lag_time: float

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
 from gpukoop.spectrum.dictionary import coordinates_above
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.whitening import whitened_pencil
@@ -117,6 +117,7 @@ def noise_level(p: int, m: float) -> float:
     return float(np.sqrt(p / m))
 
 
+@unchecked()  # who calls has looked at the points
 def block_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments]:
     """Return moments of contiguous blocks, BLOCKS a fold: neighbours in a trajectory stay together."""
     edges = np.linspace(0, len(X), FOLDS * BLOCKS + 1).astype(int)
@@ -168,6 +169,7 @@ def pair_moments(P: Array, Q: Array, weight: Array | None = None) -> Moments:
     return Moments(m, *(to_host(a) for a in parts))
 
 
+@unchecked()  # who calls has looked at the points
 def carriers(functions: Any, X: Array) -> np.ndarray:
     """Return how many samples carry each function of mean 0 and variance 1: m over its fourth moment."""
     rows = max(1, DEVICE_ENTRIES // functions.n_modes) if is_cupy(X) else ROWS
