@@ -302,8 +302,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
     def invert(self, X: Any, *, y: Any = None) -> Array:
         """Return the base points that the flow carries to X, (n, d); with ``latent``, in the latent space.
 
-        A solve of its own with the other sign; exp(-A), which amplifies every decaying mode, serves where no feature depends on
-        time. A ValueError where base points of N(0, I) do not come back.
+        A solve of its own; exp(-A) where no feature depends on time. A ValueError where points of N(0, I) do not come back.
         """
         native, home = check_points(self, X, "X")
         return home.restore(self._flow.inverse(native, y))
