@@ -59,7 +59,7 @@ from gpukoop.kernels.cuda.matrix.text import Entry  # noqa: E402
 from gpukoop.kernels.cuda.packing import Clouds  # noqa: E402
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes  # noqa: E402
 from gpukoop.kernels.cuda.pairs.shape import columns  # noqa: E402
-from gpukoop.kernels.cuda.program import Program  # noqa: E402
+from gpukoop.kernels.cuda.program import NEWEST_PTX, Program  # noqa: E402
 from gpukoop.kernels.cuda.specification import BLOCK, DTYPES, Points, Specification  # noqa: E402
 from gpukoop.kernels.cuda.symmetric.plan import MOST_COLUMNS, SymmetricPlan  # noqa: E402
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32, Riesz  # noqa: E402
@@ -81,8 +81,8 @@ MOST_FEATURES = 17
 HUNGRY = {"float32": ("matern52", "sum"), "float64": ("rational_quadratic", "riesz")}
 SYMMETRIC = (2, 3, 10, 17)
 SYMMETRIC_CORNERS = ((3, 1), (17, MOST_COLUMNS))
-# Architecture, and the compute capability that NVVM prints PTX for.
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (8, 0), "sm_100": (10, 0)}
+# Architecture, and the compute capability that NVVM prints PTX for, as the package does.
+ARCHITECTURES = {f"sm_{a}{b}": min((a, b), NEWEST_PTX) for a, b in ((8, 0), (9, 0), (10, 0))}
 # Special functions a pair in float32, counted by hand from the formula: ex2, lg2, sqrt, rsqrt and rcp are one each.
 # product, gradient, value_and_gradient, logsumexp, logsumexp_and_gradient
 SPECIAL = {
@@ -315,7 +315,7 @@ def _known(variant: Variant, arch: str) -> tuple[str, ...]:
     if not isinstance(spec, Specification):
         return ()
     if spec.family != "wide":
-        return ("stack", "local") if arch == "sm_100" else ()
+        return ()
     heavy = variant.entry.functions.heavy  # type: ignore[union-attr]
     excused = spec.dtype == "float64" or heavy or arch == "sm_100"
     return ("spills", "stack", "local") if excused else ()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpukoop.kernels.cuda.grid import efficiency, split
+from gpukoop.kernels.cuda.pairs.grid import efficiency, split
 
 # Blocks a multiprocessor (64 to 128 registers a thread) times multiprocessors: A100, H100, H200, B200.
 CAPACITIES = [blocks * count for blocks, count in itertools.product((4, 5, 6, 8), (108, 132, 148))]

@@ -22,8 +22,8 @@ import numpy as np
 
 from gpukoop.kernels.cuda.form import forms, slope_parts
 from gpukoop.kernels.cuda.functions import Functions
-from gpukoop.kernels.cuda.grid import CAPACITY, split
 from gpukoop.kernels.cuda.packing import Clouds, Launch, Packing
+from gpukoop.kernels.cuda.pairs.grid import CAPACITY, split
 from gpukoop.kernels.cuda.pairs.shape import columns, specify
 from gpukoop.kernels.cuda.program import Program, label
 from gpukoop.kernels.cuda.specification import (

@@ -13,10 +13,10 @@ bounds the pairs of a multiprocessor a clock: issue, or an exponential (16 a clo
 ========= ============= ============= =================
 d         one-sided     symmetric     pairs a clock
 ========= ============= ============= =================
-2         6.6           3.9           16 -> 32
-3, dot    6.6           4.0           16 -> 32
-10, dot   14.3          8.0           8.9 -> 16
-3, t = 4  9.9           7.5           13 -> 17
+2         6.4           3.8           16 -> 32
+3, dot    6.5           3.9           16 -> 32
+10, dot   14.1          7.9           8.9 -> 16
+3, t = 4  9.7           7.5           13 -> 17
 ========= ============= ============= =================
 
 float64 (instructions of the PTX, executed): 1.7 to 1.8 times fewer with one column, 1.35 with four, where it is the
