@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.arrays import Array
 from gpukoop.kernels.cpu import reduce as reduce_cpu
 from gpukoop.kernels.cpu.threads import n_threads
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 
 TITLE = "CPU kernel sums: gpukoop (numba-cpu), KeOps and NumPy"
-Array = Any
 Run = Callable[[], Any]
 
 # (operation, n, m, d, t, dtype, peers); KeOps is slow at d = 100, so fewer targets

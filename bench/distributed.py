@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 import gpukoop as gk
+from gpukoop.arrays import Array
 
 TITLE = "Dask: two worker processes on one machine beside one process (float32)"
 
-Array = Any
 D = 3
 REPEATS = 3
 

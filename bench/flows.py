@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import gpukoop as gk
+from gpukoop.arrays import Array
 from gpukoop.flow.directions import frames
 from gpukoop.flow.mmd import mmd_field
 from gpukoop.flow.sinkhorn import Potentials, diameter, problem
@@ -18,7 +19,6 @@ from gpukoop.flow.sliced import sliced
 
 TITLE = "Flows: Sinkhorn divergence, sliced Wasserstein-2 and energy distance (float32)"
 
-Array = Any
 BLUR = 0.05
 SCALING = 0.5  # GeomLoss's default
 

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 import gpukoop as gk
+from gpukoop.arrays import Array
 from gpukoop.kernels.fourier import nufft as fourier_plans
 from gpukoop.kernels.fourier.check import exact
 from gpukoop.kernels.fourier.memory import Memory
@@ -20,7 +21,6 @@ from gpukoop.kernels.operation import PRODUCT, VALUE_AND_GRADIENT
 
 TITLE = "Near-linear sums: Fourier for d = 2, 3 beside exact numba-cpu, slices for d = 10 (float32)"
 
-Array = Any
 TOL = 1e-4
 REPEATS = 5
 CHECKED, RIM = 64, 32

@@ -11,12 +11,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpukoop.kernels.arrays import Array, is_cupy, namespace, to_host
 
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -30,20 +29,6 @@ class Home:
     restore: Callable[[Array], Array]
 
 
-def is_cupy(x: object) -> bool:
-    """Return whether ``x`` is a CuPy array, without importing CuPy."""
-    return type(x).__module__.partition(".")[0] == "cupy"
-
-
-def namespace(x: Array) -> ModuleType:
-    """Return the module whose functions act on ``x``: numpy or cupy."""
-    if is_cupy(x):
-        import cupy
-
-        return cupy
-    return np
-
-
 def same_memory(a: Array, b: Array) -> bool:
     """Return whether two arrays are one: the same memory, read in the same way."""
     if a is b:
@@ -52,11 +37,6 @@ def same_memory(a: Array, b: Array) -> bool:
         getattr(x, "__cuda_array_interface__", None) or x.__array_interface__ for x in (a, b)
     )
     return all(first[k] == second[k] for k in ("data", "shape", "strides", "typestr"))
-
-
-def to_host(x: Array) -> np.ndarray:
-    """Return ``x`` as a NumPy array."""
-    return x.get() if is_cupy(x) else np.asarray(x)
 
 
 def like(x: Array, reference: Array) -> Array:
@@ -74,6 +54,9 @@ def _same(x: Array) -> Array:
     return x
 
 
+HOST = Home("numpy", "cpu", _same)
+
+
 def native_array(x: Any, name: str) -> tuple[Array, Home]:
     """Return ``x`` as a NumPy or CuPy array without copying where possible, and its home."""
     if isinstance(x, np.ma.MaskedArray):
@@ -84,13 +67,13 @@ def native_array(x: Any, name: str) -> tuple[Array, Home]:
             f"pass {name}.toarray()"
         )
     if isinstance(x, np.ndarray):
-        return np.asarray(x), Home("numpy", "cpu", _same)
+        return np.asarray(x), HOST
     if is_cupy(x):
         return x, Home("cupy", f"cuda:{x.device.id}", _same)
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return _from_dlpack(x, name)
     try:
-        return np.asarray(x), Home("numpy", "cpu", _same)
+        return np.asarray(x), HOST
     except ValueError as error:
         raise ValueError(
             f"{name} is not a rectangular array of numbers ({type(x).__name__}): {error}"

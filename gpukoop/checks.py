@@ -90,3 +90,15 @@ def times_power(value: float, exponent: int, what: str) -> float:
         return math.ldexp(value, exponent)
     except OverflowError:
         raise ValueError(f"{what} is beyond the range of float64: rescale the points") from None
+
+
+def check_tol(tol: float | None) -> float | None:
+    """Return ``tol``; raise unless it is None or a number in (0, 1)."""
+    if tol is None:
+        return None
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.floating) or not 0 < tol < 1:
+        raise ValueError(
+            f"tol must be None (rounding accuracy) or a number in (0, 1), got {tol!r}: it is relative to "
+            "sum |v| k"
+        )
+    return float(tol)

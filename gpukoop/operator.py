@@ -26,9 +26,11 @@ from gpukoop.arrays import (
     weights,
 )
 from gpukoop.backends import check_name
+from gpukoop.checks import check_tol
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
+from gpukoop.kernels.formula.lengths import isotropic
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
 from gpukoop.kernels.operation import (
     GRADIENT,
@@ -41,7 +43,7 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_range, check_scales, median_scale
+from gpukoop.scales import check_range, check_scales, divided, median_scale, per_feature
 
 
 class KernelOperator(AbstractOperator):
@@ -54,8 +56,8 @@ class KernelOperator(AbstractOperator):
     Parameters
     ----------
     kernel : kernel
-        A kernel of ``gpukoop``, or a sum or multiple of kernels. A scale "median" or "auto" is resolved from the
-        sources by :func:`median_scale`.
+        A kernel of ``gpukoop``, or a sum or multiple of kernels. A scale "median" or "auto" is resolved from the sources by
+        :func:`median_scale`. With a scale for each feature points are divided by them before, gradients after.
     X, Y : arrays of shape (n, d) and (m, d)
         Targets and sources, float32 or float64, NumPy, CuPy or any library with DLPack. Y=None means Y = X.
         Of mixed dtypes the wider one computes.
@@ -96,13 +98,13 @@ class KernelOperator(AbstractOperator):
             raise TypeError(
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
             )
-        self.X, self._home = points(X, "X")
+        self.X, self.home = points(X, "X")
         self.Y = self.X
         if Y is not None and Y is not X:
             self.Y, other = points(Y, "Y", n_features=self.X.shape[1])
-            if other.device != self._home.device:
+            if other.device != self.home.device:
                 raise ValueError(
-                    f"X is on {self._home.device} and Y on {other.device}: move one of them first"
+                    f"X is on {self.home.device} and Y on {other.device}: move one of them first"
                 )
             dtype = np.result_type(self.X.dtype, self.Y.dtype)
             self.X, self.Y = (a.astype(dtype, copy=False) for a in (self.X, self.Y))
@@ -110,9 +112,13 @@ class KernelOperator(AbstractOperator):
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
-        check_scales(self.kernel, self.dtype)
-        check_range(self.kernel, self.X, self.Y)
-        self.clouds = Clouds(self.X, self.Y)
+        self._prepare()
+        check_scales(self._radial, self.dtype)
+        check_range(self._radial, self.clouds.X, self.clouds.Y)
+
+    def _prepare(self) -> None:
+        self._radial, self._lengths = isotropic(self.kernel)
+        self.clouds = Clouds(*divided(self._lengths, self.X, self.Y))
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
 
@@ -147,7 +153,7 @@ class KernelOperator(AbstractOperator):
         """Return the operator with other points or another kernel, which have been checked."""
         other = object.__new__(KernelOperator)
         other.__dict__.update(self.__dict__, **changes)
-        other.clouds, other._requests, other._transposed = Clouds(other.X, other.Y), {}, None
+        other._prepare()
         return other
 
     @property
@@ -161,7 +167,7 @@ class KernelOperator(AbstractOperator):
     def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
         if not isinstance(other, KernelOperator):
             return None
-        how = [(K.backend, K.tol, K.precision) for K in (self, other)]
+        how = [(K.backend, K.tol, K.precision, K._lengths) for K in (self, other)]
         same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
@@ -177,7 +183,7 @@ class KernelOperator(AbstractOperator):
 
     def __repr__(self) -> str:
         n, m = self.shape
-        where = f"{self._home.library} on {self._home.device}"
+        where = f"{self.home.library} on {self.home.device}"
         return f"KernelOperator({self.kernel!r}, {n} x {m}, d={self.X.shape[1]}, {self.dtype}, {where})"
 
     def explain(self, op: str | Operation = PRODUCT, *, t: int = 1) -> Explanation:
@@ -200,11 +206,11 @@ class KernelOperator(AbstractOperator):
         """Return the request, made once for an operation and a number of columns."""
         request = self._requests.get((operation, t))
         if request is None:
-            (n, m), d, home = self.shape, self.X.shape[1], self._home
+            (n, m), d, home = self.shape, self.X.shape[1], self.home
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds
-            request = Request(operation, self.kernel, n, m, d, t, *where, *how)
+            request = Request(operation, self._radial, n, m, d, t, *where, *how)
             self._requests[operation, t] = request
         return request
 
@@ -212,10 +218,11 @@ class KernelOperator(AbstractOperator):
         self, operation: Operation, v: Any, name: str, *, infinite: bool = False
     ) -> tuple[Any, bool]:
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        return run(self._request(operation, V.shape[1]), self.backend, V), _ndim(v) == 1
+        out = run(self._request(operation, V.shape[1]), self.backend, V)
+        return per_feature(out, operation, self._lengths), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
-        return self._home.restore(result)
+        return self.home.restore(result)
 
     def __matmul__(self, v: Any) -> Array:
         r"""Return ``K @ v``, :math:`\sum_j k(x_i, y_j) v_{jc}`.
@@ -372,27 +379,15 @@ class KernelOperator(AbstractOperator):
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""
-        return self._home_again(diagonal(self.kernel, self.X, self.Y))
+        return self._home_again(diagonal(self._radial, self.clouds.X, self.clouds.Y))
 
     def to_dense(self) -> Array:
         """Return the (n, m) matrix: n m numbers in memory, for small problems and for tests."""
-        return self._home_again(dense(self.kernel, self.X, self.Y))
+        return self._home_again(dense(self._radial, self.clouds.X, self.clouds.Y))
 
 
 def _ndim(v: Any) -> int:
     return v.ndim if hasattr(v, "ndim") else np.ndim(v)
-
-
-def check_tol(tol: float | None) -> float | None:
-    """Return ``tol``; raise unless it is None or a number in (0, 1)."""
-    if tol is None:
-        return None
-    if isinstance(tol, bool) or not isinstance(tol, int | float | np.floating) or not 0 < tol < 1:
-        raise ValueError(
-            f"tol must be None (rounding accuracy) or a number in (0, 1), got {tol!r}: it is relative to "
-            "sum |v| k"
-        )
-    return float(tol)
 
 
 set_operator_factory(KernelOperator)

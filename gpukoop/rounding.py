@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from gpukoop.arrays import Array
 from gpukoop.kernels.formula.expr import Call, E, Expr, Number, Product, Sum, substitute
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
 from gpukoop.kernels.operation import PRODUCT, Operation, as_operation
 from gpukoop.kernels.reference import evaluate
-
-Array = Any
 
 # Rounding errors of a sum add up like sqrt(m) eps in the mean; the worst row of thousands and the few roundings inside
 # phi make a small multiple of it. Measured over nine kernels, spreads of 0.1 to 110 scales, d = 1 to 50 and m = 1 to

@@ -2,11 +2,15 @@ r"""Scales of kernels: the median rule, and which scales arithmetic can hold."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.catalogue import RationalQuadratic
+from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.operation import Operation
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
 MEDIAN_SAMPLE = 2_000
@@ -57,6 +61,28 @@ def _sample_rows(X: Array) -> np.ndarray:
     axis = namespace(X).asarray(rng.random(X.shape[1]) / X.shape[1], dtype=X.dtype)
     order = np.argsort(to_host(X @ axis), kind="stable")
     return order[rng.choice(len(X), MEDIAN_SAMPLE, replace=False)]
+
+
+def divided(lengths: Lengths, *clouds: Array) -> tuple[Array, ...]:
+    """Return points divided by a length for each feature; the same arrays where there are none, and one array stays one."""
+    if lengths is None:
+        return clouds
+    if len(lengths) != clouds[0].shape[1]:
+        raise ValueError(
+            f"the kernel has {len(lengths)} scales and the points have {clouds[0].shape[1]} features: pass one scale for each "
+            "feature, or a number for all"
+        )
+    made = {id(A): A / namespace(A).asarray(lengths, dtype=A.dtype) for A in clouds}
+    return tuple(made[id(A)] for A in clouds)
+
+
+def per_feature(result: Any, operation: Operation, lengths: Lengths) -> Any:
+    """Return a result with its slope in the points themselves, given that in points divided by lengths."""
+    if lengths is None or not operation.slope:
+        return result
+    value, slope = result if operation.value else (None, result)
+    slope = slope / namespace(slope).asarray(lengths, dtype=slope.dtype)
+    return operation.result(value, slope)
 
 
 def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:

@@ -244,7 +244,7 @@ def test_named_scales_must_be_resolved():
     )
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, np.inf, np.nan, "mean", None, True, [1.0]])
+@pytest.mark.parametrize("scale", [0, -1.0, np.inf, np.nan, "mean", None, True, [[1.0]]])
 def test_bad_scales(scale):
     with pytest.raises(ValueError, match="scale must be a finite number > 0, 'median' or 'auto'"):
         gk.Gaussian(scale)

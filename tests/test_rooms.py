@@ -230,6 +230,23 @@ def test_public_things_are_documented(path):
                 stack.extend(node.body)
 
 
+def test_what_is_the_same_stands_once():
+    """An array has one name for the type checker, and no function is written twice."""
+    homes, bodies = [], {}
+    for path in FILES:
+        for node in ast.parse((ROOT / path).read_text()).body:
+            named = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
+            if getattr(named, "id", None) == "Array":
+                homes.append(str(path))
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                same = ast.dump(node.args), ast.dump(ast.Module(body, []))
+                bodies.setdefault((node.name, *same), []).append(f"{path}:{node.lineno}")
+    assert homes == ["kernels/arrays.py"]
+    twice = [places for places in bodies.values() if len(places) > 1]
+    assert not twice, twice
+
+
 @pytest.mark.parametrize("name", gk.__all__)
 def test_public_names_exist_and_say_what_they_are(name):
     thing = getattr(gk, name)

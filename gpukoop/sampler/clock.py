@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import namespace
-
-Array = Any
+from gpukoop.arrays import Array, namespace
 
 # e^-7: the truncation is O(e^-7) before, and O(e^-14) after the last denoising.
 LOG_HORIZON = 7.0

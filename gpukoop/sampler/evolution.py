@@ -17,18 +17,16 @@ blow up, and what is missing from the second moment of its output is the misfit 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from gpukoop.arrays import namespace
+from gpukoop.arrays import Array, namespace
 from gpukoop.sampler.expm import expm_action
 from gpukoop.sampler.lifting import Lift
 from gpukoop.sampler.moments import Moments
-
-Array = Any
 
 # Singular values below this share of the largest are dropped where reg = 0.
 LSTSQ_CUT = 1e-13

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import namespace, native_array, require_finite, to_host
-
-Array = Any
+from gpukoop.arrays import Array, namespace, native_array, require_finite, to_host
 
 # Norm of one sub-step and its Taylor terms: |tA/s| <= 2 needs at most 30 terms for 1e-16 (Al-Mohy and Higham's table gives
 # 2.1 for 30 terms in double precision).

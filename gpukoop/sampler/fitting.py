@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.loop import seed_from
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
@@ -24,8 +24,6 @@ from gpukoop.sampler.learning import Learner, certificate, split_held_out
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport, mode_projector
 from gpukoop.sampler.teacher import AbstractTeacher
-
-Array = Any
 
 # Without features of time an inverse that misses base points by more than this share of their spread is refused.
 LOST = 0.02

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import namespace
+from gpukoop.arrays import Array, namespace
 from gpukoop.sampler.lifting import (
     AbstractFeatures,
     blockwise_product,
@@ -15,8 +15,6 @@ from gpukoop.sampler.lifting import (
     row_blocks,
     rows_of,
 )
-
-Array = Any
 
 
 @final

@@ -6,9 +6,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, to_host
-
-Array = Any
+from gpukoop.arrays import Array, like, to_host
 
 
 @final

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
@@ -24,7 +24,6 @@ from gpukoop.sampler.moments import Moments, Triples, assemble
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
 from gpukoop.sampler.teacher import AbstractTeacher
 
-Array = Any
 _log = logging.getLogger("gpukoop")
 
 # Triples per feature, at least and, however many points there are, at most. With velocities conditioned on the batch 60 do in

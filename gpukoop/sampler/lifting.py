@@ -19,10 +19,8 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import namespace
+from gpukoop.arrays import Array, namespace
 from gpukoop.sampler.clock import Clock
-
-Array = Any
 
 # Numbers of one block of features: 2^17 float64 are 1 MB, so that the temporaries of a formula stay in cache. Larger
 # blocks were measured four times slower.

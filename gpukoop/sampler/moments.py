@@ -24,13 +24,11 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.kernels.reference import squared_distances
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift, column
 from gpukoop.sampler.teacher import AbstractTeacher
-
-Array = Any
 
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES

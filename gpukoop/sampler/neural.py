@@ -17,10 +17,9 @@ from typing import Any, final
 
 import numpy as np
 
+from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher, integrate
-
-Array = Any
 
 N_TIMES = (
     5  # states kept of each exact path: the times of the consistency and reconstruction losses

@@ -11,14 +11,12 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import namespace, to_host
+from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel, trace
 from gpukoop.kernels.reference import evaluate, squared_distances
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import AbstractFeatures, column, row_blocks, rows_of
-
-Array = Any
 
 # Directions of the landmarks' kernel matrix below this share of its largest eigenvalue are rounding noise for the moments,
 # whose condition is that of the features squared.

@@ -11,8 +11,6 @@ import numpy as np
 from gpukoop.arrays import to_host
 from gpukoop.files import write_atomically
 
-Array = Any
-
 N_MODES = 3
 GRID = 60
 DOTS = 130

@@ -14,10 +14,8 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import namespace
+from gpukoop.arrays import Array, namespace
 from gpukoop.sampler.lifting import AbstractFeatures, blockwise_product, column
-
-Array = Any
 
 # Half-width of the box that a monomial sees as [-1, 1], as a quantile on either side.
 QUANTILE = 0.01

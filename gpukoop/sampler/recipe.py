@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from gpukoop.arrays import like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.sampler.clock import Clock
@@ -18,8 +18,6 @@ from gpukoop.sampler.fourier import FourierFeatures
 from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
 from gpukoop.sampler.nystroem import NystroemFeatures
 from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures, quantile_box
-
-Array = Any
 
 # Beyond this many coordinates the products of x with Chebyshev polynomials in t outnumber the kernel features.
 MAX_AFFINE = 32

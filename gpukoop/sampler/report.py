@@ -25,8 +25,6 @@ from scipy.linalg import schur, solve_sylvester
 from gpukoop.arrays import to_host
 from gpukoop.sampler.expm import ExponentialOverflow, dense_exponential, square_matrix
 
-Array = Any
-
 # Half of the digits of float64: beyond it coefficients of modes have fewer than eight correct digits.
 MODAL_GATE = 1e8
 N_SHOWN = 8

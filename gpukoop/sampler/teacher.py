@@ -15,12 +15,10 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import namespace, points, require_finite
+from gpukoop.arrays import Array, namespace, points, require_finite
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import column
-
-Array = Any
 
 # Below this time the field of an empirical law is that of its mean to rounding, and x / t has lost half its digits.
 EARLY = 1e-8

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.operation import Operation
-
-Array = Any
 
 
 @dataclass

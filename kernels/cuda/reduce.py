@@ -18,6 +18,7 @@ import importlib
 from dataclasses import replace
 from typing import Any
 
+from gpukoop.kernels.arrays import Array, is_cupy
 from gpukoop.kernels.cuda.engine import NumbaEngine, cupy_engine, simulating
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
@@ -31,7 +32,6 @@ from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation
 
-Array = Any
 # Parts of Numba-CUDA that a compilation needs, beyond what importing it does.
 COMPILER = ("numba.cuda", "numba.cuda.compiler", "numba.cuda.cudadrv.nvvm", "numba.cuda.libdevice")
 
@@ -86,11 +86,6 @@ def _no_device() -> str | None:
     except (CudaSupportError, CudaAPIError, OSError, RuntimeError, AttributeError) as error:
         return f"no CUDA device: {_sentence(error)}"
     return None
-
-
-def is_cupy(array: Array) -> bool:
-    """Return whether an array is CuPy's."""
-    return type(array).__module__.partition(".")[0] == "cupy"
 
 
 def reduce(

@@ -21,8 +21,8 @@ class Gaussian(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x; the bandwidth eps of the diffusion-map literature is scale ** 2.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each; the bandwidth eps of the diffusion-map literature is scale ** 2.
 
     References
     ----------
@@ -42,8 +42,8 @@ class Laplace(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each.
 
     References
     ----------
@@ -64,8 +64,8 @@ class Matern32(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each.
 
     References
     ----------
@@ -85,8 +85,8 @@ class Matern52(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each.
 
     References
     ----------
@@ -106,8 +106,8 @@ class InverseMultiquadric(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each.
 
     References
     ----------
@@ -127,8 +127,8 @@ class RationalQuadratic(AbstractRadial):
 
     Parameters
     ----------
-    scale : float, "median" or "auto"
-        Length l in the units of x.
+    scale : float, array of shape (d,), "median" or "auto"
+        Length l in the units of x, one for all features or one for each.
     alpha : float > 0
         Tail exponent; large values approach the Gaussian.
 

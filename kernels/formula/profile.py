@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpukoop.kernels.formula.expr import (
     Expr,
@@ -26,6 +26,7 @@ from gpukoop.kernels.formula.expr import (
     mul,
     substitute,
 )
+from gpukoop.kernels.formula.lengths import Scale, checked_scale
 from gpukoop.kernels.formula.printers import LatexPrinter, quotient
 
 if TYPE_CHECKING:  # for readers of signatures; at run time operators come from the factory below
@@ -143,33 +144,15 @@ class AbstractKernel(ABC):
         return text
 
 
-def _bad_scale(value: object) -> NoReturn:
-    raise ValueError(
-        f"scale must be a finite number > 0, 'median' or 'auto', got {value!r}: "
-        "it is the length of the kernel in the units of the points"
-    )
-
-
 @dataclass(frozen=True)
 class AbstractRadial(AbstractKernel):
     """One profile with one scale. Subclasses are final dataclasses that name their profile."""
 
     profile: ClassVar[Profile]
-    scale: float | str = field(default=1.0)
+    scale: Scale = field(default=1.0)
 
     def __post_init__(self) -> None:
-        scale = self.scale
-        if isinstance(scale, str):
-            if scale not in ("median", "auto"):
-                _bad_scale(scale)
-        else:
-            try:
-                number = float(scale)
-            except (TypeError, ValueError):
-                _bad_scale(scale)
-            if isinstance(scale, bool) or not (0.0 < number < math.inf):
-                _bad_scale(scale)
-            object.__setattr__(self, "scale", number)
+        object.__setattr__(self, "scale", checked_scale(self.scale))
         for name in self.profile.parameters:
             value = getattr(self, name)
             if (
@@ -248,6 +231,11 @@ def trace(kernel: AbstractKernel) -> Trace:
     """
     if not kernel.resolved:
         raise ValueError(f"{kernel!r} has a named scale: call resolve() with the points first")
+    if any(isinstance(radial.scale, tuple) for _, radial in kernel.terms):
+        raise ValueError(
+            f"{kernel!r} has a scale for each feature, expected one for all: call kernel(X, Y), which divides the points, or "
+            "divide them by their scales and pass scale=1.0"
+        )
     first = kernel.terms[0][1]
     kappa = decay(first.profile.symbolic[0], S) or 1.0
     prescale = 1.0 / (float(first.scale) * math.sqrt(kappa))

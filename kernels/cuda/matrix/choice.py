@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import smooth
 from gpukoop.kernels.cuda.matrix.precision import TF32_ROUNDING, C, error_factor, nearness
 from gpukoop.kernels.formula.profile import AbstractKernel, Trace, trace
 from gpukoop.kernels.reference import evaluate
-
-Array = Any
 
 # Pairs of a sample by which close pairs are counted, and the smallest problem that is worth one.
 SAMPLE = 512

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix import packing
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
@@ -33,8 +34,6 @@ from gpukoop.kernels.cuda.matrix.shape import WIDEST, Shape, ceil
 from gpukoop.kernels.cuda.program import Program
 from gpukoop.kernels.formula.profile import Trace
 from gpukoop.kernels.operation import OPERATIONS
-
-Array = Any
 
 # Blocks that a launch should have: some four waves of two blocks on 132 multiprocessors.
 BLOCKS = 1024

@@ -17,14 +17,12 @@ right    (groups, column, lane, part, 2)   words e: source 2 t + e, right-hand s
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.matrix.precision import round_tf32
 from gpukoop.kernels.cuda.matrix.shape import Shape, ceil
-
-Array = Any
 
 # The largest coordinate of a point is brought below 2^TOP; the largest 16-bit number is 65504.
 TOP = 15

@@ -21,11 +21,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from gpukoop.kernels.arrays import Array
 
 PRECISIONS = ("fp32", "3xtf32", "tf32")
 # From this many features on matrix units pay; below, registers hold the points.

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.matrix.choice import Choice, choose, measure
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue, epilogue
@@ -38,8 +39,6 @@ from gpukoop.kernels.cuda.pairs.plan import join
 from gpukoop.kernels.cuda.program import label
 from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, trace
-
-Array = Any
 
 # A tile: 128 MB in float32. Smaller ones would stay in the second-level cache, but then launches cost more than they do.
 TARGETS, SOURCES = 4096, 8192

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cells import (
     MIN_CELLS,
     MIN_TARGETS,
@@ -43,7 +44,6 @@ from gpukoop.kernels.cuda.specification import WIDEST_TILE
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import PRODUCT
 
-Array = Any
 Keep = Callable[[Array, Array], Array]
 
 # Below, ordering the points (some 500 short array operations, 10 to 30 ms) takes as long as all pairs: derived,

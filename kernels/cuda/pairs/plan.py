@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import forms, slope_parts
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.packing import Clouds, Launch, Packing
@@ -36,8 +37,6 @@ from gpukoop.kernels.cuda.specification import (
 )
 from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum, Trace, trace
 from gpukoop.kernels.operation import Operation
-
-Array = Any
 
 
 @dataclass(frozen=True)
