@@ -64,11 +64,13 @@ def portable(ptx: str) -> str:
     return "\n".join(line for line in lines if line and "NumbaEnv" not in line) + "\n"
 
 
-def write(texts: dict[Program, str]) -> bytes:
+def archived(texts: dict[Program, str]) -> bytes:
     """Return the archive of some programs with their texts; the same bytes for the same texts."""
     members: dict[str, list[str]] = {}
     for program in sorted(texts, key=lambda p: p.name):
-        members.setdefault(member(program), []).extend((identity(program), texts[program]))
+        members.setdefault(archive.member(program), []).extend(
+            (archive.identity(program), texts[program])
+        )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
         for name in sorted(members):
@@ -98,10 +100,10 @@ def main(arguments: list[str]) -> int:
         for i, (program, made) in enumerate(zip(absent, pool.map(text, absent), strict=True), 1):
             texts[program] = made
             if i % CHUNK == 0 or i == len(absent):
-                write_atomically(archive.FILE, write(texts))
+                write_atomically(archive.FILE, archived(texts))
                 print(f"{i} of {len(absent)}", flush=True)
     if not absent:
-        write_atomically(archive.FILE, write(texts))
+        write_atomically(archive.FILE, archived(texts))
     print(f"{archive.FILE.stat().st_size / 1e6:.2f} MB")
     return 0
 

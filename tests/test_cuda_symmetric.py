@@ -16,8 +16,8 @@ import pytest
 from gpukoop import cuda as gpu
 from gpukoop.kernels.cuda import reduce as reduce_cuda
 from gpukoop.kernels.cuda.engine import NumbaEngine
-from gpukoop.kernels.cuda.pairs.grid import CAPACITY
 from gpukoop.kernels.cuda.packing import Clouds
+from gpukoop.kernels.cuda.pairs.grid import CAPACITY
 from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.cuda.symmetric.plan import PARTIALS, WAVES, SymmetricPlan, pays
 from gpukoop.kernels.cuda.symmetric.shape import planes
