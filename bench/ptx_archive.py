@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import gc
 import io
 import multiprocessing
 import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 
 from gpukoop.files import write_atomically
 from gpukoop.kernels.cuda import archive
@@ -30,7 +32,8 @@ from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 VERSION = "7.0"
 FEATURES, DTYPES = (1, 2, 3), ("float32",)
 # Written after as many programs as this, so that a run that is cut off can go on.
-CHUNK = 24
+CHUNK = 16
+MADE_BY = "compilers"
 
 
 def catalogue() -> Iterator[Program]:
@@ -77,11 +80,24 @@ def archived(texts: dict[Program, str]) -> bytes:
             entry = zipfile.ZipInfo(name)  # of 1980: no clock in it
             entry.compress_type = zipfile.ZIP_LZMA
             file.writestr(entry, "\0".join(members[name]))
+        file.writestr(zipfile.ZipInfo(MADE_BY), compilers())
     return buffer.getvalue()
+
+
+def compilers() -> str:
+    """Return the versions of what compiles here."""
+    return " ".join(f"{name} {version(name)}" for name in ("numba", "numba-cuda", "nvidia-nvvm"))
+
+
+def made_by() -> str:
+    """Return the versions of what compiled the texts of the archive last."""
+    with zipfile.ZipFile(archive.FILE) as file:
+        return file.read(MADE_BY).decode()
 
 
 def text(program: Program) -> str:
     """Return the text of a program as the archive holds it."""
+    gc.disable()  # the front end allocates without end and little of it is garbage: a quarter of the time
     return portable(compile_ptx(program, archive.OLDEST))
 
 

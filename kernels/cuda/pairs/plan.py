@@ -113,7 +113,7 @@ class Part(AbstractPart):
         self.rows = -(-c.n // self.rows_of_block)
         self.tiles = -(-c.m // self.shape.tile)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
-        capacity = sizes.capacity * (8 if sizes.listed else 1)
+        capacity = sizes.capacity * (16 if sizes.listed else 1)
         self.per, self.splits = split(self.rows, self.tiles, capacity)
 
     @property
