@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING
 
 from gpukoop.kernels.cuda.specification import Specification
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without it: nothing can be read, and programs are compiled
+    LZMAError = OSError  # type: ignore[misc, assignment]
+
 if TYPE_CHECKING:
     from gpukoop.kernels.cuda.program import Program
 
@@ -63,7 +68,7 @@ def _read(name: str) -> dict[str, str]:
         with zipfile.ZipFile(FILE) as file:
             pieces = file.read(name).decode().split("\0")
     # No file (an unbuilt copy), no such member, a damaged file, a Python without lzma: then programs are compiled.
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, EOFError):
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, LZMAError):
         return {}
     return dict(zip(pieces[::2], pieces[1::2], strict=False))
 
