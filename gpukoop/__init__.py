@@ -26,6 +26,7 @@ from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
     from gpukoop import (
+        baselines,
         cuda,
         datasets,
         distributed,
@@ -57,6 +58,7 @@ _HOMES = {
     "diagnose": "verdict",
 }
 _ROOMS = (
+    "baselines",
     "cuda",
     "datasets",
     "distributed",
@@ -92,6 +94,7 @@ __all__ = [
     "Riesz",
     "WassersteinFlow",
     "backends",
+    "baselines",
     "cuda",
     "datasets",
     "diagnose",

@@ -27,6 +27,7 @@ ROOMS = [
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
         "distributed",

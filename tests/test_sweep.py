@@ -155,6 +155,7 @@ ELSEWHERE = {
     "spectrum.KernelEDMD": "as DiffusionMap; tests/test_spectrum_koopman.py",
     "spectrum.GeneratorEDMD": "as DiffusionMap; tests/test_spectrum_generator.py",
     "spectrum.Monomials": "tests/test_spectrum_generator.py",
+    "spectrum.Powers": "tests/test_spectrum_generator.py",
     "DiffusionMap": "spectrum.DiffusionMap",
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",

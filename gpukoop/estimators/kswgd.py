@@ -15,10 +15,18 @@ from gpukoop.arrays import Array, like, native_array, points, require_finite, to
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
-from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
+from gpukoop.estimators.spectra import (
+    backend_of,
+    carried,
+    coarse_spectrum_of,
+    near_data,
+    of_a_dictionary,
+    spectrum_of,
+)
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.flow.start import gaussian_mixture
@@ -45,7 +53,8 @@ class KSWGD(
     ----------
     spectrum : None, "diffusion", "edmd" or a fitted spectrum
         Where the spectrum comes from: a diffusion map of the samples, reversible EDMD of the pairs. None means
-        "edmd" if ``fit`` is given ``successors``, else "diffusion".
+        "edmd" if ``fit`` is given ``successors``, else "diffusion". A fitted :class:`gpukoop.GeneratorEDMD` may have any
+        dictionary; for a nearly normal law of many columns take ``gk.spectrum.Powers`` of its principal components.
     kernel : kernel, optional
         Positive radial kernel; ``Gaussian("auto")`` by default.
     n_components : int, optional
@@ -228,12 +237,7 @@ class KSWGD(
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
-        seen = self.spectrum_.seen(native)
-        self.backend_ = (
-            self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
-            .explain("value_and_gradient", t=2)
-            .backend
-        )
+        self.backend_ = backend_of(self.spectrum_, native, self._options())
         return self
 
     def _options(self) -> dict[str, Any]:
@@ -248,6 +252,15 @@ class KSWGD(
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
         check_stable(self)
         coordinates = self.spectrum_.coordinates_
+        if of_a_dictionary(self.spectrum_):
+            step = make_dictionary_step(
+                self.spectrum_,
+                step_size=float(self.step_size),
+                n_samples=len(self.X_),
+                trusted=self.carried_,
+                project=self.project,
+            )
+            return step, State(Z), steps, float(self.step_size)
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
