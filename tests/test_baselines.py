@@ -3,23 +3,29 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.base import clone
 
 import gpukoop as gk
 from gpukoop import datasets
 from gpukoop.baselines import SVGD, GaussianMixture, KernelDensity, Langevin
 
-ALL = (KernelDensity, GaussianMixture, Langevin, SVGD)
+ALL = (
+    KernelDensity(random_state=0),
+    GaussianMixture(4, random_state=0),
+    Langevin(n_iter=20, random_state=0),
+    SVGD(n_iter=5, random_state=0),
+)
 
 
-@pytest.mark.parametrize("baseline", ALL)
+@pytest.mark.parametrize("baseline", ALL, ids=lambda e: type(e).__name__)
 def test_verbs_and_units_are_those_of_the_flows(baseline):
     X = datasets.moons(200, 0)
-    model = baseline(random_state=0).fit(X)
+    model = clone(baseline).fit(X)
     Z = model.sample(50)
     assert Z.shape == (50, 2)
     np.testing.assert_array_equal(model.sample(50), Z)
     assert not np.array_equal(model.sample(50, random_state=1), Z)
-    scaled = baseline(random_state=0).fit(X * [1e3, 1e-3] + 5)
+    scaled = clone(baseline).fit(X * [1e3, 1e-3] + 5)
     np.testing.assert_allclose(scaled.sample(50), Z * [1e3, 1e-3] + 5, rtol=1e-6)
     assert model.fit(X.astype(np.float32)).sample(3).dtype == np.float32
     assert model.score(datasets.moons(200, 1)) < 0
