@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data walks; a room may import itself and what stands before it. Names are modules or packages.
 ROOMS = [
     ["kernels"],
+    ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
     ["checks", "fitted", "lagged"],
     ["scales"],
@@ -23,7 +24,7 @@ ROOMS = [
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
-    ["verdict"],
+    ["verdict", "kinetics"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
