@@ -13,6 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
 from gpukoop.estimators.spectra import (
@@ -183,6 +184,7 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
         self,
         X: Any,
@@ -191,6 +193,7 @@ class KSWGD(
         successors: Any = None,
         lag: int | None = None,
         frame_time: float = 1.0,
+        checkpoint: str | Path | None = None,
     ) -> KSWGD:
         """Learn the spectrum of the generator from samples, pairs or trajectories.
 
@@ -205,6 +208,8 @@ class KSWGD(
             X one ``lag_time`` later.
         lag, frame_time : int, float, optional
             Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
@@ -247,9 +252,7 @@ class KSWGD(
         check_kswgd(self)
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        steps = n_iter
-        if steps is None:
-            steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        steps = self._steps() if n_iter is None else n_iter
         check_stable(self)
         coordinates = self.spectrum_.coordinates_
         if of_a_dictionary(self.spectrum_):
@@ -277,6 +280,9 @@ class KSWGD(
         if coordinates is not None:
             step = in_coordinates(step, coordinates, self.project)
         return step, State(Z), steps, float(self.step_size)
+
+    def _steps(self) -> int:
+        return math.ceil(self.total_time / self.step_size - 1e-9)
 
     def transport(
         self,
