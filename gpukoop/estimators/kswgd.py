@@ -12,18 +12,11 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
+from gpukoop.estimators import spectra
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
-from gpukoop.estimators.spectra import (
-    backend_of,
-    carried,
-    coarse_spectrum_of,
-    near_data,
-    of_a_dictionary,
-    spectrum_of,
-)
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step
@@ -238,11 +231,11 @@ class KSWGD(
         if self.spectrum is None or isinstance(self.spectrum, str):
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
-        self.spectrum_ = spectrum_of(self, native, Y, lag_time)
+        self.spectrum_ = spectra.spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
-        self.carried_ = carried(self.spectrum_, native)
-        self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
-        self.backend_ = backend_of(self.spectrum_, native, self._options())
+        self.carried_ = spectra.carried(self.spectrum_, native)
+        self.coarse_ = spectra.coarse_spectrum_of(self, native, self.spectrum_)
+        self.backend_ = spectra.backend_of(self.spectrum_, native, self._options())
         return self
 
     def _options(self) -> dict[str, Any]:
@@ -255,7 +248,7 @@ class KSWGD(
         steps = self._steps() if n_iter is None else n_iter
         check_stable(self)
         coordinates = self.spectrum_.coordinates_
-        if of_a_dictionary(self.spectrum_):
+        if spectra.of_a_dictionary(self.spectrum_):
             step = make_dictionary_step(
                 self.spectrum_,
                 step_size=float(self.step_size),
@@ -321,7 +314,7 @@ class KSWGD(
         elif self.init == "mixture":
             Z = gaussian_mixture(to_host(self.X_).astype(float), n, rng)
         else:
-            Z = near_data(self.spectrum_.coordinates_, self.X_, n, rng)
+            Z = spectra.near_data(self.spectrum_.coordinates_, self.X_, n, rng)
         Z = like(Z, self.X_)
         return Z if self.project is None else projected(self.project, Z)
 
