@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         cuda,
         datasets,
         distributed,
+        generators,
         maps,
         metrics,
         plot,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
+    from gpukoop.generators import Generator
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 # Where the names live that are imported when they are first used.
 _HOMES = {
     "DiffusionMap": "spectrum",
+    "Generator": "generators",
     "GeneratorEDMD": "spectrum",
     "JKOFlow": "estimators",
     "KSWGD": "estimators",
@@ -60,6 +63,7 @@ _ROOMS = (
     "cuda",
     "datasets",
     "distributed",
+    "generators",
     "maps",
     "metrics",
     "plot",
@@ -77,6 +81,7 @@ __all__ = [
     "DiffusionMap",
     "Energy",
     "Gaussian",
+    "Generator",
     "GeneratorEDMD",
     "Identity",
     "InverseMultiquadric",
@@ -96,6 +101,7 @@ __all__ = [
     "datasets",
     "diagnose",
     "distributed",
+    "generators",
     "maps",
     "metrics",
     "plot",

@@ -36,6 +36,7 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
         "demo",
         "terminal",
