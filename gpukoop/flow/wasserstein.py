@@ -34,6 +34,7 @@ from gpukoop.arrays import Array, namespace
 from gpukoop.flow.coupling import exact_map
 from gpukoop.flow.descent import Field, Motion, row_rms
 from gpukoop.flow.sinkhorn import (
+    SCALING,
     problem,
     solve,
     solve_symmetric,
@@ -88,6 +89,8 @@ class SinkhornField:
     own : float, optional
         OT_eps of the samples with themselves, solved for by default; a constant that moves no particle, so pass 0 where a
         batch of samples is seen once and its energy need not be debiased.
+    scaling : float
+        Factor between two blurs of the annealing of the first solve.
     **options
         ``backend`` and ``tol`` of the sums.
     """
@@ -103,11 +106,12 @@ class SinkhornField:
         n_iter: int = 200,
         tol: float = 1e-6,
         own: float | None = None,
+        scaling: float = SCALING,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
         self.shrink = min(1.0, max(0.0, 1.0 - step_size))
-        self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol}
+        self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol, "scaling": scaling}
         self.options = options or {}
         self.own = own or 0.0
         if debias and own is None:

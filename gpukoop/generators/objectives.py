@@ -45,7 +45,7 @@ from gpukoop.scales import median_scale
 MIXTURE = (0.1, 0.2, 0.5, 1.0)
 DRIFT_SCALES = (0.05, 0.1, 0.2)
 # Sinkhorn's blur in root mean square widths; the marginal error of a batch is far above this tolerance anyway.
-BLUR, SINKHORN_ITER, SINKHORN_TOL = 0.05, 50, 1e-2
+BLUR, SINKHORN_ITER, SINKHORN_TOL, SCALING = 0.05, 50, 1e-2, 0.6
 REGULARIZATION = 1e-2
 # Functions of the closed-form classifier.
 LANDMARKS = 100
@@ -109,7 +109,13 @@ def choices(
 
 def _sinkhorn(X: Array, c: Choices, rng: np.random.Generator) -> Field:
     return SinkhornField(
-        X, blur=c.blur, own=0.0, n_iter=SINKHORN_ITER, tol=SINKHORN_TOL, options=c.options
+        X,
+        blur=c.blur,
+        own=0.0,
+        n_iter=SINKHORN_ITER,
+        tol=SINKHORN_TOL,
+        scaling=SCALING,
+        options=c.options,
     )
 
 
