@@ -54,6 +54,9 @@ def _same(x: Array) -> Array:
     return x
 
 
+HOST = Home("numpy", "cpu", _same)
+
+
 def native_array(x: Any, name: str) -> tuple[Array, Home]:
     """Return ``x`` as a NumPy or CuPy array without copying where possible, and its home."""
     if isinstance(x, np.ma.MaskedArray):
@@ -64,13 +67,13 @@ def native_array(x: Any, name: str) -> tuple[Array, Home]:
             f"pass {name}.toarray()"
         )
     if isinstance(x, np.ndarray):
-        return np.asarray(x), Home("numpy", "cpu", _same)
+        return np.asarray(x), HOST
     if is_cupy(x):
         return x, Home("cupy", f"cuda:{x.device.id}", _same)
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return _from_dlpack(x, name)
     try:
-        return np.asarray(x), Home("numpy", "cpu", _same)
+        return np.asarray(x), HOST
     except ValueError as error:
         raise ValueError(
             f"{name} is not a rectangular array of numbers ({type(x).__name__}): {error}"

@@ -98,13 +98,13 @@ class KernelOperator(AbstractOperator):
             raise TypeError(
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
             )
-        self.X, self._home = points(X, "X")
+        self.X, self.home = points(X, "X")
         self.Y = self.X
         if Y is not None and Y is not X:
             self.Y, other = points(Y, "Y", n_features=self.X.shape[1])
-            if other.device != self._home.device:
+            if other.device != self.home.device:
                 raise ValueError(
-                    f"X is on {self._home.device} and Y on {other.device}: move one of them first"
+                    f"X is on {self.home.device} and Y on {other.device}: move one of them first"
                 )
             dtype = np.result_type(self.X.dtype, self.Y.dtype)
             self.X, self.Y = (a.astype(dtype, copy=False) for a in (self.X, self.Y))
@@ -183,7 +183,7 @@ class KernelOperator(AbstractOperator):
 
     def __repr__(self) -> str:
         n, m = self.shape
-        where = f"{self._home.library} on {self._home.device}"
+        where = f"{self.home.library} on {self.home.device}"
         return f"KernelOperator({self.kernel!r}, {n} x {m}, d={self.X.shape[1]}, {self.dtype}, {where})"
 
     def explain(self, op: str | Operation = PRODUCT, *, t: int = 1) -> Explanation:
@@ -206,7 +206,7 @@ class KernelOperator(AbstractOperator):
         """Return the request, made once for an operation and a number of columns."""
         request = self._requests.get((operation, t))
         if request is None:
-            (n, m), d, home = self.shape, self.X.shape[1], self._home
+            (n, m), d, home = self.shape, self.X.shape[1], self.home
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds
@@ -222,7 +222,7 @@ class KernelOperator(AbstractOperator):
         return per_feature(out, operation, self._lengths), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
-        return self._home.restore(result)
+        return self.home.restore(result)
 
     def __matmul__(self, v: Any) -> Array:
         r"""Return ``K @ v``, :math:`\sum_j k(x_i, y_j) v_{jc}`.

@@ -135,3 +135,51 @@ def test_noisy_products_warn_and_stay_finite():
     with pytest.warns(ConvergenceWarning, match="no more accurate"):
         values, _ = eigsh(Noisy(B @ B.T), 4, method="block", tol=1e-13, random_state=0)
     assert np.allclose(values, np.linalg.eigvalsh(B @ B.T)[::-1][:4], rtol=1e-5)
+
+
+def libraries():
+    import array_api_strict
+
+    yield "array_api_strict", array_api_strict.asarray
+    torch = pytest.importorskip("torch")
+    yield "torch", torch.from_numpy
+
+
+class InTorch:
+    """An operator whose products take and give tensors, and whose dtype is one of torch's."""
+
+    def __init__(self, A):
+        self.reference, self.shape, self.dtype = A, tuple(A.shape), A.dtype
+
+    def matvec(self, x):
+        assert type(x) is type(self.reference)
+        return self.reference @ x
+
+
+@pytest.mark.parametrize("n", [60, 700])  # dense, block
+def test_results_are_in_the_library_of_the_operator(n):
+    B = points(n, n) / np.sqrt(n)
+    A, X = B @ B.T, points(n, 3, np.float32)
+    K = gk.Gaussian(1.0)
+    for name, make in libraries():
+        cases = [
+            (make(A), A),
+            (K(make(X.copy())), K(X).to_dense()),
+            (
+                K(make(X.copy())) + 0.5 * gk.Identity(n),
+                K(X).to_dense() + 0.5 * np.eye(n, dtype=np.float32),
+            ),
+        ]
+        if name == "torch":
+            cases.append((InTorch(make(A)), A))
+        for operator, dense in cases:
+            values, vectors = eigsh(operator, 3, random_state=0)
+            assert type(values).__module__.partition(".")[0] == name
+            assert type(values) is type(vectors)
+            values, vectors = (np.from_dlpack(a) for a in (values, vectors))
+            assert vectors.shape == (n, 3)
+            assert values.dtype == vectors.dtype == dense.dtype
+            exact = np.linalg.eigvalsh(dense.astype(float))[::-1][:3]
+            eps = np.finfo(values.dtype).eps
+            assert np.abs(values - exact).max() < 4 * ROUNDING * eps * exact[0]
+            assert residual(dense.astype(float), values, vectors) < 4 * ROUNDING * eps

@@ -11,7 +11,7 @@ from gpukoop.sampler import (
     as_teacher,
     integrate,
 )
-from gpukoop.sampler.moments import batch_velocity
+from gpukoop.sampler.triples import batch_velocity
 
 MIXTURE = MixtureTeacher(
     [0.5, 0.3, 0.2],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, native_array
+from gpukoop.arrays import HOST, Array, Home, namespace, native_array
 from gpukoop.draws import check_count
 
 
@@ -39,6 +40,8 @@ class AbstractOperator(ABC):
 
     # NumPy asks for this before it tries its own arithmetic on a left operand.
     __array_ufunc__: Final = None
+    # Where the points came from: eigenvectors go there.
+    home: Home = HOST
 
     @property
     @abstractmethod
@@ -183,6 +186,11 @@ class AbstractOperator(ABC):
         from gpukoop.algebra.selection import Selection
 
         return Selection(self, rows, columns)
+
+
+def placed(operators: Sequence[AbstractOperator]) -> AbstractOperator:
+    """Return the first operator that has points: sums and blocks live where it does."""
+    return next((A for A in operators if A.reference.size), operators[0])
 
 
 def product(A: AbstractOperator, v: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.algebra.base import AbstractOperator, product
+from gpukoop.algebra.base import AbstractOperator, placed, product
 from gpukoop.arrays import Array, namespace
 
 
@@ -48,7 +48,8 @@ class Block(AbstractOperator):
         self.heights = [self._size(row, 0, f"row {i}") for i, row in enumerate(self.rows)]
         columns = zip(*self.rows, strict=True)
         self.widths = [self._size(col, 1, f"column {j}") for j, col in enumerate(columns)]
-        self._flat = flat
+        self._flat, self._placed = flat, placed(flat)
+        self.home = self._placed.home
 
     @staticmethod
     def _size(line: Sequence[AbstractOperator | None], axis: int, name: str) -> int:
@@ -75,7 +76,7 @@ class Block(AbstractOperator):
     @property
     def reference(self) -> Array:
         """That of the first block that has points."""
-        return next((A.reference for A in self._flat if A.reference.size), np.empty(0))
+        return self._placed.reference
 
     @property
     def T(self) -> Block:

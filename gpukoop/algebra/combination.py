@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.algebra.base import AbstractOperator, Identity, product
+from gpukoop.algebra.base import AbstractOperator, Identity, placed, product
 from gpukoop.arrays import Array, namespace
 
 
@@ -26,6 +26,8 @@ class Combination(AbstractOperator):
 
     def __init__(self, terms: tuple[tuple[float, AbstractOperator], ...]) -> None:
         self.terms = terms
+        self._placed = placed([A for _, A in terms])
+        self.home = self._placed.home
 
     @classmethod
     def of(cls, terms: list[tuple[float, AbstractOperator]]) -> AbstractOperator:
@@ -59,7 +61,7 @@ class Combination(AbstractOperator):
     @property
     def reference(self) -> Array:
         """That of the first term that has points."""
-        return next((A.reference for _, A in self.terms if A.reference.size), np.empty(0))
+        return self._placed.reference
 
     @property
     def T(self) -> Combination:

@@ -28,6 +28,7 @@ class Selection(AbstractOperator):
         self, whole: AbstractOperator, rows: np.ndarray | None, columns: np.ndarray | None
     ) -> None:
         self.whole, self.rows, self.columns = whole, rows, columns
+        self.home = whole.home
 
     def __repr__(self) -> str:
         n, m = self.shape

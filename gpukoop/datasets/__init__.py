@@ -3,7 +3,7 @@
 Pairs (X, Y), Y one lag after X: ``quadruple_well``, ``double_well``, ``slow_well``, ``ornstein_uhlenbeck``,
 ``allen_cahn``, and ``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``,
 ``eight_gaussians``, ``three_rings``, ``checkerboard``, ``moons``, ``banana``, ``unequal_mixture``, ``student_t``,
-``mises_fisher``, ``digits``. What is known about a law is asked by name:
+``mises_fisher``, ``digits``. Trajectories of your own become pairs by ``pairs``. What is known about a law is asked by name:
 ``exact``, ``density``, ``potential``. No number of these is typed in: they come from quadratures and
 eigenproblems accurate to about ten digits, so that a fit is compared with the truth and not with another run.
 """
@@ -31,6 +31,7 @@ from gpukoop.datasets.uneven import (
     unequal_mixture,
 )
 from gpukoop.draws import check_count
+from gpukoop.lagged import pairs
 
 __all__ = [
     "allen_cahn",
@@ -45,6 +46,7 @@ __all__ = [
     "mises_fisher",
     "moons",
     "ornstein_uhlenbeck",
+    "pairs",
     "potential",
     "project_circle",
     "project_sphere",

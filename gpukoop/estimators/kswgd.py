@@ -12,17 +12,16 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
-from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.base import AbstractFlowEstimator
-from gpukoop.estimators.spectra import carried, coarse_spectrum_of, spectrum_of
+from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
+from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
-from gpukoop.flow.kswgd import make_step, projected
+from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
-from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
-from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.operator import check_tol
-from gpukoop.parameters import check_shared
+from gpukoop.flow.start import gaussian_mixture
+from gpukoop.lagged import pairs_of_runs
 
 # Share of the steps that follow the coarse spectrum, if there is one.
 COARSE_FRACTION = 0.5
@@ -51,6 +50,9 @@ class KSWGD(
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
         Sources of the kernel sums; None takes all samples. A step costs O(n * n_landmarks).
+    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+        g of k(g(x), g(y)), as in :class:`gpukoop.DiffusionMap`; "tica" needs pairs. The particles' g follows the flow, and each
+        moves no more than that needs; the start looks for neighbours there. With "standardize" no column's unit matters.
     step_size : float
         LAWGD time of a step; below 2.
     total_time : float
@@ -135,6 +137,7 @@ class KSWGD(
         n_components: int | None = None,
         lag_time: float = 1.0,
         n_landmarks: int | None = None,
+        coordinates: Any = None,
         step_size: float = 0.05,
         total_time: float = 8.0,
         project: Callable[[Array], Array] | None = None,
@@ -152,6 +155,7 @@ class KSWGD(
         self.n_components = n_components
         self.lag_time = lag_time
         self.n_landmarks = n_landmarks
+        self.coordinates = coordinates
         self.step_size = step_size
         self.total_time = total_time
         self.project = project
@@ -165,27 +169,33 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> KSWGD:
-        """Learn the spectrum of the generator from samples or pairs.
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        successors: Any = None,
+        lag: int | None = None,
+        frame_time: float = 1.0,
+    ) -> KSWGD:
+        """Learn the spectrum of the generator from samples, pairs or trajectories.
 
         Parameters
         ----------
         X : array of shape (m, d)
-            Samples of the law, or consecutive states of a trajectory.
+            Samples of the law. With ``lag`` a trajectory of successive frames, or a list of such arrays of different
+            lengths: no pair joins two of them.
         y : ignored
             scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
         successors : array of shape (m, d), optional
             X one ``lag_time`` later.
+        lag, frame_time : int, float, optional
+            Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
 
         Returns
         -------
         KSWGD
             Itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the data or a parameter cannot be used; the message says which and what to do.
         """
         ndim = y.ndim if hasattr(y, "ndim") else np.asarray(y, dtype=object).ndim
         if ndim > 1:
@@ -194,6 +204,9 @@ class KSWGD(
                 "as successors="
             )
         self._check_parameters()
+        lag_time = self.lag_time
+        if lag is not None:
+            X, successors, lag_time = pairs_of_runs(X, successors, lag, frame_time)
         native = self._remember(X)
         Y = None
         if successors is not None:
@@ -206,12 +219,13 @@ class KSWGD(
         if self.spectrum is None or isinstance(self.spectrum, str):
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
-        self.spectrum_ = spectrum_of(self, native, Y)
+        self.spectrum_ = spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
+        seen = self.spectrum_.seen(native)
         self.backend_ = (
-            self.spectrum_.kernel_(native, self.spectrum_.sources_, **self._options())
+            self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
             .explain("value_and_gradient", t=2)
             .backend
         )
@@ -221,37 +235,14 @@ class KSWGD(
         return {"backend": self.backend, "tol": self.tol}
 
     def _check_parameters(self) -> None:
-        check_shared(self)
-        if self.n_components is not None:
-            check_count(self.n_components, "n_components")
-        check_positive(self.lag_time, "lag_time")
-        check_positive(self.step_size, "step_size")
-        check_positive(self.total_time, "total_time", zero=True)
-        check_positive(self.langevin, "langevin", zero=True)
-        check_tol(self.tol)
-        if self.n_landmarks is not None:
-            check_count(self.n_landmarks, "n_landmarks", least=2)
-        if self.project is not None and not callable(self.project):
-            raise TypeError(
-                f"project is {self.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
-                "the manifold"
-            )
-        if not (callable(self.init) or self.init in ("data", "gaussian", "mixture")):
-            raise ValueError(
-                f"init must be 'data', 'gaussian', 'mixture' or a function init(n, rng), got {self.init!r}"
-            )
-        if not (isinstance(self.coarse, bool) or self.coarse == "auto"):
-            raise ValueError(f"coarse must be 'auto', True or False, got {self.coarse!r}")
-        if self.kernel is not None and not isinstance(self.kernel, AbstractKernel):
-            raise TypeError(
-                f"kernel is {self.kernel!r}, expected a kernel such as Gaussian('auto')"
-            )
+        check_kswgd(self)
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         steps = n_iter
         if steps is None:
             steps = math.ceil(self.total_time / self.step_size - 1e-9)
-        self._check_stable()
+        check_stable(self)
+        coordinates = self.spectrum_.coordinates_
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
@@ -262,22 +253,12 @@ class KSWGD(
             # Langevin motion disturbs every mode for as long as it lasts, so every mode is held.
             n_samples=None if self.langevin else len(self.X_),
             trusted=self.carried_,
-            project=self.project,
+            project=self.project if coordinates is None else None,
             **self._options(),
         )
+        if coordinates is not None:
+            step = in_coordinates(step, coordinates, self.project)
         return step, State(Z), steps, float(self.step_size)
-
-    def _check_stable(self) -> None:
-        """Raise if a step with Langevin motion would amplify the last mode."""
-        last = float(self.eigenvalues_[-1])
-        if self.coarse_ is not None:
-            last = max(last, float(self.coarse_.eigenvalues_[-1]))
-        if self.langevin and self.step_size * (1 + self.langevin * last) >= 2:
-            most = max(0.0, (2 / self.step_size - 1) / last)
-            raise ValueError(
-                f"langevin is {self.langevin:g}, with step_size = {self.step_size:g} and the last eigenvalue {last:.3g} it must "
-                f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
-            )
 
     def transport(
         self,
@@ -313,9 +294,10 @@ class KSWGD(
             require_finite(Z, "init(n, rng)")
         elif self.init == "gaussian":
             Z = super()._start(n, rng)
+        elif self.init == "mixture":
+            Z = gaussian_mixture(to_host(self.X_).astype(float), n, rng)
         else:
-            start = smoothed_bootstrap if self.init == "data" else gaussian_mixture
-            Z = like(start(to_host(self.X_).astype(float), n, rng), self.X_)
+            Z = near_data(self.spectrum_.coordinates_, self.X_, n, rng)
         Z = like(Z, self.X_)
         return Z if self.project is None else projected(self.project, Z)
 

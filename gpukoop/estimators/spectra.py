@@ -12,10 +12,11 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.flow.start import smoothed_bootstrap
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
-from gpukoop.spectrum.koopman import CARRIERS
+from gpukoop.spectrum.modes import CARRIERS
 
 # Coarse-to-fine: half of the time, a diffusion map of this factor the scale, or of the median rule's if that is larger. Left
 # out for a diffusion map whose own kernel is at most this factor narrower than the median rule: it reaches particles far
@@ -49,7 +50,7 @@ def _modes(flow: Any, X: Array) -> int:
     return max(1, min(DEFAULT_COMPONENTS, sources // 2))
 
 
-def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
+def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
@@ -66,9 +67,13 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
                 f"{chosen!r} has complex eigenvalues, those of a process that is not reversible: KSWGD follows the gradient "
                 "flow of a reversible one. Fit it with reversible=True, whose law is the same, or to samples of X alone"
             )
-        if chosen.sources_.shape[1] != X.shape[1]:
+        if chosen.n_features_in_ != X.shape[1]:
             raise ValueError(
-                f"X has {X.shape[1]} features, the fitted spectrum has {chosen.sources_.shape[1]}"
+                f"X has {X.shape[1]} features, the fitted spectrum has {chosen.n_features_in_}"
+            )
+        if flow.coordinates is not None:
+            raise ValueError(
+                "coordinates= would be ignored: a fitted spectrum has its own; give them to the spectrum, or drop them"
             )
         if Y is not None:
             raise ValueError(
@@ -82,6 +87,7 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
         "n_components": _modes(flow, X),
         "n_landmarks": flow.n_landmarks,
         "random_state": flow.random_state,
+        "coordinates": flow.coordinates,
         **_options(flow),
     }
     if chosen == "diffusion":
@@ -98,18 +104,22 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None) -> Any:
     if chosen == "edmd":
         if Y is None:
             raise ValueError(
-                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later"
+                "spectrum='edmd' learns from pairs: call fit(X, successors=Y), Y being X one lag later, or fit(trajectories, lag=...)"
             )
-        return KernelEDMD(kernel, lag_time=flow.lag_time, **common).fit(X, successors=Y)
+        return KernelEDMD(kernel, lag_time=lag_time, **common).fit(X, successors=Y)
     raise ValueError(
         f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
     )
 
 
 def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
-    """Return the wide spectrum for particles outside the data, or None where the fine one reaches them."""
+    """Return the wide spectrum for particles outside the data, or None where the fine one reaches them.
+
+    It is learned in the coordinates of the fine one, which both then see.
+    """
     if flow.coarse is False:
         return None
+    X = fine.seen(X)
     reaches = isinstance(fine, DiffusionMap)
     reaches = reaches and float(fine.scale_) * COARSE_RATIO >= median_scale(X)
     if flow.coarse == "auto" and reaches:
@@ -126,6 +136,17 @@ def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
         return recentred(spectrum.fit(X), X)
 
 
+def near_data(coordinates: Any, X: Array, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n particles near the samples, (n, d) on the host; what is near, coordinates say if there are any."""
+    samples = to_host(X).astype(float)
+    if coordinates is None:
+        return smoothed_bootstrap(samples, n, rng)
+    G = to_host(coordinates.transform(X)).astype(float)
+    if coordinates.invertible:  # all of the noise is measured there: columns have no unit
+        return coordinates.inverse(smoothed_bootstrap(G, n, rng))
+    return smoothed_bootstrap(samples, n, rng, G)
+
+
 def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:
     """Return the map with modes of mean 0 and variance 1 over all samples, those it left out as isolated too.
 
@@ -133,7 +154,7 @@ def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:
     the means of some modes from 0 to 3.
     """
     if spectrum.n_isolated_:
-        functions = spectrum.functions_
+        functions, X = spectrum.functions_, spectrum.seen(X)
         mean = functions.moments(X)
         rows = X[:: max(1, len(X) // JUDGES)]
         square = ((functions.transform(rows).astype(float) - like(mean, rows)) ** 2).mean(axis=0)

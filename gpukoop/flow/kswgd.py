@@ -41,8 +41,9 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.flow.kswgd_device import Modes, queued_step
+from gpukoop.flow.lifted import projected
 from gpukoop.flow.loop import Info, State, Step
 from gpukoop.operator import KernelOperator
 from gpukoop.philox import standard_normal
@@ -289,22 +290,3 @@ def make_step(
         return State(following, memory=memory), info
 
     return step
-
-
-def projected(project: Callable[[Array], Array], Z: Array) -> Array:
-    """Return the nearest points of the manifold; raise if ``project`` does not keep the shape."""
-    moved = project(Z)
-    if getattr(moved, "shape", None) != Z.shape:
-        raise ValueError(
-            f"project returned shape {getattr(moved, 'shape', None)}, expected {Z.shape}: it must map (n, d) "
-            "points to the nearest points of the manifold"
-        )
-    moved = like(moved, Z)
-    # On a device the host would have to wait; the loop finds it there, ten steps at a time.
-    if not is_cupy(Z) and np.isfinite(Z).all() and not np.isfinite(moved).all():
-        bad = int((~np.isfinite(moved)).any(axis=1).sum())
-        raise ValueError(
-            f"project returned NaN or inf for {bad} of {len(Z)} finite points: it must map every (n, d) point to the nearest "
-            "point of the manifold"
-        )
-    return moved

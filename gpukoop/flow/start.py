@@ -48,25 +48,27 @@ class Neighbourhoods:
 
     X: np.ndarray
     pool: np.ndarray
+    G: np.ndarray
 
     @classmethod
-    def of(cls, X: np.ndarray, rng: np.random.Generator) -> Neighbourhoods:
-        """Return the neighbourhoods of samples (m, d); beyond 12 features among 5,000 of them."""
-        m, d = X.shape
+    def of(
+        cls, X: np.ndarray, rng: np.random.Generator, G: np.ndarray | None = None
+    ) -> Neighbourhoods:
+        """Return the neighbourhoods of samples (m, d) in coordinates G (m, p); beyond 12 features among 5,000 of them."""
+        G = X if G is None else G
+        m, widest = len(X), max(X.shape[1], G.shape[1])
         pool = np.arange(m)
-        if d > TREE_FEATURES and m > POOL:
+        if widest > TREE_FEATURES and m > POOL:
             pool = np.sort(rng.choice(m, POOL, replace=False))
-        return cls(X, pool)
+        return cls(X, pool, G)
 
     @cached_property
     def _tree(self) -> Any:
-        if self.X.shape[1] > TREE_FEATURES:
-            from sklearn.neighbors import NearestNeighbors
+        return _tree(self.X, self.pool)
 
-            return NearestNeighbors(algorithm="brute").fit(self.X[self.pool])
-        from scipy.spatial import cKDTree
-
-        return cKDTree(self.X)
+    @cached_property
+    def _around(self) -> Any:
+        return self._tree if self.G is self.X else _tree(self.G, self.pool)
 
     @property
     def order(self) -> np.ndarray:
@@ -81,16 +83,13 @@ class Neighbourhoods:
 
     def nearest(self, Z: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and rows of X of the k nearest samples of the pool, (n, k) each."""
-        if hasattr(self._tree, "kneighbors"):
-            distance, index = self._tree.kneighbors(Z, n_neighbors=k)
-        else:
-            distance, index = self._tree.query(Z, k=k, workers=-1)
-        return distance.reshape(len(Z), k), self.pool[index].reshape(len(Z), k)
+        distance, index = _found(self._tree, Z, k)
+        return distance, self.pool[index]
 
     def around(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Return c_i, x_i - c_i and the noise of length sqrt(tr C_i) for samples, (n, d) each."""
         x = self.X[rows]
-        found = self.nearest(x, self.size)[1]
+        found = self.pool[_found(self._around, self.G[rows], self.size)[1]]
         # A sample outside the pool takes the place of its farthest neighbour; one inside is its own nearest.
         outside = (found != rows[:, None]).all(axis=1)
         found[outside, -1] = rows[outside]
@@ -104,7 +103,28 @@ class Neighbourhoods:
         return centre, x - centre, noise
 
 
-def smoothed_bootstrap(X: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def _tree(X: np.ndarray, pool: np.ndarray) -> Any:
+    if X.shape[1] > TREE_FEATURES or len(pool) < len(X):
+        from sklearn.neighbors import NearestNeighbors
+
+        return NearestNeighbors(algorithm="brute").fit(X[pool])
+    from scipy.spatial import cKDTree
+
+    return cKDTree(X)
+
+
+def _found(tree: Any, Z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and places in the tree of the k nearest, (n, k) each."""
+    if hasattr(tree, "kneighbors"):
+        distance, index = tree.kneighbors(Z, n_neighbors=k)
+    else:
+        distance, index = tree.query(Z, k=k, workers=-1)
+    return distance.reshape(len(Z), k), index.reshape(len(Z), k)
+
+
+def smoothed_bootstrap(
+    X: np.ndarray, n: int, rng: np.random.Generator, G: np.ndarray | None = None
+) -> np.ndarray:
     """Return n particles near the samples, as far from the nearest one as unseen samples would be.
 
     Parameters
@@ -114,6 +134,8 @@ def smoothed_bootstrap(X: np.ndarray, n: int, rng: np.random.Generator) -> np.nd
     n : int
         Number of particles. Every sample is drawn as often as any other, or once more.
     rng : numpy Generator
+    G : array of shape (m, p), optional
+        Coordinates in which neighbours are sought; the noise is that of their places in X.
 
     Returns
     -------
@@ -128,7 +150,7 @@ def smoothed_bootstrap(X: np.ndarray, n: int, rng: np.random.Generator) -> np.nd
     m, d = X.shape
     mean = X.mean(axis=0)
     reach = float(np.abs(X - mean).max()) or 1.0  # a unit in which no square leaves the range
-    near = Neighbourhoods.of((X - mean) / reach, rng)
+    near = Neighbourhoods.of((X - mean) / reach, rng, G)
     a, b = _amounts(near, rng)
     whole, rest = divmod(n, m)
     rows = np.repeat(near.order, whole)

@@ -22,7 +22,7 @@ from gpukoop.sampler.forecast import Relaxation
 from gpukoop.sampler.fourier import FourierFeatures
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
-from gpukoop.sampler.moments import Moments, Triples, assemble
+from gpukoop.sampler.moments import Moments, assemble
 from gpukoop.sampler.nystroem import NystroemFeatures
 from gpukoop.sampler.pictures import images, picture
 from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures
@@ -37,6 +37,7 @@ from gpukoop.sampler.teacher import (
     as_teacher,
     integrate,
 )
+from gpukoop.sampler.triples import Triples
 
 __all__ = [
     "AbstractFeatures",

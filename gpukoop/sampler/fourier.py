@@ -84,7 +84,7 @@ class FourierFeatures(AbstractFeatures):
         xp = namespace(x)
         out = xp.empty((len(x), self.n_features), dtype=x.dtype)
         factor = math.sqrt(2 / self.n_features)
-        for rows in row_blocks(len(x), self.n_features):
+        for rows in row_blocks(len(x), self.n_features, x):
             out[rows] = factor * xp.cos(self._angles(x[rows], rows_of(t, rows)))
         return out
 
@@ -95,7 +95,7 @@ class FourierFeatures(AbstractFeatures):
         phi = xp.empty((len(x), self.n_features), dtype=x.dtype)
         rate = xp.empty_like(phi)
         factor = math.sqrt(2 / self.n_features)
-        for rows in row_blocks(len(x), self.n_features):
+        for rows in row_blocks(len(x), self.n_features, x):
             angles = self._angles(x[rows], rows_of(t, rows))
             phi[rows] = factor * xp.cos(angles)
             rate[rows] = -factor * xp.sin(angles) * (u[rows] @ W[:-1] + W[-1])

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, like, namespace, to_host, unchecked
 from gpukoop.blas import one_thread
 from gpukoop.kernels.formula.catalogue import Energy
 from gpukoop.operator import KernelOperator
@@ -20,9 +20,10 @@ from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.evolution import Evolution, Stage, ridge
 from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.lifting import Lift, row_blocks
-from gpukoop.sampler.moments import Moments, Triples, assemble
+from gpukoop.sampler.moments import Moments, assemble
 from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
 from gpukoop.sampler.teacher import AbstractTeacher
+from gpukoop.sampler.triples import Triples
 
 _log = logging.getLogger("gpukoop")
 
@@ -211,14 +212,17 @@ class Learner:
             return REG_DEFAULT[solver]
         rng = np.random.default_rng([self.seed, 2**32])
         base = like(rng.standard_normal(held_out.shape), held_out)
+        scores: list[Any] = []
+        own = mean_distance(held_out, held_out, self.recipe.backend)
         for reg in REG_PATH[solver]:
             try:
                 moved = self._evolution(pooled, reg, ends_only=True).transport(base)
-                score = energy_distance(moved, held_out, self.recipe.backend)
+                scores.append(energy_distance(moved, held_out, self.recipe.backend, own))
             except (ExponentialOverflow, np.linalg.LinAlgError):
-                score = math.inf
-            self.reg_path.append((reg, score))
-            _log.debug("reg %g: energy distance %.3g", reg, score)
+                scores.append(own + math.inf)
+        scores = to_host(namespace(held_out).stack(scores)).tolist()  # one look at the device
+        self.reg_path = list(zip(REG_PATH[solver], scores, strict=True))
+        _log.debug("energy distance of every reg: %s", self.reg_path)
         best, score = min(self.reg_path, key=lambda row: row[1])
         if not math.isfinite(score):
             raise ExponentialOverflow(
@@ -251,16 +255,17 @@ def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> 
     # At t = 0 the path is noise whatever the data, so any data of this size do.
     lift = build_lift(noise, landmarks, (0.0, 0.0), rng)
     n = DISTILL_PER_FEATURE * lift.n_features
-    Q = np.zeros((lift.n_features, lift.n_features))
-    R = np.zeros((lift.n_features, d))
-    energy = 0.0
-    for rows in row_blocks(n, 16):
+    # On a device the features of a block are held at once, here they are made block by block.
+    width = lift.n_features if is_cupy(like_data) else 16
+    sums: list[Any] = [0.0, 0.0, 0.0]
+    for rows in row_blocks(n, width, like_data):
         x0 = like(rng.standard_normal((rows.stop - rows.start, d)), like_data)
         x1 = chain.transport(x0)
         g = lift.lift(x0, 0.0)
-        Q += to_host(g.T @ g)
-        R += to_host(g.T @ x1)
-        energy += float((x1**2).sum())
+        for i, part in enumerate((g.T @ g, g.T @ x1, (x1**2).sum())):
+            sums[i] = sums[i] + part
+    Q, R = to_host(sums[0]), to_host(sums[1])
+    energy = float(sums[2])
     lam = DISTILL_RIDGE * float(np.trace(Q)) / lift.n_features
     P = np.linalg.solve(Q + lam * np.eye(lift.n_features), R)
     evolution = Evolution(chain.stages, (lift, P))
@@ -268,17 +273,20 @@ def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> 
     return evolution
 
 
-def energy_distance(X: Array, Y: Array, backend: str | None) -> float:
-    """Return 2 E|x - y| - E|x - x'| - E|y - y'|, inf where X is not finite."""
+def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
+    """Return E|x - y|, an array without axes."""
+    K = KernelOperator(Energy(), X, Y, backend=backend)
+    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
+
+
+def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
+    """Return 2 E|x - y| - E|x - x'| - ``own``, E|y - y'|, an array without axes; inf where X is not finite."""
     xp = namespace(X)
-    if not bool(xp.isfinite(X).all()):
-        return math.inf
-
-    def mean(A: Array, B: Array) -> float:
-        K = KernelOperator(Energy(), A, B, backend=backend)
-        return float((K @ xp.full(len(B), 1 / len(B))).mean())
-
-    return mean(X, X) + mean(Y, Y) - 2 * mean(X, Y)
+    finite = xp.isfinite(X).all()
+    X = xp.where(finite, X, 0.0)
+    with unchecked():
+        score = 2 * mean_distance(X, Y, backend) - mean_distance(X, X, backend) - own
+    return xp.where(finite, score, math.inf)
 
 
 def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array | None]:
@@ -306,15 +314,17 @@ def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:
     triples = Triples(data, learner.teacher, _seed(learner.seed, 2**31))
     xp = namespace(data)
     c = xp.asarray(stage.maps[-1])
-    x0, x1, uniform = triples.draw(0, n_triples)
+    walk = triples.walk(0, 1, n_triples)
     a, b = stage.slab
-    misfit = slope = 0.0
-    for rows in row_blocks(n_triples, stage.lift.n_features):
-        t = xp.asarray(stage.lift.clock.time(a + (b - a) * uniform[rows]))
-        x = (1 - t)[:, None] * x0[rows] + t[:, None] * x1[rows]
-        rate = stage.lift.lift_and_generate(x, t, triples.velocity(x0[rows], x1[rows], x, t))[1]
-        slope += float(((rate @ c) ** 2).sum())
-        end = float(stage.lift.clock.time(b))
-        last = (1 - end) * x0[rows] + end * x1[rows]
-        misfit += float(((stage.lift.lift(last, end) @ c - last) ** 2).sum())
+    clock = stage.lift.clock
+    t = xp.asarray(clock.time(a + (b - a) * walk.uniform[0]))
+    end = float(clock.time(b))
+    x, last = walk.at(t), walk.at(end)
+    u = triples.velocity(walk, x, t)
+    sums: Any = 0.0
+    for rows in row_blocks(n_triples, stage.lift.n_features, data):
+        rate = stage.lift.lift_and_generate(x[rows], t[rows], u[rows])[1]
+        off = stage.lift.lift(last[rows], end) @ c - last[rows]
+        sums = sums + xp.stack([(off**2).sum(), ((rate @ c) ** 2).sum()])
+    misfit, slope = to_host(sums).tolist()
     return math.sqrt(misfit / n_triples) + (b - a) * math.sqrt(slope / n_triples)

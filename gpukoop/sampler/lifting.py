@@ -15,16 +15,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace
+from gpukoop.arrays import Array, is_cupy, namespace
+from gpukoop.fusion import fused
+from gpukoop.kernels.reference import squared_distances
 from gpukoop.sampler.clock import Clock
 
 # Numbers of one block of features: 2^17 float64 are 1 MB, so that the temporaries of a formula stay in cache. Larger
 # blocks were measured four times slower.
 BLOCK_ENTRIES = 2**17
+# On a device: 128 MB, so that launches are few and each fills it.
+DEVICE_ENTRIES = 2**24
 
 
 class AbstractFeatures(ABC):
@@ -48,9 +53,10 @@ class AbstractFeatures(ABC):
         """Return phi(x, t) @ P, (n, k), in O(n k) memory; :func:`blockwise_product` does for most."""
 
 
-def row_blocks(n: int, width: int) -> Iterator[slice]:
-    """Yield slices of rows whose blocks of this width stay in cache."""
-    size = max(1, BLOCK_ENTRIES // max(1, width))
+def row_blocks(n: int, width: int, x: Array) -> Iterator[slice]:
+    """Yield slices of rows whose blocks of this width stay in cache, or where ``x`` is on a device fill it."""
+    entries = DEVICE_ENTRIES if is_cupy(x) else BLOCK_ENTRIES
+    size = max(1, entries // max(1, width))
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 
@@ -58,8 +64,49 @@ def row_blocks(n: int, width: int) -> Iterator[slice]:
 def column(t: Any, x: Array) -> Array:
     """Return time as an (n, 1) array beside x."""
     xp = namespace(x)
-    t = xp.asarray(t, dtype=x.dtype)
-    return xp.broadcast_to(t.reshape(-1, 1), (len(x), 1))
+    if np.ndim(t) == 0:
+        return xp.full((len(x), 1), t, x.dtype)
+    return xp.broadcast_to(t.astype(x.dtype, copy=False).reshape(-1, 1), (len(x), 1))
+
+
+def pair_distances(z: Array, y: Array) -> Array:
+    """Return |z_i - y_j|^2 from differences, (..., n, m), of float64 clouds (..., n, d) and (..., m, d)."""
+    xp = namespace(z)
+    if xp is np:
+        if z.ndim == 2:
+            return squared_distances(z, y)
+        return np.stack([squared_distances(*pair) for pair in zip(z, y, strict=True)])
+    q = xp.zeros((*z.shape[:-1], y.shape[-2]))
+    for c in range(z.shape[-1]):
+        q = _add_square(q, z[..., c, None], y[..., None, :, c])
+    return q
+
+
+@fused
+def _add_square(xp: ModuleType, q: Array, z: Array, y: Array) -> Array:
+    return q + (z - y) * (z - y)
+
+
+@final
+class Constant:
+    """Numbers of a dictionary and their copies on devices, each made once."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+        self._there: dict[tuple[int, np.dtype], Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"values": self.values, "_there": {}}
+
+    def beside(self, x: Array, dtype: Any = None) -> Array:
+        """Return them where x lives, in its dtype or in this one."""
+        dtype = np.dtype(x.dtype if dtype is None else dtype)
+        if not is_cupy(x):
+            return self.values.astype(dtype, copy=False)
+        key = (x.device.id, dtype)
+        if key not in self._there:
+            self._there[key] = namespace(x).asarray(self.values, dtype=dtype)
+        return self._there[key]
 
 
 def rows_of(t: Any, rows: slice) -> Any:
@@ -71,7 +118,7 @@ def blockwise_product(block: AbstractFeatures, x: Array, t: Any, P: Array) -> Ar
     """Return ``block.features(x, t) @ P`` without the n x M matrix."""
     xp = namespace(x)
     out = xp.empty((len(x), P.shape[1]), dtype=x.dtype)
-    for rows in row_blocks(len(x), block.n_features):
+    for rows in row_blocks(len(x), block.n_features, x):
         out[rows] = block.features(x[rows], rows_of(t, rows)) @ P
     return out
 
@@ -218,11 +265,15 @@ class Lift:
         """Return g(x, t) @ P, (n, k), without the n x D matrix: one evaluation of the features, one GEMM."""
         xp = namespace(x)
         P = xp.asarray(P, dtype=x.dtype)
-        time = column(t, x)
-        head = 1.0 - time if self.clock.log else time
-        out = P[0] + head * P[1] + x @ P[self.coordinates]
+        time = t if np.ndim(t) == 0 else column(t, x)
+        out = _affine(x @ P[self.coordinates], P[0], P[1], 1.0 - time if self.clock.log else time)
         at = self.coordinates.stop
         for block in self.blocks:
             out += block.product(x, t, P[at : at + block.n_features])
             at += block.n_features
         return out
+
+
+@fused
+def _affine(xp: ModuleType, linear: Array, constant: Array, slope: Array, head: Any) -> Array:
+    return constant + head * slope + linear

@@ -24,112 +24,22 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.reference import squared_distances
-from gpukoop.sampler.lifting import BLOCK_ENTRIES, Lift, column
-from gpukoop.sampler.teacher import AbstractTeacher
+from gpukoop.sampler.lifting import BLOCK_ENTRIES, DEVICE_ENTRIES, Lift
+from gpukoop.sampler.triples import Triples, Walk
 
 # Rows of a batch: a block of features is 4 MB, and no fewer rows than a rank update is worth.
 BATCH_ENTRIES = 4 * BLOCK_ENTRIES
 MIN_BATCH, MAX_BATCH = 256, 2048
 # Inner edges that a batch is used for; they take turns. One leaves the kept times of a trajectory visibly noisy.
 INNER_EDGES = 3
-# Data points that the velocity of a batch is conditioned on.
-CONDITIONED = 1024
-# Times at which x / t and 1 / (1 - t) keep half of their digits.
-EARLIEST, LATEST = 1e-8, 1.0 - 1e-8
 
 
-@final
-@dataclass(frozen=True)
-class Triples:
-    """The path that is sampled: data in the frame of the sampler, an optional teacher, a seed.
-
-    Batch i is a function of (seed, i) alone, so a pass that was interrupted continues with the same numbers.
-
-    Parameters
-    ----------
-    data : array of shape (n, d)
-        float64, NumPy or CuPy.
-    teacher : teacher or None
-    seed : int
-    """
-
-    data: Array
-    teacher: AbstractTeacher | None
-    seed: int
-
-    def draw(self, i: int, rows: int) -> tuple[Array, Array, np.ndarray]:
-        """Return x0 and x1, (rows, d), and uniform numbers (rows,) on the host, of batch i.
-
-        The data are walked in a random order that is new in every pass, so that N = n triples see each point once.
-        """
-        rng = np.random.default_rng([self.seed, i])
-        n = len(self.data)
-        start = i * rows
-        chosen = np.empty(rows, dtype=np.int64)
-        filled = 0
-        while filled < rows:
-            turn, at = divmod(start + filled, n)
-            part = self._order(turn)[at : at + rows - filled]
-            chosen[filled : filled + len(part)] = part
-            filled += len(part)
-        xp = namespace(self.data)
-        x1 = self.data[xp.asarray(chosen)]
-        x0 = like(rng.standard_normal(x1.shape), self.data)
-        return x0, x1, rng.random(rows)
-
-    def _order(self, turn: int) -> np.ndarray:
-        # One order is kept: batches walk through a turn before the next begins.
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != turn:
-            order = np.random.default_rng([self.seed, 2**31 + turn]).permutation(len(self.data))
-            kept = (turn, order)
-            object.__setattr__(self, "_kept", kept)
-        return kept[1]
-
-    def velocity(self, x0: Array, x1: Array, x: Array, t: Any) -> Array:
-        """Return the velocity to learn from at x = (1-t) x0 + t x1: the teacher's, or that of the batch."""
-        if self.teacher is None:
-            return batch_velocity(x1, x, t)
-        return self.teacher.velocity(x, t)
-
-
-def batch_velocity(x1: Array, x: Array, t: Any) -> Array:
-    r"""Return E[x1 - x0 | x_t, the data points of the batch]: unbiased like x1 - x0, with far less noise.
-
-    .. math:: v_i = \frac{\bar y_i - x_i}{1 - t_i}, \qquad
-              \bar y_i = \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_i - t_i y_j|^2}{2 (1-t_i)^2}\right) y_j
-
-    Which of the points y_j of a batch made x_i is unknown to someone who sees x_i and the batch, and all are equally likely
-    beforehand; so this is the mean of x1 - x0 given more than x_t, and its mean given x_t is the exact velocity (the tower
-    rule). In few dimensions it is nearly the exact velocity itself; in many the softmax picks the own point, which is x1 - x0.
-
-    Parameters
-    ----------
-    x1 : array of shape (b, d)
-        Data points, row i the one that x_i was made from.
-    x : array of shape (b, d)
-    t : array of shape (b,), or a number
-        In [0, 1]; at t = 1 the velocity is taken just before.
-
-    Notes
-    -----
-    Cost: b min(b, 1024) pairs. Accuracy: eps / (1 - t).
-    """
-    xp = namespace(x)
-    v = xp.empty_like(x)
-    t = xp.clip(column(t, x), EARLIEST, LATEST)
-    for start in range(0, len(x), CONDITIONED):
-        rows = slice(start, start + CONDITIONED)
-        y, at = x1[rows], t[rows]
-        # Differences first, at x / t: the expanded square loses all digits as t tends to 1.
-        logits = squared_distances(x[rows] / at, y) * (-0.5 * (at / (1 - at)) ** 2)
-        share = xp.exp(logits - logits.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        v[rows] = (share @ y - x[rows]) / (1 - at)
-    return v
+def _by_bins(a: Array, batches: int, K: int) -> Array:
+    """Return rows (batch, bin, row) in the order (bin, batch, row)."""
+    parts = a.reshape(batches, K, -1, *a.shape[1:])
+    return parts.swapaxes(0, 1).reshape(a.shape)
 
 
 @final
@@ -163,6 +73,7 @@ class Moments:
     batches: int = 0
     sums: dict[str, Array] = field(default_factory=dict)
     edge_counts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    _copied: dict[str, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.edge_counts) == 0:
@@ -189,53 +100,93 @@ class Moments:
         rows = min(MAX_BATCH, max(MIN_BATCH, BATCH_ENTRIES // self.n_features))
         return -(-rows // self.n_bins) * self.n_bins
 
-    def update(self, lift: Lift, triples: Triples) -> None:
-        """Add the next batch.
+    def update(self, lift: Lift, triples: Triples, batches: int = 1) -> None:
+        """Add the next batches: the same sums whether they come one by one or together.
 
         Notes
         -----
         Cost: 5 N D^2 flops and four evaluations of the features for N rows; with bins, 8 and seven. Times are stratified, one in each of
-        N equal parts of the slab. The two ends use every row, the inner edges take turns.
+        N equal parts of the slab. The two ends use every row, the inner edges take turns. Together the batches take as many
+        launches of a device as one of them, and memory for 6 N D numbers.
         """
         rows, K = self.batch_rows(), self.n_bins
-        x0, x1, uniform = triples.draw(self.batches, rows)
-        xp = namespace(x0)
+        walk = triples.walk(self.batches, batches, rows)
+        xp = namespace(walk.x0)
         if not self.sums:
             self._allocate(xp)
-        s = self.slab[0] + self.length * (np.arange(rows) + uniform) / rows
-        t = xp.asarray(lift.clock.time(s))
-        x = (1 - t)[:, None] * x0 + t[:, None] * x1
-        g, rate = lift.lift_and_generate(x, t, triples.velocity(x0, x1, x, t))
-        shaped = (K, rows // K, self.n_features)
+        self._copied = None
+        s = self.slab[0] + self.length * (np.arange(rows) + walk.uniform) / rows  # (batches, rows)
+        t = xp.asarray(lift.clock.time(s.ravel()))
+        x = walk.at(t)
+        u = triples.velocity(walk, x, t)
+        if batches > 1:  # the rows of a bin side by side
+            x, u, t = (_by_bins(a, batches, K) for a in (x, u, t))
+        g, rate = lift.lift_and_generate(x, t, u)
+        shaped = (K, len(x) // K, self.n_features)
         G, H = g.reshape(shaped), rate.reshape(shaped)
         self.sums["S"] += g.T @ g
-        for k in range(K):
-            self.sums["M"][k] += G[k].T @ H[k]
-        first = INNER_EDGES * self.batches
-        inner = {1 + (first + i) % (K - 1) for i in range(INNER_EDGES)} if K > 1 else set()
-        for k in (0, K, *sorted(inner)):
-            self._update_edge(k, lift, triples, x0, x1)
-        self.count += rows
-        self.batches += 1
+        for total, left, right in zip(self.sums["M"], G, H, strict=True):
+            total += left.T @ right
+        self._update_edges(lift, triples, walk)
+        self.count += batches * rows
+        self.batches += batches
 
-    def _update_edge(self, k: int, lift: Lift, triples: Triples, x0: Array, x1: Array) -> None:
-        t = float(lift.clock.time(self.edge(k)))
-        x = (1 - t) * x0 + t * x1
+    def _update_edges(self, lift: Lift, triples: Triples, walk: Walk) -> None:
+        K = self.n_bins
+        used: dict[int, list[int]] = {k: [] for k in range(K + 1)}
+        for i in range(len(walk.uniform)):
+            first = INNER_EDGES * (self.batches + i)
+            inner = {1 + (first + j) % (K - 1) for j in range(INNER_EDGES)} if K > 1 else set()
+            for k in (0, K, *inner):
+                used[k].append(i)
+        edges = [(k, batches) for k, batches in used.items() if batches]
+        together = len(walk.uniform) > 1 or is_cupy(walk.x0)
+        for group in [edges] if together else [[edge] for edge in edges]:
+            at = [float(lift.clock.time(self.edge(k))) for k, _ in group]
+            self._update_group(group, at, lift, triples, walk)
+
+    def _update_group(
+        self,
+        group: list[tuple[int, list[int]]],
+        at: list[float],
+        lift: Lift,
+        triples: Triples,
+        walk: Walk,
+    ) -> None:
+        """Add edges (k, their batches), at times ``at``, from one evaluation of the lift."""
+        part = walk.of([i for _, batches in group for i in batches])
+        xp, rows = namespace(walk.x0), self.batch_rows()
+        sizes = [rows * len(batches) for _, batches in group]
+        t: Any = at[0] if len(group) == 1 else xp.asarray(np.repeat(at, sizes))
+        x = part.at(t)
         g = lift.lift(x, t)
-        self.sums["B"][k] += g.T @ g
-        self.edge_counts[k] += len(x)
-        name = {0: "Ya", self.n_bins: "Yb"}.get(k, "")
-        if name in self.sums:
-            # The denoiser's target E[x1 | x_t] = x + (1-t) v; without a teacher it is x1 itself.
-            target = x + (1 - t) * triples.velocity(x0, x1, x, t)
-            self.sums[name] += g.T @ target
+        stop = 0
+        for (k, batches), time, size in zip(group, at, sizes, strict=True):
+            block = slice(stop, stop + size)
+            stop += size
+            total = self.sums["B"][k]
+            total += g[block].T @ g[block]
+            self.edge_counts[k] += size
+            name = {0: "Ya", self.n_bins: "Yb"}.get(k, "")
+            if name in self.sums:
+                # The denoiser's target E[x1 | x_t] = x + (1-t) v; without a teacher it is x1 itself.
+                own = walk.of(batches)
+                target = x[block] + (1 - time) * triples.velocity(own, x[block], time)
+                self.sums[name] += g[block].T @ target
 
     def host(self, name: str, k: int | None = None) -> np.ndarray:
         """Return a mean on the host: "S", "Ya", "Yb", or "M" or "B" of bin or edge k."""
-        total = to_host(self.sums[name] if k is None else self.sums[name][k])
+        sums = self._on_host()
+        total = sums[name] if k is None else sums[name][k]
         if name == "M":
             return total * (self.n_bins / self.count)
         return total / (self.edge_counts[k] if name == "B" else self.count)
+
+    def _on_host(self) -> dict[str, np.ndarray]:
+        """Return all sums on the host, which copies them once after each update."""
+        if self._copied is None:
+            self._copied = {name: to_host(value) for name, value in self.sums.items()}
+        return self._copied
 
     def slope(self, upto: int) -> np.ndarray:
         """Return (s_k - a) times the mean of g^T L g over [a, s_k], k = ``upto`` edges on."""
@@ -321,7 +272,7 @@ def assemble(
     moments : Moments, optional
         What an interrupted pass had; it is added to in place.
     callback : callable, optional
-        Called with the moments after each batch; returning True stops.
+        Called with the moments after each batch, on a device after each block of batches; returning True stops.
 
     Notes
     -----
@@ -330,10 +281,16 @@ def assemble(
     if moments is None:
         whole = (0.0, lift.clock.horizon) if slab is None else slab
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)
-    # Every inner edge needs a batch.
-    while moments.count < n_triples or INNER_EDGES * moments.batches < moments.n_bins - 1:
+    rows = moments.batch_rows()
+    most = DEVICE_ENTRIES // (rows * lift.n_features) if is_cupy(triples.data) else 1
+    while True:
+        # Every inner edge needs a batch.
+        unseen = max(0, moments.n_bins - 1 - INNER_EDGES * moments.batches)
+        left = max(-(-(n_triples - moments.count) // rows), -(-unseen // INNER_EDGES))
+        if left < 1:
+            break
         with one_thread(16 * moments.n_features**2):
-            moments.update(lift, triples)
+            moments.update(lift, triples, min(left, max(1, most)))
         if callback is not None and callback(moments) is True:
             break
     return moments

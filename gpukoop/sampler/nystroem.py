@@ -7,20 +7,27 @@ z = (x / l_x, t / l_t), landmarks u_j likewise, k a radial kernel of scale 1 in 
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, to_host
+from gpukoop.arrays import Array, namespace, to_host, unchecked
+from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel, trace
-from gpukoop.kernels.reference import evaluate, squared_distances
+from gpukoop.kernels.reference import evaluate
 from gpukoop.operator import KernelOperator
-from gpukoop.sampler.lifting import AbstractFeatures, column, row_blocks, rows_of
+from gpukoop.sampler.lifting import AbstractFeatures, column, pair_distances, row_blocks, rows_of
 
 # Directions of the landmarks' kernel matrix below this share of its largest eigenvalue are rounding noise for the moments,
 # whose condition is that of the features squared.
 WHITENING_CUT = 1e-8
+
+
+@fused
+def _along(xp: ModuleType, slope: Array, own: Array, other: Array, factor: Any) -> Array:
+    return factor * slope * (own - other)
 
 
 @final
@@ -94,7 +101,7 @@ class NystroemFeatures(AbstractFeatures):
         """Return k(z, U) and, given zdot, its derivative along it; (n, M0), dense."""
         formula = trace(self.kernel)
         squared = formula.prescale**2
-        q = squared_distances(z, self.landmarks) * squared
+        q = pair_distances(z, self.landmarks) * squared
         phi = evaluate(formula.phi, q, formula.symbols, formula.values)
         if zdot is None:
             return phi, None
@@ -102,14 +109,14 @@ class NystroemFeatures(AbstractFeatures):
             slope = phi * evaluate(formula.log_slope, q, formula.symbols, formula.values)
         else:
             slope = evaluate(formula.dphi, q, formula.symbols, formula.values)
-        along = (z * zdot).sum(axis=1)[:, None] - zdot @ self.landmarks.T
-        return phi, 2.0 * squared * slope * along
+        own = (z * zdot).sum(axis=1)[:, None]
+        return phi, _along(slope, own, zdot @ self.landmarks.T, 2.0 * squared)
 
     def features(self, x: Array, t: Any) -> Array:
         """Return k(z, U) W."""
         xp = namespace(x)
         out = xp.empty((len(x), self.n_features), dtype=x.dtype)
-        for rows in row_blocks(len(x), len(self.landmarks)):
+        for rows in row_blocks(len(x), len(self.landmarks), x):
             z = self._scaled(x[rows], rows_of(t, rows))
             out[rows] = self._values(z)[0] @ self.whitening
         return out
@@ -119,7 +126,7 @@ class NystroemFeatures(AbstractFeatures):
         xp = namespace(x)
         phi = xp.empty((len(x), self.n_features), dtype=x.dtype)
         rate = xp.empty_like(phi)
-        for rows in row_blocks(len(x), len(self.landmarks)):
+        for rows in row_blocks(len(x), len(self.landmarks), x):
             z = self._scaled(x[rows], rows_of(t, rows))
             zdot = self._scaled(u[rows], 1.0)
             values, slopes = self._values(z, zdot)
@@ -137,7 +144,9 @@ class NystroemFeatures(AbstractFeatures):
             gap = float(t) / self.time_scale - centres[:, -1]
             weights = xp.exp(-0.5 * gap**2 / float(kernel.scale) ** 2)[:, None] * weights
             z, centres = z[:, :-1], centres[:, :-1]
-        K = KernelOperator(
-            kernel, z.astype(dtype, copy=False), centres.astype(dtype), backend=self.backend
-        )
-        return K @ weights.astype(dtype)
+        # The points of a flow were looked at where they came in.
+        with unchecked():
+            K = KernelOperator(
+                kernel, z.astype(dtype, copy=False), centres.astype(dtype), backend=self.backend
+            )
+            return K @ weights.astype(dtype)

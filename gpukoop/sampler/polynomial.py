@@ -10,12 +10,14 @@ K    degree in t, of Chebyshev polynomials T_k(2 t - 1)
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
+from types import ModuleType
 from typing import Any, final
 
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
-from gpukoop.sampler.lifting import AbstractFeatures, blockwise_product, column
+from gpukoop.fusion import fused
+from gpukoop.sampler.lifting import AbstractFeatures, Constant, blockwise_product, column
 
 # Half-width of the box that a monomial sees as [-1, 1], as a quantile on either side.
 QUANTILE = 0.01
@@ -76,24 +78,36 @@ class PolynomialFeatures(AbstractFeatures):
         keep = np.ones((len(index), self.time_degree + 1), dtype=bool)
         keep[0, :2] = False  # 1 and t
         keep[1 : d + 1, 0] = False  # x, of the monomials of degree 1
-        self._keep = np.flatnonzero(keep.ravel())
+        self._keep = Constant(np.flatnonzero(keep.ravel()))
+        self._box = Constant([self.centre, self.half_width])
+        # All monomials of one degree at once: (their columns, the parents', the coordinates).
+        self._degrees: list[tuple[slice, Constant, Constant]] = []
+        first = 1
+        for p in range(1, self.degree + 1):
+            count = len(list(combinations_with_replacement(range(d), p)))
+            parents, axes = np.array(self._recurrence[first - 1 : first - 1 + count], int).T
+            self._degrees.append((slice(first, first + count), Constant(parents), Constant(axes)))
+            first += count
 
     @property
     def n_features(self) -> int:
         """M."""
-        return len(self._keep)
+        return len(self._keep.values)
 
-    def _monomials(self, x: Array, u: Array | None) -> tuple[Array, Array | None]:
+    def _monomials(self, x: Array, u: Array | None) -> tuple[Array, Array]:
+        """Return the monomials and, given u, their derivatives along it, (n, p) each."""
         xp = namespace(x)
-        width = xp.asarray(self.half_width, dtype=x.dtype)
-        y = (x - xp.asarray(self.centre, dtype=x.dtype)) / width
+        centre, width = self._box.beside(x)
+        y = (x - centre) / width
+        moving = None if u is None else u / width
         values = xp.ones((len(x), len(self._recurrence) + 1), dtype=x.dtype)
-        rates = None if u is None else xp.zeros_like(values)
-        for i, (parent, axis) in enumerate(self._recurrence, start=1):
-            values[:, i] = values[:, parent] * y[:, axis]
-            if rates is not None and u is not None:
-                moving = u[:, axis] / width[axis]
-                rates[:, i] = rates[:, parent] * y[:, axis] + values[:, parent] * moving
+        rates = values if u is None else xp.zeros_like(values)
+        for into, parents, axes in self._degrees:
+            parent, axis = parents.beside(x, np.int64), axes.beside(x, np.int64)
+            left, right = values[:, parent], y[:, axis]
+            values[:, into] = left * right
+            if moving is not None:
+                rates[:, into] = _leibniz(rates[:, parent], right, left, moving[:, axis])
         return values, rates
 
     def _chebyshev(self, x: Array, t: Any) -> tuple[Array, Array]:
@@ -105,26 +119,50 @@ class PolynomialFeatures(AbstractFeatures):
         if self.time_degree > 0:
             T[:, 1], dT[:, 1] = c, 2.0
         for k in range(2, self.time_degree + 1):
-            T[:, k] = 2 * c * T[:, k - 1] - T[:, k - 2]
-            dT[:, k] = 4 * T[:, k - 1] + 2 * c * dT[:, k - 1] - dT[:, k - 2]
+            T[:, k], dT[:, k] = _three_terms(
+                c, T[:, k - 1], T[:, k - 2], dT[:, k - 1], dT[:, k - 2]
+            )
         return T, dT
 
-    def _outer(self, A: Array, T: Array) -> Array:
-        return (A[:, :, None] * T[:, None, :]).reshape(len(A), -1)[:, self._keep]
+    def _kept(self, products: Array) -> Array:
+        return products.reshape(len(products), -1)[:, self._keep.beside(products, np.int64)]
 
     def features(self, x: Array, t: Any) -> Array:
         """Return the products that are not in the head of the lift."""
-        return self._outer(self._monomials(x, None)[0], self._chebyshev(x, t)[0])
+        A, T = self._monomials(x, None)[0], self._chebyshev(x, t)[0]
+        return self._kept(A[:, :, None] * T[:, None, :])
 
     def features_and_jvp(self, x: Array, t: Any, u: Array) -> tuple[Array, Array]:
         """Return the products and their derivatives along (u, 1)."""
         values, rates = self._monomials(x, u)
         T, dT = self._chebyshev(x, t)
-        return self._outer(values, T), self._outer(rates, T) + self._outer(values, dT)
+        A, dA = values[:, :, None], rates[:, :, None]
+        T, dT = T[:, None, :], dT[:, None, :]
+        return self._kept(A * T), self._kept(_leibniz(dA, T, A, dT))
 
     def product(self, x: Array, t: Any, P: Array) -> Array:
-        """Return the products times P, block by block."""
-        return blockwise_product(self, x, t, P)
+        """Return the products times P; at one time for all points time belongs to the weights."""
+        if np.ndim(t) != 0:
+            return blockwise_product(self, x, t, P)
+        xp = namespace(x)
+        at = self._chebyshev(np.zeros((1, 1)), float(t))[0][0]
+        rows = len(self._recurrence) + 1
+        whole = xp.zeros((rows * len(at), P.shape[1]), P.dtype)
+        whole[self._keep.beside(x, np.int64)] = P
+        weights = xp.asarray(at, dtype=P.dtype) @ whole.reshape(rows, len(at), -1)
+        return self._monomials(x, None)[0] @ weights
+
+
+@fused
+def _leibniz(xp: ModuleType, da: Array, b: Array, a: Array, db: Array) -> Array:
+    return da * b + a * db
+
+
+@fused
+def _three_terms(
+    xp: ModuleType, c: Array, T1: Array, T0: Array, D1: Array, D0: Array
+) -> tuple[Array, Array]:
+    return 2 * c * T1 - T0, 4 * T1 + 2 * c * D1 - D0
 
 
 def quantile_box(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +192,8 @@ class EndpointFeatures(AbstractFeatures):
         values, self.basis = np.linalg.eigh(np.atleast_2d(covariance))
         self.values = np.maximum(values, 1e-12 * max(float(values[-1]), 1e-300))
         self.mean = np.asarray(mean, dtype=float) @ self.basis
+        self._basis = Constant(self.basis)
+        self._law = Constant([self.mean, self.values, np.sqrt(self.values)])
 
     @property
     def n_features(self) -> int:
@@ -162,20 +202,30 @@ class EndpointFeatures(AbstractFeatures):
 
     def features(self, x: Array, t: Any) -> Array:
         """Return e(x, t)."""
-        return self.features_and_jvp(x, t, namespace(x).zeros_like(x))[0]
+        t = t if np.ndim(t) == 0 else column(t, x)
+        return _endpoint(x @ self._basis.beside(x), t, *self._law.beside(x))
 
     def features_and_jvp(self, x: Array, t: Any, u: Array) -> tuple[Array, Array]:
         """Return e and its derivative along (u, 1)."""
-        xp = namespace(x)
-        basis, m, s = (xp.asarray(a, dtype=x.dtype) for a in (self.basis, self.mean, self.values))
-        t = column(t, x)
-        variance = (1 - t) ** 2 + t**2 * s
-        sigma = xp.sqrt(variance)
-        offset = x @ basis - t * m
-        growth = (t * s - (1 - t)) / variance
-        values = m + xp.sqrt(s) * offset / sigma
-        return values, xp.sqrt(s) * (u @ basis - m - offset * growth) / sigma
+        basis, law = self._basis.beside(x), self._law.beside(x)
+        t = t if np.ndim(t) == 0 else column(t, x)
+        turned = x @ basis
+        return _endpoint(turned, t, *law), _endpoint_rate(turned, u @ basis, t, *law)
 
     def product(self, x: Array, t: Any, P: Array) -> Array:
         """Return e(x, t) @ P."""
         return blockwise_product(self, x, t, P)
+
+
+@fused
+def _endpoint(xp: ModuleType, x: Array, t: Any, m: Array, s: Array, root: Array) -> Array:
+    return m + root * (x - t * m) / xp.sqrt((1.0 - t) * (1.0 - t) + t * t * s)
+
+
+@fused
+def _endpoint_rate(
+    xp: ModuleType, x: Array, u: Array, t: Any, m: Array, s: Array, root: Array
+) -> Array:
+    variance = (1.0 - t) * (1.0 - t) + t * t * s
+    growth = (t * s - (1.0 - t)) / variance
+    return root * (u - m - (x - t * m) * growth) / xp.sqrt(variance)

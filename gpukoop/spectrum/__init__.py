@@ -5,5 +5,6 @@ from gpukoop.spectrum.diffusion import DiffusionMap
 from gpukoop.spectrum.eigsh import eigsh
 from gpukoop.spectrum.generator import GeneratorEDMD
 from gpukoop.spectrum.koopman import KernelEDMD
+from gpukoop.spectrum.linear_coordinates import LinearCoordinates
 
-__all__ = ["DiffusionMap", "GeneratorEDMD", "KernelEDMD", "Monomials", "eigsh"]
+__all__ = ["DiffusionMap", "GeneratorEDMD", "KernelEDMD", "LinearCoordinates", "Monomials", "eigsh"]

@@ -26,6 +26,8 @@ CLEAR = 2.0
 DECAYED = float(np.exp(-3))
 # Pairs in a block: below, its moments of the fourth order are far from normal.
 FEWEST = 10
+# Blocks whose spread is an error at all.
+FEWEST_BLOCKS = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Asymmetry:
         Asymmetry
         """
         total = sum(blocks[1:], blocks[0])
-        if min(block.m for block in blocks) < FEWEST:
+        if len(blocks) < FEWEST_BLOCKS or min(block.m for block in blocks) < FEWEST:
             return cls(np.nan, np.nan, np.nan)
         M, W = total.whitened()
         U, s, _ = np.linalg.svd(M)

@@ -9,12 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, to_host
+from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_count
 from gpukoop.fitted import check_columns
 from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.lengths import mean_and_lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.parameters import check_shared
+from gpukoop.spectrum.coordinates import check_coordinates
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.rotating import RotatingFunctions
 
@@ -35,6 +37,8 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Its parts.
     diffusivity_ : float
         a of the diffusion whose eigenvalues these are, <grad phi_k, a grad phi_k> = lambda_k: 1 for a diffusion map.
+    coordinates_ : coordinates or None
+        g: functions, kernel and sources are those of g(x).
     """
 
     n_components: int
@@ -45,6 +49,7 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     functions_: Any
     eigenvalues_: np.ndarray
     n_features_in_: int
+    coordinates_: Any = None
 
     @abstractmethod
     def fit(self, X: Any, y: None = None) -> AbstractSpectrum:
@@ -67,7 +72,10 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Cost: one product with r + 1 columns.
         """
         self._check(X)
-        return self.functions_.transform(X)
+        if self.coordinates_ is None:
+            return self.functions_.transform(X)
+        native, home = points(X, "X")
+        return home.restore(self.functions_.transform(self.coordinates_.transform(native)))
 
     def gradient(self, X: Any, c: Any = None) -> Array:
         """Return gradients of the eigenfunctions, or of one combination of them.
@@ -84,12 +92,21 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             0 where a target is so far from all samples that the kernel underflows.
         """
         self._check(X)
-        return self.functions_.gradient(X, c)
+        if self.coordinates_ is None:
+            return self.functions_.gradient(X, c)
+        native, home = points(X, "X")
+        slopes = self.functions_.gradient(self.coordinates_.transform(native), c)
+        back = self.coordinates_.gradients if c is None else self.coordinates_.vjp
+        return home.restore(back(native, slopes))
 
     def moments(self, X: Any) -> np.ndarray:
         """Return the means of the eigenfunctions over points, (r,) on the host, from two one-column passes."""
         self._check(X)
-        return self.functions_.moments(X)
+        return self.functions_.moments(self.seen(points(X, "X")[0]))
+
+    def seen(self, X: Array) -> Array:
+        """Return native points as kernel and functions see them: g(X), or X where there are no coordinates."""
+        return X if self.coordinates_ is None else self.coordinates_.transform(X)
 
     def _check(self, X: Any) -> None:
         check_is_fitted(self, "functions_")
@@ -103,6 +120,11 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
 
     @property
+    def timescales_(self) -> np.ndarray:
+        """Relaxation times 1 / Re eigenvalues_, (r,), in the unit of time of the eigenvalues."""
+        return 1.0 / np.real(self.eigenvalues_)
+
+    @property
     def _n_features_out(self) -> int:
         """Number of modes; names the columns of ``transform`` for scikit-learn."""
         return len(self.eigenvalues_)
@@ -111,6 +133,7 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Raise if a parameter is out of range: asked by ``fit`` and by every verb after it, for ``set_params`` comes between."""
         check_shared(self)
         check_count(self.n_components, "n_components")
+        check_coordinates(getattr(self, "coordinates", None))
         if self.n_landmarks is not None:
             check_count(self.n_landmarks, "n_landmarks", least=2)
 
@@ -120,9 +143,10 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.functions_ = functions
         self.kernel_, self.sources_ = functions.kernel, functions.sources
         self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset
-        self.scale_ = float(functions.kernel.terms[0][1].scale)
+        self.scale_ = mean_and_lengths(functions.kernel.terms[0][1].scale)[0]
         self.eigenvalues_ = eigenvalues
-        self.n_features_in_ = functions.sources.shape[1]
+        if self.coordinates_ is None:
+            self.n_features_in_ = functions.sources.shape[1]
         operator = functions.operator(functions.sources)
         self.backend_ = operator.explain("product", t=len(eigenvalues) + 1).backend
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.draws import check_count
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.spectrum.bandwidth import resolve_scale
 from gpukoop.spectrum.base import check_kernel
@@ -150,15 +151,20 @@ def check_reg(reg: Any) -> float | None:
 
 
 def diffusion_dictionary(
-    spectrum: Any, X: Array, n_modes: int, smallest: float, rng: np.random.Generator
+    spectrum: Any,
+    kernel: AbstractKernel,
+    X: Array,
+    n_modes: int,
+    smallest: float,
+    rng: np.random.Generator,
 ) -> Coordinates:
     """Return diffusion coordinates with sigma >= ``smallest`` on landmarks of X, as a spectrum's parameters say."""
     check_tol(spectrum.tol)
-    check_kernel(spectrum.kernel)
+    check_kernel(kernel)
     options: dict[str, Any] = {"backend": spectrum.backend, "tol": spectrum.tol}
     size = spectrum.n_landmarks
     size = min(len(X), DEFAULT_LANDMARKS if size is None else check_count(size, "n_landmarks", 2))
-    kernel = resolve_scale(spectrum.kernel, X, n_modes, rng, size, **options)
+    kernel = resolve_scale(kernel, X, n_modes, rng, size, **options)
     rows = np.arange(len(X))
     if size < len(X):
         rows = choose_landmarks(X, size, spectrum.landmarks, kernel, rng, **options)

@@ -22,6 +22,7 @@ from gpukoop.spectrum.base import (
     check_samples,
     mean_and_variance,
 )
+from gpukoop.spectrum.coordinates import fitted_coordinates
 from gpukoop.spectrum.eigsh import Method, eigenpairs
 from gpukoop.spectrum.markov import (
     SMALLEST_SIGMA,
@@ -50,7 +51,8 @@ class DiffusionMap(AbstractSpectrum):
     Parameters
     ----------
     kernel : kernel
-        Positive. ``Gaussian("auto")`` finds a scale that resolves the last mode without isolated samples.
+        Positive. ``Gaussian("auto")`` finds a scale that resolves the last mode without isolated samples. A scale for each
+        feature is a scale in coordinates x / scale, whose generator is then learned.
     n_components : int
         r, eigenfunctions beside the constant; below the number of samples.
     alpha : float
@@ -63,6 +65,9 @@ class DiffusionMap(AbstractSpectrum):
         How they are chosen, see :func:`gpukoop.spectrum.nystroem.choose_landmarks`.
     rule : {"log", "linear"}
         lambda = -2 log(sigma) / eps, exact where the kernel is the heat kernel, or 2 (1 - sigma) / eps.
+    coordinates : None, "standardize", "whiten", "pca", object or torch module, optional
+        g of k(g(x), g(y)): see :class:`gpukoop.spectrum.LinearCoordinates`; or any object with ``transform(X)`` (n, p) and
+        ``vjp(X, G)``, which carries gradients back, (n, d). The generator is that of the law of g(x).
     method : {"auto", "block", "lanczos", "dense"}
         Of :func:`gpukoop.spectrum.eigsh`. Only "dense" forms the matrix.
     backend, tol
@@ -115,6 +120,7 @@ class DiffusionMap(AbstractSpectrum):
         n_landmarks: int | None = None,
         landmarks: Landmarks = "uniform",
         rule: Literal["log", "linear"] = "log",
+        coordinates: Any = None,
         method: Method = "auto",
         backend: str | None = None,
         tol: float | None = None,
@@ -126,6 +132,7 @@ class DiffusionMap(AbstractSpectrum):
         self.n_landmarks = n_landmarks
         self.landmarks = landmarks
         self.rule = rule
+        self.coordinates = coordinates
         self.method = method
         self.backend = backend
         self.tol = tol
@@ -168,12 +175,15 @@ class DiffusionMap(AbstractSpectrum):
         if sample_weight is not None and not bool(p.all()):
             X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
             check_samples(X, r)
+        self.n_features_in_ = X.shape[1]
+        self.coordinates_, kernel = fitted_coordinates(self.coordinates, self.kernel, X)
+        X = self.seen(X)
         rng = random_generator(self.random_state)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         landmarks = self.n_landmarks
         if landmarks is not None:
             landmarks = check_count(landmarks, "n_landmarks", 2)
-        kernel = resolve_scale(self.kernel, X, r, rng, landmarks, **options)
+        kernel = resolve_scale(kernel, X, r, rng, landmarks, **options)
         self.bandwidth_ = kernel_bandwidth(kernel, X.shape[1])
         if landmarks is None or landmarks >= len(X):
             sigma, raw, phi = self._full_map(kernel, X, p, r, rng)

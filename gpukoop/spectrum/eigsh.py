@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, namespace, to_host
+from gpukoop.algebra import AbstractOperator
+from gpukoop.algebra.base import product as product_of
+from gpukoop.arrays import Array, Home, namespace, native_array, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.operator import KernelOperator
@@ -67,9 +69,9 @@ def eigsh(
     Parameters
     ----------
     A : operator
-        Symmetric, with ``shape`` and ``dtype`` and one of ``matmat``, ``matvec`` or ``@``: a KernelOperator, an array, a
-        SciPy sparse matrix or LinearOperator. An operator that works on a device has an attribute
-        ``reference``, any array that lives there.
+        Symmetric, with ``shape`` and ``dtype`` and one of ``matmat``, ``matvec`` or ``@``: a KernelOperator, an array of any
+        library, a SciPy sparse matrix or LinearOperator. An operator that works on a device or in another library has an
+        attribute ``reference``, any array that lives there.
     k : int
         How many, at most n.
     method : {"auto", "block", "lanczos", "dense"}
@@ -85,7 +87,7 @@ def eigsh(
     eigenvalues : array of shape (k,)
         Descending.
     eigenvectors : array of shape (n, k)
-        Orthonormal. Both in the library, device and dtype of A.
+        Orthonormal. Both in the library, device and dtype of A, or of its points.
 
     Raises
     ------
@@ -124,15 +126,16 @@ def eigenpairs(
     random_state: RandomState = None,
 ) -> Eigenpairs:
     """Return what :func:`eigsh` returns, with the residual, the number of passes and the method."""
-    n, dtype = _check(A, k)
+    A, home, reference = _native(A)
+    n, dtype = _check(A, k, reference)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 <= tol < 1:
         raise ValueError(f"tol is {tol!r}, expected a number in [0, 1): 0 is rounding accuracy")
     if method == "auto":
         method = "dense" if n <= DENSE_SIZE or 4 * k > n else "block"
-    xp = namespace(_reference(A))
-    product = _Counted(A, xp, dtype)
+    xp = namespace(reference)
+    product = _Counted(_product(A, home), xp, dtype)
     rng = random_generator(random_state)
 
     empty = xp.empty(0, dtype)
@@ -157,31 +160,36 @@ def eigenpairs(
     U = xp.ascontiguousarray(U, dtype=dtype)
     peak = U[xp.argmax(xp.abs(U), axis=0), xp.arange(k)]
     U *= xp.where(peak < 0, -1, 1).astype(dtype)
-    values = xp.asarray(np.ldexp(theta, product.exponent or 0), dtype=dtype)
-    return Eigenpairs(values, U, residual, passes, method)
+    values = np.ascontiguousarray(np.ldexp(theta, product.exponent or 0), dtype=dtype)
+    return Eigenpairs(home.restore(xp.asarray(values)), home.restore(U), residual, passes, method)
 
 
-def _check(A: Any, k: int) -> tuple[int, np.dtype]:
-    if isinstance(A, np.ma.MaskedArray):
-        raise TypeError("A is a masked array: fill the masked entries first")
+def _native(A: Any) -> tuple[Any, Home, Array]:
+    """Return A, an array of another library as ours; where its eigenvectors go; and an array of the library it works in."""
+    if isinstance(A, AbstractOperator):
+        return A, A.home, A.reference
+    if hasattr(A, "__dlpack__") or isinstance(A, np.ndarray):
+        matrix, home = native_array(A, "A")
+        return matrix, home, matrix
+    reference, home = native_array(getattr(A, "reference", np.empty(0)), "A.reference")
+    return A, home, reference
+
+
+def _check(A: Any, k: int, reference: Array) -> tuple[int, np.dtype]:
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A has shape {shape}, expected (n, n): a symmetric operator")
     if check_count(k, "k") > shape[0]:
         raise ValueError(f"k is {k}, A has {shape[0]} eigenvalues: ask for at most {shape[0]}")
-    dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
+    try:
+        dtype = np.dtype(getattr(A, "dtype", None) or np.float64)
+    except TypeError:  # an operator of another library names its dtype by an object of its own
+        dtype = np.dtype(reference.dtype)
     if dtype.kind not in "fiubc":
         raise TypeError(f"A has dtype {dtype}, expected a real symmetric operator")
     if dtype.kind == "c":
         raise ValueError("A is complex, expected a real symmetric operator")
     return shape[0], np.dtype(np.float32 if dtype == np.float32 else np.float64)
-
-
-def _reference(A: Any) -> Array:
-    """Return an array of the library and device on which A works."""
-    if isinstance(A, KernelOperator):
-        return A.X
-    return A if is_cupy(A) else getattr(A, "reference", np.empty(0))
 
 
 class _Counted:
@@ -190,8 +198,8 @@ class _Counted:
     The exponent makes its largest entries about 1, so that no tolerance depends on the units of the operator.
     """
 
-    def __init__(self, A: Any, xp: Any, dtype: np.dtype) -> None:
-        self.apply, self.xp, self.dtype = _product(A), xp, dtype
+    def __init__(self, apply: Callable[[Array], Array], xp: Any, dtype: np.dtype) -> None:
+        self.apply, self.xp, self.dtype = apply, xp, dtype
         self.passes = 0
         self.exponent: int | None = None
 
@@ -212,12 +220,22 @@ class _Counted:
         return self.xp.ldexp(out, -self.exponent)
 
 
-def _product(A: Any) -> Callable[[Array], Array]:
+def _product(A: Any, home: Home) -> Callable[[Array], Array]:
+    """Return the product with native blocks; an operator of another library is handed arrays of its own."""
     matmat = getattr(A, "matmat", None)
-    matvec = getattr(A, "matvec", None)
-    if matmat is None and matvec is not None:
-        return lambda V: namespace(V).stack([matvec(column) for column in V.T], axis=1)
-    return matmat or (lambda V: A @ V)
+    given = matmat or getattr(A, "matvec", None)
+    if isinstance(A, AbstractOperator):
+        return lambda V: product_of(A, V)
+    if given is None:
+        return lambda V: A @ V  # already native
+
+    def one(v: Array) -> Array:
+        moved = home.restore(namespace(v).ascontiguousarray(v))
+        return native_array(given(moved), "A @ V")[0]
+
+    if matmat is None:
+        return lambda V: namespace(V).stack([one(column) for column in V.T], axis=1)
+    return one
 
 
 def _dense(
@@ -225,7 +243,7 @@ def _dense(
 ) -> tuple[np.ndarray, Array]:
     """Return the k largest eigenvalues, ascending, and their vectors, from the matrix itself."""
     if isinstance(A, KernelOperator):
-        matrix = product.scaled(xp.asarray(A.to_dense()))
+        matrix = product.scaled(native_array(A.to_dense(), "A")[0])
     else:
         matrix = product(xp.eye(n, dtype=dtype))
         check_symmetric(matrix)

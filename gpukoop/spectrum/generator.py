@@ -11,6 +11,7 @@ from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.lagged import pairs_of_runs, runs_of
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coefficients import Coefficient, Diffusivity, drift_of
 from gpukoop.spectrum.dictionary import (
@@ -119,27 +120,49 @@ class GeneratorEDMD(AbstractSpectrum):
 
     @whole
     def fit(
-        self, X: Any, y: None = None, *, drift: Coefficient = None, diffusion: Coefficient = None
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        drift: Coefficient = None,
+        diffusion: Coefficient = None,
+        lag: int | None = None,
+        frame_time: float = 1.0,
     ) -> GeneratorEDMD:
         """Learn the spectrum.
 
         Parameters
         ----------
         X : array of shape (n, d)
-            Samples; of the stationary law if there is no drift.
+            Samples; of the stationary law if there is no drift. With ``lag`` a trajectory of successive frames, or a list of
+            such arrays of different lengths.
         y : None
             Ignored.
         drift : callable or array of shape (n, d), optional
             b of dX = b dt + s dW, at the samples. Without it the diffusion is taken as reversible.
         diffusion : float, array of shape (d,), (d, d), (n, d) or (n, d, d), or callable, optional
             s; the default sqrt(2) is overdamped Langevin at temperature 1. For n = d an array of shape (d, d) is a matrix.
+        lag : int, optional
+            Frames over which increments of trajectories stand for the coefficients that are not given: drift (y - x) / t
+            (a dictionary of the user's only), diffusivity (y - x) (y - x)^T / 2t. The error is of the order of t.
+        frame_time : float
+            Time between two frames; t = lag * frame_time.
 
         Returns
         -------
         self
         """
-        remember_columns(self, X)
-        X, _ = own_points(X, "X")
+        if lag is not None:
+            runs = runs_of(X, "X")
+            remember_columns(self, runs[0])
+            X, Y, t = pairs_of_runs(X, None, lag, frame_time)
+            if drift is None and not isinstance(self.dictionary, str):
+                drift = (Y - X) / t
+            if diffusion is None:
+                diffusion = _one_column((Y - X) / t**0.5)
+        else:
+            remember_columns(self, X)
+            X, _ = own_points(X, "X")
         self._check_parameters()
         r = check_count(self.n_components, "n_components")
         check_samples(X, 1)
@@ -170,7 +193,7 @@ class GeneratorEDMD(AbstractSpectrum):
     def _fit_coordinates(self, X: Array, r: int, a: Diffusivity) -> None:
         reg = check_reg(self.reg)
         rng = random_generator(self.random_state)
-        base = diffusion_dictionary(self, X, r, AUTO_REG if reg is None else reg, rng)
+        base = diffusion_dictionary(self, self.kernel, X, r, AUTO_REG if reg is None else reg, rng)
         functions = base.functions
         blocks = _blocks(X, functions.Psi.shape[1])
         pieces = ((functions.transform(X[b]), functions.gradient(X[b]), a(b)) for b in blocks)
@@ -197,6 +220,13 @@ class GeneratorEDMD(AbstractSpectrum):
         spread = np.sqrt(variance)
         self.functions_ = DictionaryFunctions(dictionary, W / spread, mean / spread, X.shape[1])
         self.diffusivity_ = a.number or calibrate(self.functions_, X, float(values[0].real))
+
+
+def _one_column(s: Array) -> Array:
+    """Return matrices (n, d, d) whose first columns are the rows of s and whose others are 0."""
+    out = namespace(s).zeros((*s.shape, s.shape[1]), s.dtype)
+    out[:, :, 0] = s
+    return out
 
 
 def _blocks(X: Array, width: int) -> list[slice]:

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.fitted import own_points, remember_columns, whole
+from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.spectrum.asymmetry import DECAYED, Asymmetry
+from gpukoop.lagged import check_lag, pairs, runs_of, thinned
+from gpukoop.spectrum.asymmetry import Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
-from gpukoop.spectrum.dictionary import (
-    calibrate,
-    check_reg,
-    coordinates_above,
-    diffusion_dictionary,
-)
-from gpukoop.spectrum.nystroem import Landmarks
-from gpukoop.spectrum.pairs import (
-    FOLDS,
-    GRID,
-    best_reg,
-    block_moments,
-    carriers,
-    folds_of,
-    held_out_scores,
-    noise_level,
-)
-from gpukoop.spectrum.ratio import RatioFunctions
-from gpukoop.spectrum.rotating import RotatingFunctions, whole_pairs
-
-logger = logging.getLogger("gpukoop")
-
-# Folds of fewer pairs than this cannot score ten modes; then sigma_min is FALLBACK.
-FEWEST, FALLBACK = 20, 0.1
-# An eigenfunction that fewer samples carry (a fiftieth of them, if they are few) is slow by chance: a handful of
-# points in a tail whose successors happen to stay there. Measured: 5 to 16 for such modes of 20,000 Gaussian
-# pairs, 43 and more for the first four true ones.
-CARRIERS = 30.0
-# Below this a mode has decayed within one lag: its eigenvalue is noise.
-SMALLEST_MU = 1e-3
-# mu = 1 within this is a mode that never decays in the data.
-LARGEST_MU = 1 - 1e-9
+from gpukoop.spectrum.coordinates import fitted_coordinates, functions_of_points
+from gpukoop.spectrum.dictionary import calibrate, check_reg, diffusion_dictionary
+from gpukoop.spectrum.modes import resolved_modes
+from gpukoop.spectrum.nystroem import Coordinates, Landmarks
+from gpukoop.spectrum.pairs import GRID, Moments, block_moments
+from gpukoop.spectrum.trajectory import SEEN, Stream, trajectory_moments
 
 
 class KernelEDMD(AbstractSpectrum):
@@ -72,6 +47,9 @@ class KernelEDMD(AbstractSpectrum):
         Sources, drawn from X; None means 1,000, or all samples where there are fewer.
     landmarks : {"uniform", "kmeans++", "leverage"}
         How they are chosen.
+    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+        g of k(g(x), g(y)): see :class:`gpukoop.spectrum.LinearCoordinates`; or any object with ``transform(X)`` (n, p) and
+        ``vjp(X, G)``, which carries gradients back, (n, d). Eigenvalues are those of the process whatever g.
     reg : float or "auto"
         sigma_min in (0, 1): coordinates that the kernel damps more are left out. Large values smooth, small values
         fit noise. "auto" takes it from the held-out VAMP-2 score of the ten leading modes in five folds: most
@@ -87,9 +65,13 @@ class KernelEDMD(AbstractSpectrum):
     Attributes
     ----------
     eigenvalues_ : ndarray of shape (r,)
-        Ascending, in units of 1 / ``lag_time``. Modes with mu <= .001 are left out, so r may be below ``n_components``.
+        Ascending, in units of 1 / ``lag_time_``. Modes with mu <= .001 are left out, so r may be below ``n_components``.
         Complex if not ``reversible``: by ascending real part, conjugate pairs whole; the imaginary part is the angular
         frequency, known up to multiples of 2 pi / ``lag_time``.
+    timescales_ : ndarray of shape (r,)
+        1 / Re eigenvalues_, in the unit of ``lag_time_``: relaxation times, descending.
+    lag_time_ : float
+        ``lag_time``, or ``lag`` * ``frame_time`` of trajectories.
     mu_ : ndarray of shape (r,)
         Eigenvalues of the Koopman operator at one lag.
     is_noise_ : ndarray of shape (r,)
@@ -145,6 +127,7 @@ class KernelEDMD(AbstractSpectrum):
         landmarks: Landmarks = "uniform",
         reg: float | Literal["auto"] = "auto",
         reversible: bool = True,
+        coordinates: Any = None,
         backend: str | None = None,
         tol: float | None = None,
         random_state: RandomState = None,
@@ -156,22 +139,37 @@ class KernelEDMD(AbstractSpectrum):
         self.landmarks = landmarks
         self.reg = reg
         self.reversible = reversible
+        self.coordinates = coordinates
         self.backend = backend
         self.tol = tol
         self.random_state = random_state
 
     @whole
-    def fit(self, X: Any, y: None = None, *, successors: Any = None) -> KernelEDMD:
-        """Learn the spectrum from pairs.
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        successors: Any = None,
+        lag: int | None = None,
+        frame_time: float = 1.0,
+    ) -> KernelEDMD:
+        """Learn the spectrum from pairs, or from trajectories.
 
         Parameters
         ----------
         X : array of shape (m, d)
-            Samples of a stationary diffusion, a reversible one unless ``reversible=False``.
+            Samples of a stationary diffusion, a reversible one unless ``reversible=False``. With ``lag`` a trajectory of
+            successive frames, or a list of such arrays of different lengths: no pair joins two of them.
         y : None
             Ignored.
         successors : array of shape (m, d)
             X one ``lag_time`` later, row by row.
+        lag : int, optional
+            Frames from a state to its successor. Memory-mapped runs are read in chunks; the dictionary is made of at most
+            50,000 frames spread evenly over all runs.
+        frame_time : float
+            Time between two frames, in the unit that ``timescales_`` shall have; with ``lag`` it replaces ``lag_time``.
 
         Returns
         -------
@@ -187,71 +185,117 @@ class KernelEDMD(AbstractSpectrum):
         RuntimeWarning
             If ``reversible`` and the pairs are not.
         """
+        self._check_parameters()
+        if lag is not None:
+            if successors is not None:
+                raise ValueError("successors= and lag= both say what follows X: pass one of them")
+            runs = runs_of(X, "X")
+            lag = check_lag(runs, lag)
+            lag_time = lag * check_positive(frame_time, "frame_time")
+            remember_columns(self, runs[0])
+            seen = thinned(runs, SEEN, "X")
+            base = self._dictionary(seen, runs, lag)
+            blocks = trajectory_moments(functions_of_points(base.functions, self), runs, lag)
+            return self._solve(base, blocks, self.seen(seen), lag_time)
         remember_columns(self, X)
         X, _ = own_points(X, "X")
-        self._check_parameters()
         Y = _successors(X, y, successors)
+        lag_time = check_positive(self.lag_time, "lag_time")
+        base = self._dictionary(X, X, Y)
+        X, Y = self.seen(X), self.seen(Y)
+        return self._solve(base, block_moments(base.functions, X, Y), X, lag_time)
+
+    @whole
+    def partial_fit(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        lag: int = 1,
+        frame_time: float = 1.0,
+        continues: bool = False,
+    ) -> KernelEDMD:
+        """Learn from one more chunk of a trajectory, or from an iterator of chunks, in memory that does not grow.
+
+        Parameters
+        ----------
+        X : array of shape (n, d), or iterator of such arrays
+            The first chunk makes the dictionary, so it should have been wherever later ones go: states that it has not seen
+            are described by the nearest ones it has.
+        y : None
+            Ignored.
+        lag, frame_time
+            As in :meth:`fit`; the same at every call.
+        continues : bool
+            Whether X goes on where the chunk before it ended; if not, no pair joins the two. The chunks of an iterator
+            continue each other.
+
+        Returns
+        -------
+        self
+            Fitted to all chunks so far.
+
+        Notes
+        -----
+        Cost: one evaluation of p coordinates a frame; O(p^2) memory between calls.
+        """
+        self._check_parameters()
+        lag = check_count(lag, "lag")
+        lag_time = lag * check_positive(frame_time, "frame_time")
+        stream: Stream | None = self.__dict__.get("_stream")
+        if stream is not None and stream.lag != lag:
+            raise ValueError(f"lag is {lag}, the chunks before had {stream.lag}: a fit has one lag")
+        for chunk in X if isinstance(X, Iterator) else [X]:
+            native, _ = own_points(chunk, "X")
+            if stream is None:
+                remember_columns(self, chunk)
+                seen = thinned([native], SEEN, "X")
+                base = self._dictionary(seen, [native], lag)
+                self._stream = stream = Stream(base, self.seen(seen), lag)
+            else:
+                check_columns(self, chunk)
+                points(native, "X", n_features=self.n_features_in_, other="the first chunk")
+            stream = stream.extended(self.seen(native), continues)
+            continues = isinstance(X, Iterator)
+        if stream is None or not stream.blocks:
+            raise ValueError(f"X has no pair: chunks must be longer than lag = {lag} frames")
+        self._solve(stream.base, list(stream.blocks), stream.seen, lag_time)
+        self._stream = stream
+        return self
+
+    def _dictionary(self, X: Array, first: Any, later: Any) -> Coordinates:
+        """Return the diffusion coordinates that eigenfunctions are combined of, on samples X.
+
+        The kernel's own coordinates are learned from pairs: two arrays, or runs and a lag.
+        """
         if not isinstance(self.reversible, bool):
             raise TypeError(f"reversible is {self.reversible!r}, expected True or False")
-        r = check_count(self.n_components, "n_components")
-        check_samples(X, r)
-        lag = check_positive(self.lag_time, "lag_time")
-        rng = random_generator(self.random_state)
-        reg = check_reg(self.reg)
-        base = diffusion_dictionary(self, X, r, GRID[-1] if reg is None else reg, rng)
-        blocks = block_moments(base.functions, X, Y)
-        self.reg_path_: dict[float, np.ndarray] = {}
-        if reg is not None:
-            self.reg_ = reg
-        elif len(X) < FEWEST * FOLDS:
-            self.reg_ = FALLBACK
-        else:
-            self.reg_path_ = held_out_scores(base.sigma, folds_of(blocks), r, self.reversible)
-            self.reg_ = best_reg(self.reg_path_)
-        p = coordinates_above(base.sigma, self.reg_)
-        blocks = [block.leading(p) for block in blocks]
-        self._measure_asymmetry(Asymmetry.of(blocks))
-        total = sum(blocks[1:], blocks[0])
-        mu, W = total.modes() if self.reversible else total.rotating_modes()
-        size = mu if self.reversible else np.abs(mu)
-        slow = int((size > SMALLEST_MU)[: 2 * r].sum())
-        if not slow:
-            raise ValueError(
-                f"no mode survives one lag (largest mu {size[0]:.1e} after {p} coordinates): are the successors "
-                "in the order of X? If so, use a shorter lag_time"
-            )
-        mean, covariance = total.law_of_x()
-        coordinates, W = base.functions.of(np.arange(p)), W[:, :slow]
-        functions: RatioFunctions | RotatingFunctions
-        if self.reversible:
-            variance = ((covariance @ W) * W).sum(axis=0)
-            functions = coordinates.combined(W).normalised(mean @ W, variance)
-        else:
-            functions = RotatingFunctions.of_modes(coordinates, W, mean, covariance)
-        carried = np.flatnonzero(carriers(functions, X) >= min(CARRIERS, len(X) / 50))
-        carried = whole_pairs(mu, carried, r)
-        self.n_spurious_ = int((np.arange(slow) < carried.max(initial=0)).sum()) + 1 - len(carried)
-        if not len(carried):
-            raise ValueError(
-                f"no mode is left: each is carried by fewer than {CARRIERS:.0f} samples, or n_components = {r} cuts a "
-                "conjugate pair: raise the scale of the kernel, or n_components"
-            )
-        if len(carried) < r:
-            logger.info("KernelEDMD keeps %d of %d modes with reg = %g", len(carried), r, self.reg_)
-        size = size[carried]
-        self.mu_ = mu[carried] * np.minimum(1.0, LARGEST_MU / size)
-        edge = noise_level(W.shape[0], total.m) * (np.sqrt(2) if self.reversible else 1.0)
-        self.is_noise_ = size < max(DECAYED, edge)
-        if self.is_noise_.any():
-            logger.info(
-                "KernelEDMD: %d of %d modes are noise, |mu| < %.2g: decayed within one lag_time, or too few pairs "
-                "(is_noise_ says which)",
-                self.is_noise_.sum(),
-                len(size),
-                max(DECAYED, edge),
-            )
+        check_samples(X, self.n_components)
+        rng, reg = random_generator(self.random_state), check_reg(self.reg)
+        self.n_features_in_ = X.shape[1]
+        if self.coordinates is not None and isinstance(first, list):
+            frames = sum(map(len, first))
+            first, later = pairs(first, later, stride=max(1, frames // SEEN))
+        self.coordinates_, kernel = fitted_coordinates(
+            self.coordinates, self.kernel, X if isinstance(first, list) else first, later
+        )
+        smallest = GRID[-1] if reg is None else reg
+        return diffusion_dictionary(self, kernel, self.seen(X), self.n_components, smallest, rng)
+
+    def _solve(
+        self, base: Coordinates, blocks: list[Moments], X: Array, lag_time: float
+    ) -> KernelEDMD:
+        """Find the modes from the moments of blocks of pairs; X are samples that judge them."""
+        found = resolved_modes(
+            base, blocks, X, check_reg(self.reg), self.n_components, self.reversible
+        )
+        self.__dict__.pop("_stream", None)
+        self.lag_time_ = lag_time
+        self.reg_, self.reg_path_ = found.reg, found.reg_path
+        self.mu_, self.is_noise_, self.n_spurious_ = found.mu, found.is_noise, found.n_spurious
         self.n_isolated_ = base.n_isolated
-        self._store(functions.of(carried), -np.log(self.mu_) / lag)
+        self._measure_asymmetry(found.asymmetry)
+        self._store(found.functions, -np.log(self.mu_) / lag_time)
         self.diffusivity_ = calibrate(self.functions_, X, float(self.eigenvalues_[0].real))
         return self
 

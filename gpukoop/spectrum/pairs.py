@@ -121,7 +121,9 @@ def block_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments
     found = []
     for first, last in pairwise(edges):
         blocks = [slice(s, min(s + ROWS, last)) for s in range(first, last, ROWS)]
-        parts = [_moments(functions, X[b], Y[b]) for b in blocks]
+        parts = [
+            pair_moments(*(functions.transform(Z[b]).astype(float) for Z in (X, Y))) for b in blocks
+        ]
         if parts:
             found.append(sum(parts[1:], parts[0]))
     return found
@@ -133,10 +135,13 @@ def folds_of(blocks: list[Moments]) -> list[Moments]:
     return [sum(blocks[i + 1 : j], blocks[i]) for i, j in pairwise(edges)]
 
 
-def _moments(functions: RatioFunctions, X: Array, Y: Array) -> Moments:
-    P, Q = (functions.transform(Z).astype(float) for Z in (X, Y))
-    parts = (P.sum(axis=0), Q.sum(axis=0), P.T @ P, Q.T @ Q, P.T @ Q)
-    return Moments(float(len(X)), *(to_host(a) for a in parts))
+def pair_moments(P: Array, Q: Array, weight: Array | None = None) -> Moments:
+    """Return the moments of pairs from their coordinates, P of x and Q of y, (b, p) each; ``weight`` is one a pair."""
+    wP, wQ, m = P, Q, float(len(P))
+    if weight is not None:
+        wP, wQ, m = weight[:, None] * P, weight[:, None] * Q, float(weight.sum())
+    parts = (wP.sum(axis=0), wQ.sum(axis=0), wP.T @ P, wQ.T @ Q, wP.T @ Q)
+    return Moments(m, *(to_host(a) for a in parts))
 
 
 def carriers(functions: Any, X: Array) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""Which parameters of KSWGD are possible, one by one and together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpukoop.draws import check_count, check_positive
+from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.operator import check_tol
+from gpukoop.parameters import check_shared
+from gpukoop.spectrum.coordinates import check_coordinates
+
+
+def check_kswgd(flow: Any) -> None:
+    """Raise if a parameter of a KSWGD is out of range, or of the wrong type."""
+    check_shared(flow)
+    if flow.n_components is not None:
+        check_count(flow.n_components, "n_components")
+    check_coordinates(flow.coordinates)
+    check_positive(flow.lag_time, "lag_time")
+    check_positive(flow.step_size, "step_size")
+    check_positive(flow.total_time, "total_time", zero=True)
+    check_positive(flow.langevin, "langevin", zero=True)
+    check_tol(flow.tol)
+    if flow.n_landmarks is not None:
+        check_count(flow.n_landmarks, "n_landmarks", least=2)
+    if flow.project is not None and not callable(flow.project):
+        raise TypeError(
+            f"project is {flow.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
+            "the manifold"
+        )
+    if not (callable(flow.init) or flow.init in ("data", "gaussian", "mixture")):
+        raise ValueError(
+            f"init must be 'data', 'gaussian', 'mixture' or a function init(n, rng), got {flow.init!r}"
+        )
+    if not (isinstance(flow.coarse, bool) or flow.coarse == "auto"):
+        raise ValueError(f"coarse must be 'auto', True or False, got {flow.coarse!r}")
+    if flow.kernel is not None and not isinstance(flow.kernel, AbstractKernel):
+        raise TypeError(f"kernel is {flow.kernel!r}, expected a kernel such as Gaussian('auto')")
+
+
+def check_stable(flow: Any) -> None:
+    """Raise if a step with Langevin motion would amplify the last mode."""
+    last = float(flow.eigenvalues_[-1])
+    if flow.coarse_ is not None:
+        last = max(last, float(flow.coarse_.eigenvalues_[-1]))
+    if flow.langevin and flow.step_size * (1 + flow.langevin * last) >= 2:
+        most = max(0.0, (2 / flow.step_size - 1) / last)
+        raise ValueError(
+            f"langevin is {flow.langevin:g}, with step_size = {flow.step_size:g} and the last eigenvalue {last:.3g} it must "
+            f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
+        )
