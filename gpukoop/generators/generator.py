@@ -391,15 +391,15 @@ class Generator(JudgedMixin, BaseEstimator):
         return np.asarray(scaled + self.centre_.astype(np.float32), dtype=np.float32)
 
     def _indices(self, n: int, y: Any) -> np.ndarray:
-        labels = np.asarray(y)
+        labels, known = np.asarray(y), np.asarray(self.classes_)
         if labels.shape not in ((), (n,)):
             raise ValueError(f"y has shape {labels.shape}, expected one label or {n}")
-        unknown = np.setdiff1d(labels, self.classes_)
+        unknown = np.setdiff1d(labels, known)
         if len(unknown):
             raise ValueError(
-                f"y has {unknown[:3].tolist()}, which the generator has not seen; it knows {self.classes_.tolist()}"
+                f"y has {unknown[:3].tolist()}, which the generator has not seen; it knows {known.tolist()}"
             )
-        return np.broadcast_to(np.searchsorted(self.classes_, labels), (n,))
+        return np.broadcast_to(np.searchsorted(known, labels), (n,))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance of new samples to X, in units of what as many fresh samples show: about -1 at best."""

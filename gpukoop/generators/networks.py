@@ -93,7 +93,9 @@ def convolutional(
 
 
 def _colours_last(nn: Any) -> Any:
-    class ColoursLast(nn.Module):  # type: ignore[misc]
+    module: Any = nn.Module
+
+    class ColoursLast(module):
         """(b, c, h, w) -> (b, h w c)."""
 
         def forward(self, x: Any) -> Any:

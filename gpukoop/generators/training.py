@@ -156,8 +156,9 @@ class Training:
         # Particles have the classes of the samples, row by row: each class is a problem of its own with as many of both.
         y = self.source.latent(size if classes is None else classes, self.chance)
         fields = [] if self.critic else self._fields(X, classes)
-        start, measures = None, {}
-        target = None
+        start: Any = None
+        target: Any = None
+        measures: dict[str, float] = {}
         for k in range(plan.persistence):
             particles = self._forward(y)
             if target is None or plan.tau is not None:
@@ -237,8 +238,8 @@ class Training:
         with torch.no_grad():
             for mean, now in zip(self.mean.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
-            for mean, now in zip(self.mean.buffers(), self.network.buffers(), strict=True):
-                mean.copy_(now)
+            for kept, latest in zip(self.mean.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(latest)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the following steps depend on: tensors, numbers, strings and containers of them."""
