@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.arrays import Array, is_cupy, namespace, to_host
+from gpukoop import alarm
+from gpukoop.kernels import arrays as ground
+from gpukoop.kernels.arrays import Array, is_cupy, namespace
 
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -39,8 +41,19 @@ def same_memory(a: Array, b: Array) -> bool:
     return all(first[k] == second[k] for k in ("data", "shape", "strides", "typestr"))
 
 
+def to_host(x: Array) -> np.ndarray:
+    """Return ``x`` as a NumPy array; the device is waited for, so what it has to say about earlier arrays is heard."""
+    host = ground.to_host(x)
+    if is_cupy(x):
+        alarm.listen()
+    return host
+
+
 def like(x: Array, reference: Array) -> Array:
     """Return ``x`` in the library, device and dtype of ``reference``."""
+    if is_cupy(x) and is_cupy(reference) and x.dtype == reference.dtype:
+        if x.device == reference.device:
+            return x  # on the path of every call
     native, _ = native_array(x, "array")
     if is_cupy(reference):
         import cupy
@@ -220,7 +233,7 @@ def weights(v: Any, name: str, m: int, reference: Array, *, infinite: bool = Fal
 
     ``infinite=True`` allows -inf, the logarithm of an absent weight.
     """
-    native, _ = native_array(v, name)
+    native = v if is_cupy(v) else native_array(v, name)[0]
     _require_real(native, name, "one weight per source point")
     if native.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {native.shape}, expected ({m},) or ({m}, t)")
@@ -230,22 +243,26 @@ def weights(v: Any, name: str, m: int, reference: Array, *, infinite: bool = Fal
         )
     if native.ndim == 2 and native.shape[1] == 0:
         raise ValueError(f"{name} has no column (shape {native.shape}): pass at least one")
-    if infinite and not _trusted(native):
-        xp = namespace(native)
-        require_finite(xp.where(native == -xp.inf, 0.0, native), name)
-    elif not infinite:
-        require_finite(native, name)
-    with np.errstate(over="ignore"):
+    if is_cupy(native) and is_cupy(reference):
         moved = like(native, reference)
-    if _trusted(native):
-        return moved if moved.ndim == 2 else moved[:, None]
-    if moved.dtype.itemsize < native.dtype.itemsize and _infinities(moved) > _infinities(native):
+        if not moved.flags.c_contiguous:
+            moved = namespace(moved).ascontiguousarray(moved)
+        if not _trusted(native):
+            alarm.watch(moved, name, infinite=infinite)
+    else:
+        moved = like(_weights_on_host(to_host(native), name, reference.dtype, infinite), reference)
+    return moved if moved.ndim == 2 else moved[:, None]
+
+
+def _weights_on_host(v: np.ndarray, name: str, dtype: np.dtype, infinite: bool) -> np.ndarray:
+    """Return finite weights in the dtype of the points; ``infinite`` allows minus infinity."""
+    require_finite(np.where(v == -np.inf, 0.0, v) if infinite else v, name)
+    with np.errstate(over="ignore"):
+        moved = v.astype(dtype, copy=False)
+    shorter = moved.dtype.itemsize < v.dtype.itemsize
+    if shorter and np.isinf(moved).sum() > np.isinf(v).sum():
         raise ValueError(
             f"{name} has values beyond the range of {moved.dtype}, the dtype of the points: scale {name} down, "
             "or pass the points as float64"
         )
-    return moved if moved.ndim == 2 else moved[:, None]
-
-
-def _infinities(x: Array) -> int:
-    return int(namespace(x).isinf(x).sum())
+    return moved

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data walks; a room may import itself and what stands before it. Names are modules or packages.
 ROOMS = [
     ["kernels"],
+    ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
     ["checks", "fitted", "lagged"],
     ["scales"],

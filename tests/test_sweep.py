@@ -145,7 +145,8 @@ ELSEWHERE = {
         VALUE,
     ),
     **dict.fromkeys(
-        "datasets.allen_cahn datasets.density datasets.digits datasets.exact datasets.mises_fisher datasets.potential "
+        "datasets.allen_cahn datasets.density datasets.digits datasets.exact datasets.heat_equation datasets.mises_fisher "
+        "datasets.potential "
         "datasets.project_circle datasets.project_sphere datasets.project_torus datasets.slow_well "
         "datasets.torus_angles".split(),
         DATA,

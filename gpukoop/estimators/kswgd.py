@@ -13,6 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
@@ -28,7 +29,11 @@ COARSE_FRACTION = 0.5
 
 
 class KSWGD(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConvergedByVerdict, AbstractFlowEstimator
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    WeightedByKilling,
+    ConvergedByVerdict,
+    AbstractFlowEstimator,
 ):
     r"""Koopman spectral Wasserstein gradient descent: new samples from the law behind samples or pairs.
 
