@@ -19,9 +19,9 @@ from gpukoop.flow.loop import seed_from
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import convolutional, library, perceptron
 from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
+from gpukoop.generators.samples import checked_labels, distance_multiple, flat
 from gpukoop.generators.saved import Saved, read, write
 from gpukoop.generators.training import Schedule, Source, Training
-from gpukoop.metrics import energy_distance
 from gpukoop.parameters import check_shared
 
 if TYPE_CHECKING:
@@ -237,10 +237,10 @@ class Generator(JudgedMixin, BaseEstimator):
             X = X.detach().cpu().numpy()
         device = torch.device("cpu" if device is None else device)
         remember_columns(self, X)
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else _flat(X)
+        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
         self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
         self.n_features_in_ = native.shape[1]
-        labels = None if y is None else _labels(y, len(native))
+        labels = None if y is None else checked_labels(y, len(native))
         self.classes_ = None if labels is None else np.unique(labels)
         order = np.arange(len(native))[:, None].astype(float)
         kept, _, aside = set_aside(order, None, self.validation_fraction)
@@ -360,7 +360,7 @@ class Generator(JudgedMixin, BaseEstimator):
 
     def _look(self, aside: np.ndarray) -> float:
         size = min(LOOKED_AT, len(aside))
-        return _multiple(self._draw(size, None, 0), aside[:size])
+        return distance_multiple(self._draw(size, None, 0), aside[:size])
 
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> np.ndarray:
         """Return new samples, one evaluation of the network each.
@@ -404,8 +404,8 @@ class Generator(JudgedMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance of new samples to X, in units of what as many fresh samples show: about -1 at best."""
         check_is_fitted(self, "network_")
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else _flat(X)
-        return -_multiple(self._draw(len(native), None, 0), native)
+        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        return -distance_multiple(self._draw(len(native), None, 0), native)
 
     def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:
         """Take over a network that was read from a file."""
@@ -460,33 +460,3 @@ class Generator(JudgedMixin, BaseEstimator):
             As given to the generator that was saved, where that was not the default.
         """
         return read(Path(path), cls, network)
-
-
-def _multiple(Z: np.ndarray, X: np.ndarray) -> float:
-    """Return the energy distance over (1/n + 1/m) E|x - x'|, its mean for two independent clouds of the law of X."""
-    Z, X = Z.astype(float), X.astype(float)
-    apart = np.linalg.norm(X - X[np.random.default_rng(0).permutation(len(X))], axis=1)
-    floor = (1 / len(Z) + 1 / len(X)) * apart.sum() / max(1, len(X) - 1)
-    return energy_distance(Z, X) / floor if floor > 0 else np.inf
-
-
-def _flat(X: Any) -> np.ndarray:
-    """Return images as rows of float32."""
-    if np.ndim(X) not in (3, 4):
-        raise ValueError(
-            f"X has shape {np.shape(X)}, expected (m, d), (m, height, width) or (m, height, width, colours)"
-        )
-    images = np.asarray(X)
-    if images.dtype.kind not in "fiu":
-        raise TypeError(f"X has dtype {images.dtype}, expected images of real numbers")
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    return np.asarray(points(flat, "X")[0])
-
-
-def _labels(y: Any, n: int) -> np.ndarray:
-    labels = np.asarray(y)
-    if labels.shape != (n,) or labels.dtype.kind not in "iuUSb":
-        raise ValueError(
-            f"y has shape {labels.shape} and dtype {labels.dtype}, expected {n} labels: integers or strings"
-        )
-    return labels
