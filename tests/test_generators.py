@@ -246,7 +246,7 @@ def test_wrong_data():
         small().fit(X, np.zeros(3, dtype=int))
     with pytest.raises(ValueError, match="no law to learn"):
         small().fit(np.ones((30, 2)))
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="NaN or inf"):
         small().fit(np.full((30, 2), np.nan))
     with pytest.raises(NotFittedError):
         small().sample(2)

@@ -24,7 +24,7 @@ ROOMS = [
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
-    ["verdict"],
+    ["verdict", "kinetics"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import points, to_host
 from gpukoop.draws import check_count, check_positive
-from gpukoop.estimators.verdict import JudgedMixin, set_aside
+from gpukoop.estimators.verdict import set_aside
 from gpukoop.fitted import remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.generators.critics import NetworkCritic
+from gpukoop.generators.drawing import DrawingMixin
 from gpukoop.generators.networks import convolutional, library, perceptron
 from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
+from gpukoop.generators.running import LOOKED_AT, LOOKS, run
 from gpukoop.generators.samples import checked_labels, distance_multiple, flat
-from gpukoop.generators.saved import Saved, read, write
-from gpukoop.generators.training import Schedule, Source, Training
+from gpukoop.generators.saved import Saved
+from gpukoop.generators.training import Schedule, Training
 from gpukoop.parameters import check_shared
 
 if TYPE_CHECKING:
     import torch
 
-# Steps between two looks at the samples kept aside, as a share of the run; points of a look.
-LOOKS, LOOKED_AT = 20, 1_000
-
 Callback = Callable[[int, "Generator", dict[str, float]], Any]
 
 
-class Generator(JudgedMixin, BaseEstimator):
+class Generator(DrawingMixin, BaseEstimator):
     r"""A neural generator that follows a flow: one network evaluation a sample.
 
     .. math:: \theta \leftarrow \arg\min_\theta \tfrac{1}{2b} \sum_i |G_{\theta_k}(y_i) + h\, v(G_{\theta_k}(y_i)) - G_\theta(y_i)|^2
@@ -162,16 +159,9 @@ class Generator(JudgedMixin, BaseEstimator):
                 check_positive(getattr(self, name), name)
         for length in () if self.scale is None else np.atleast_1d(self.scale):
             check_positive(float(length), "scale")
-        if not 0 <= check_positive(self.ema_decay, "ema_decay", zero=True) < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}: pass a number in [0, 1)")
-        if (
-            not 0
-            <= check_positive(self.validation_fraction, "validation_fraction", zero=True)
-            <= 0.5
-        ):
-            raise ValueError(
-                f"validation_fraction is {self.validation_fraction}: pass a share in [0, 1/2]"
-            )
+        for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
+            if check_positive(getattr(self, name), name, zero=True) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}: pass a number in [0, {most}]")
 
     @whole
     def fit(
@@ -218,14 +208,23 @@ class Generator(JudgedMixin, BaseEstimator):
         each of K, and the objective on a batch.
         """
         self._check_parameters()
-        training, looks = self._begin(X, y)
+        training, aside = self._begin(X, y)
         saved = None
         if checkpoint is not None:
             every = max(1, self.n_iter // LOOKS) if checkpoint_every is None else checkpoint_every
             saved = Saved(
                 checkpoint, self._identity(training), check_count(every, "checkpoint_every")
             )
-        self._train(training, looks, callback, saved)
+        self._source = training.source
+        self.history_ = run(
+            training,
+            self.n_iter,
+            None if aside is None else lambda: self._look(aside),
+            None if callback is None else lambda step, metrics: callback(step, self, metrics),
+            saved,
+            bool(self.verbose),
+        )
+        self.n_iter_, self.network_ = training.iteration, training.mean
         return self
 
     def _begin(self, X: Any, y: Any) -> tuple[Training, np.ndarray | None]:
@@ -315,120 +314,12 @@ class Generator(JudgedMixin, BaseEstimator):
             return convolutional(n_inputs, self.shape_)
         return perceptron(n_inputs, self.n_features_in_)
 
-    def _train(
-        self,
-        training: Training,
-        aside: np.ndarray | None,
-        callback: Callback | None,
-        saved: Saved | None,
-    ) -> None:
-        from tqdm import tqdm
-
-        history: dict[str, list[float]] = {}
-        if saved is not None:
-            history = saved.begin(training)
-        self._source = training.source
-        before = history["seconds"][-1] if history.get("seconds") else 0.0
-        started = time.perf_counter()
-        every = max(1, self.n_iter // LOOKS)
-        bar = tqdm(total=self.n_iter, initial=training.iteration, disable=not self.verbose)
-        try:
-            while training.iteration < self.n_iter:
-                measures = training.step()
-                done = training.iteration
-                measures["seconds"] = before + time.perf_counter() - started
-                for name in ("energy", "velocity", "regression_error", "seconds"):
-                    history.setdefault(name, []).append(float(measures[name]))
-                if aside is not None and (done % every == 0 or done == self.n_iter):
-                    measures["distance"] = self._look(aside)
-                    history.setdefault("step", []).append(float(done))
-                    history.setdefault("distance", []).append(measures["distance"])
-                    bar.set_postfix(distance=f"{measures['distance']:.2f}")
-                bar.update()
-                if saved is not None and (done % saved.every == 0 or done == self.n_iter):
-                    saved.write(training, history)
-                if callback is not None and callback(done - 1, self, measures):
-                    break
-        except KeyboardInterrupt:
-            # Hours of training are worth more than the exception: what is there is kept, and n_iter_ says how far it came.
-            pass
-        finally:
-            bar.close()
-        self.n_iter_ = training.iteration
-        self.network_ = training.mean
-        self.history_ = {name: np.asarray(values) for name, values in history.items()}
-
     def _look(self, aside: np.ndarray) -> float:
         size = min(LOOKED_AT, len(aside))
         return distance_multiple(self._draw(size, None, 0), aside[:size])
 
-    def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> np.ndarray:
-        """Return new samples, one evaluation of the network each.
-
-        Parameters
-        ----------
-        n_samples : int
-        y : label or array of shape (n_samples,), optional
-            Of a conditional generator: labels to draw for; by default as the data had them.
-        random_state : None, int, Generator or RandomState
-            None takes the estimator's.
-
-        Returns
-        -------
-        float32 array of shape (n_samples, d), or (n_samples, height, width, ...) for images
-        """
-        if not hasattr(self, "_source"):
-            check_is_fitted(self, "network_")
-        n = check_count(n_samples, "n_samples")
-        chosen = self.random_state if random_state is None else random_state
-        return self._draw(n, y, seed_from(chosen)).reshape(n, *self.shape_)
-
-    def _draw(self, n: int, y: Any, seed: int) -> np.ndarray:
-        if y is not None and self.classes_ is None:
-            raise ValueError("y was given, but the generator was fitted without labels")
-        chosen = None if y is None else self._indices(n, y)
-        scaled = self._source.draw(n, chosen, seed % 2**63) * np.float32(self.width_)
-        return np.asarray(scaled + self.centre_.astype(np.float32), dtype=np.float32)
-
-    def _indices(self, n: int, y: Any) -> np.ndarray:
-        labels, known = np.asarray(y), np.asarray(self.classes_)
-        if labels.shape not in ((), (n,)):
-            raise ValueError(f"y has shape {labels.shape}, expected one label or {n}")
-        unknown = np.setdiff1d(labels, known)
-        if len(unknown):
-            raise ValueError(
-                f"y has {unknown[:3].tolist()}, which the generator has not seen; it knows {known.tolist()}"
-            )
-        return np.broadcast_to(np.searchsorted(known, labels), (n,))
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the energy distance of new samples to X, in units of what as many fresh samples show: about -1 at best."""
-        check_is_fitted(self, "network_")
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
-        return -distance_multiple(self._draw(len(native), None, 0), native)
-
-    def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:
-        """Take over a network that was read from a file."""
-        torch = library()
-        device = torch.device("cpu" if self.device is None else self.device)
-        network = self._network(self.latent_dim + (0 if shares is None else len(shares)))
-        network.load_state_dict(state)
-        self.network_ = network.to(device).requires_grad_(False)
-        known = None if shares is None else np.asarray(shares)
-        self._source = Source(self.network_, self.latent_dim, device, known)
-
     def _standard(self, native: np.ndarray) -> np.ndarray:
         return ((native - self.centre_) / self.width_).astype(np.float32)
-
-    def _data(self) -> np.ndarray:
-        return self.X_
-
-    def diagnose(self, Z: Any = None, law: Any = None, **options: Any) -> Any:
-        """Return a report on new samples against the data: see :func:`gpukoop.diagnose`. Images are flattened."""
-        if Z is None:
-            check_is_fitted(self, "network_")
-            Z = self._draw(min(2_000, len(self.X_)), None, 0)
-        return super().diagnose(np.asarray(Z).reshape(len(Z), -1), law, **options)
 
     def _identity(self, training: Training) -> str:
         from gpukoop.flow.identity import identity
@@ -439,24 +330,3 @@ class Generator(JudgedMixin, BaseEstimator):
         weights = [t.detach().cpu().numpy() for t in training.network.state_dict().values()]
         classes = None if training.classes is None else training.classes.cpu().numpy()
         return identity((type(self).__qualname__, parameters, self.X_, classes, weights))
-
-    def save(self, path: str | Path) -> None:
-        """Write network and settings to a file that :meth:`load` reads; whole or not at all.
-
-        Networks of the user are kept by their parameters only: give the same module to ``load``.
-        """
-        check_is_fitted(self, "network_")
-        write(Path(path), self)
-
-    @classmethod
-    def load(cls, path: str | Path, network: Any = None) -> Generator:
-        """Return a fitted generator from a file; it samples, and knows its data no more.
-
-        Parameters
-        ----------
-        path : path
-            Written by :meth:`save`. Only tensors, numbers and strings are read: no code is run.
-        network : torch.nn.Module or callable, optional
-            As given to the generator that was saved, where that was not the default.
-        """
-        return read(Path(path), cls, network)

@@ -32,6 +32,7 @@ def flat(X: Any) -> np.ndarray:
 
 
 def checked_labels(y: Any, n: int) -> np.ndarray:
+    """Return n labels as an array."""
     labels = np.asarray(y)
     if labels.shape != (n,) or labels.dtype.kind not in "iuUSb":
         raise ValueError(
