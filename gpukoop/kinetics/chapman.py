@@ -13,6 +13,7 @@ from gpukoop.kinetics.blocks import Basis, widening
 from gpukoop.kinetics.model import fitted
 from gpukoop.kinetics.states import MetastableStates
 from gpukoop.lagged import cut
+from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.trajectory import lagged_moments
 
 # Chance that a Markovian model fails.
@@ -87,7 +88,8 @@ def chapman_kolmogorov(model: Any, states: MetastableStates, n_steps: int = 5) -
     learned = fitted(model)
     steps = check_count(n_steps, "n_steps", least=2)
     material, lag = model._material, model.lag
-    functions = material.base.functions.of(np.arange(learned.modes.p)).combined(learned.W)
+    combined = material.base.functions.of(np.arange(learned.modes.p)).combined(learned.W)
+    functions = functions_of_points(combined, material.estimator)
     lags = [lag * (k + 1) for k in range(steps)]
     lengths = [n - lags[-1] + lag for n in material.lengths]
     if max(lengths) <= lag:
@@ -98,17 +100,17 @@ def chapman_kolmogorov(model: Any, states: MetastableStates, n_steps: int = 5) -
     pieces = cut(lengths, lag, max(b.m for b in learned.blocks) * 0.999, model.n_blocks_)
     if model._ratio is None:
         found = lagged_moments(functions, material.runs, dict.fromkeys(lags, pieces))
-        bases = [Basis.of(found[k], np.eye(functions.n_modes)) for k in lags]
+        bases = [Basis.of(found[k], np.eye(combined.n_modes)) for k in lags]
     else:  # weights are functions of all coordinates
         found = lagged_moments(
-            material.base.functions, material.runs, dict.fromkeys(lags, pieces), model._ratio
+            material.functions, material.runs, dict.fromkeys(lags, pieces), model._ratio
         )
         p = learned.modes.p
         bases = [Basis.of([b.leading(p) for b in found[k]], learned.W) for k in lags]
     n_blocks = len(found[lag])
     rng = np.random.default_rng(model.n_bootstrap)
     counts = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=model.n_bootstrap)
-    chi = states.coefficients(functions.n_modes)
+    chi = states.coefficients(combined.n_modes)
     predicted, estimated = _both(bases, chi, None)
     drawn = np.array([_both(bases, chi, c.astype(float)) for c in counts])  # (b, 2, k, n, n)
     wide = widening(n_blocks, model.confidence)

@@ -14,6 +14,7 @@ from gpukoop.draws import RandomState
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, Basis, first_length, joined
 from gpukoop.lagged import check_lag, cut, runs_of, thinned
 from gpukoop.spectrum import KernelEDMD
+from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.dictionary import check_reg
 from gpukoop.spectrum.modes import ResolvedModes, resolved_modes
 from gpukoop.spectrum.nystroem import Coordinates
@@ -71,15 +72,20 @@ class Material:
     trajectories : list of arrays of shape (n, d), or one
     estimator : KernelEDMD
         Unfitted.
+    lag : int
+        In frames: of coordinates that are learned from pairs.
     """
 
-    def __init__(self, trajectories: Any, estimator: KernelEDMD) -> None:
+    def __init__(self, trajectories: Any, estimator: KernelEDMD, lag: int) -> None:
         self.runs = runs_of(trajectories)
         self.lengths = [len(run) for run in self.runs]
         self.estimator = estimator
         estimator._check_parameters()
         self.seen: Array = thinned(self.runs, SEEN)
-        self.base: Coordinates = estimator._dictionary(self.seen)
+        self.base: Coordinates = estimator._dictionary(
+            self.seen, self.runs, check_lag(self.runs, lag)
+        )
+        self.functions = functions_of_points(self.base.functions, estimator)
 
     def moments(self, lags: list[int], weight: Any = None) -> dict[int, list[Moments]]:
         """Return the moments of fine blocks of pairs at every lag, from one pass."""
@@ -87,7 +93,7 @@ class Material:
         for lag in lags:
             check_lag(self.runs, lag)
             cuts[lag] = cut(self.lengths, lag, first_length(self.lengths, lag), MOST_BLOCKS)
-        return lagged_moments(self.base.functions, self.runs, cuts, weight)
+        return lagged_moments(self.functions, self.runs, cuts, weight)
 
     def learn(self, fine: list[Moments], lag: int) -> Learned:
         """Return the modes of one lag, and the blocks of the rule that their slowest timescale sets."""
@@ -95,7 +101,7 @@ class Material:
         modes = resolved_modes(
             self.base,
             [sum(part[1:], part[0]) for part in _groups(fine, FOLDS * BLOCKS)],
-            self.seen,
+            estimator.seen(self.seen),
             check_reg(estimator.reg),
             estimator.n_components,
             True,

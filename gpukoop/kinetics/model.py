@@ -116,7 +116,7 @@ class KineticModel(BaseEstimator):
         check_confidence(self.confidence)
         if not isinstance(self.reweight, bool):
             raise TypeError(f"reweight is {self.reweight!r}, expected True or False")
-        material = Material(trajectories, unfitted(self.estimator, self.random_state))
+        material = Material(trajectories, unfitted(self.estimator, self.random_state), lag)
         learned = material.learn(material.moments([lag])[lag], lag)
         self._ratio = None
         if self.reweight:
@@ -124,7 +124,7 @@ class KineticModel(BaseEstimator):
             learned = material.learn(material.moments([lag], self._ratio)[lag], lag)
         self._material, self._learned = material, learned
         self.estimator_ = material.estimator._adopt(
-            material.base, learned.modes, material.seen, self.lag_time_
+            material.base, learned.modes, material.estimator.seen(material.seen), self.lag_time_
         )
         self.n_blocks_ = len(learned.blocks)
         self._counts = resamples(
@@ -158,7 +158,7 @@ class KineticModel(BaseEstimator):
         """Return the weights, of mean 1, of the frames that ``phi_`` is known at: 1 unless ``reweight``."""
         if self._ratio is None:
             return np.ones(len(self.phi_))
-        values = self._material.base.functions.transform(self._material.seen).astype(float)
+        values = self._material.functions.transform(self._material.seen).astype(float)
         w = to_host(self._ratio(values))
         return w / w.mean()
 

@@ -14,6 +14,7 @@ from gpukoop.draws import RandomState, check_count
 from gpukoop.kinetics.blocks import Basis
 from gpukoop.kinetics.learning import unfitted
 from gpukoop.lagged import Piece, check_lag, runs_of
+from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.trajectory import lagged_moments
 
 Score = Literal["VAMP-2", "VAMP-E"]
@@ -82,7 +83,7 @@ def vamp_score(
     lag = check_lag(runs, lag)
     pieces = [Piece(i, 0, len(run) - lag, 0) for i, run in enumerate(runs) if len(run) > lag]
     k = len(estimator.mu_) if n_modes is None else min(n_modes, len(estimator.mu_))
-    functions = estimator.functions_.of(np.arange(k))
+    functions = functions_of_points(estimator.functions_.of(np.arange(k)), estimator)
     moments = lagged_moments(functions, runs, {lag: pieces})[lag]
     G0, Gt = Basis.of(moments, np.eye(k)).total()
     if score == "VAMP-2":

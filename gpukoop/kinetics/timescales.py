@@ -118,10 +118,10 @@ def implied_timescales(
     check_count(n_bootstrap, "n_bootstrap", least=2)
     check_confidence(confidence)
     rng = random_generator(random_state)
-    material = Material(trajectories, unfitted(estimator, random_state))
     wanted = sorted({check_count(lag, "lags") for lag in lags})
     if not wanted:
         raise ValueError("lags is empty: pass at least one number of frames")
+    material = Material(trajectories, unfitted(estimator, random_state), wanted[0])
     shape = (len(wanted), k)
     times, lower, upper = (np.full(shape, np.nan) for _ in range(3))
     sizes = np.zeros(len(wanted), int)

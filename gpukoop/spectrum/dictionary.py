@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, to_host
+from gpukoop.arrays import Array, namespace, points, to_host, unchecked
 from gpukoop.draws import check_count
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
@@ -150,6 +150,7 @@ def check_reg(reg: Any) -> float | None:
     return float(reg)
 
 
+@unchecked()  # who calls has looked at the points
 def diffusion_dictionary(
     spectrum: Any,
     kernel: AbstractKernel,
@@ -186,6 +187,7 @@ def coordinates_above(sigma: np.ndarray, smallest: float) -> int:
     return max(1, int((sigma >= smallest).sum()))
 
 
+@unchecked()  # who calls has looked at the points
 def calibrate(functions: Any, X: Array, eigenvalue: float) -> float:
     """Return a = lambda_1 / mean |grad phi_1|^2 over at most 5,000 evenly spread samples."""
     xp = namespace(X)
