@@ -97,8 +97,7 @@ class Generator(DrawingMixin, BaseEstimator):
 
     References
     ----------
-    .. [1] Y.-J. Huang, Z. Malik, arXiv 2406.13619. .. [2] C. Caucheteux, C. Bonet, A. Korba, arXiv 2605.31369.
-    .. [3] M. Deng et al., arXiv 2602.04770.
+    .. [1] Y.-J. Huang, Z. Malik, arXiv 2406.13619. .. [2] C. Caucheteux, C. Bonet, A. Korba, arXiv 2605.31369. .. [3] M. Deng et al., arXiv 2602.04770.
     """
 
     def __init__(
@@ -241,8 +240,8 @@ class Generator(DrawingMixin, BaseEstimator):
         self.n_features_in_ = native.shape[1]
         labels = None if y is None else checked_labels(y, len(native))
         self.classes_ = None if labels is None else np.unique(labels)
-        order = np.arange(len(native))[:, None].astype(float)
-        kept, _, aside = set_aside(order, None, self.validation_fraction)
+        numbered = np.arange(len(native))[:, None].astype(float)
+        kept, _, aside = set_aside(numbered, None, self.validation_fraction)
         rows = kept[:, 0].astype(int)
         self.centre_ = native.mean(axis=0, dtype=float)
         self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
@@ -256,13 +255,12 @@ class Generator(DrawingMixin, BaseEstimator):
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
         seed = seed_from(self.random_state)
         n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
-        unit = self.width_
-        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / unit)
+        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / self.width_)
         chosen = choices(
             standard,
             self.objective,
             scale,
-            None if self.blur is None else self.blur / unit,
+            None if self.blur is None else self.blur / self.width_,
             self.regularization,
             self.backend,
         )
