@@ -13,6 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
@@ -174,6 +175,7 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
         self,
         X: Any,
@@ -182,6 +184,7 @@ class KSWGD(
         successors: Any = None,
         lag: int | None = None,
         frame_time: float = 1.0,
+        checkpoint: str | Path | None = None,
     ) -> KSWGD:
         """Learn the spectrum of the generator from samples, pairs or trajectories.
 
@@ -196,6 +199,8 @@ class KSWGD(
             X one ``lag_time`` later.
         lag, frame_time : int, float, optional
             Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
@@ -229,11 +234,8 @@ class KSWGD(
         self.carried_ = carried(self.spectrum_, native)
         self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
         seen = self.spectrum_.seen(native)
-        self.backend_ = (
-            self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
-            .explain("value_and_gradient", t=2)
-            .backend
-        )
+        K = self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
+        self.backend_ = K.explain("value_and_gradient", t=2).backend
         return self
 
     def _options(self) -> dict[str, Any]:
@@ -243,9 +245,7 @@ class KSWGD(
         check_kswgd(self)
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        steps = n_iter
-        if steps is None:
-            steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        steps = self._steps() if n_iter is None else n_iter
         check_stable(self)
         coordinates = self.spectrum_.coordinates_
         step = make_step(
@@ -264,6 +264,9 @@ class KSWGD(
         if coordinates is not None:
             step = in_coordinates(step, coordinates, self.project)
         return step, State(Z), steps, float(self.step_size)
+
+    def _steps(self) -> int:
+        return math.ceil(self.total_time / self.step_size - 1e-9)
 
     def transport(
         self,

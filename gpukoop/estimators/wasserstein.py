@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
@@ -130,8 +131,15 @@ class WassersteinFlow(AbstractParticleFlow):
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
-        self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        source: Any = None,
+        checkpoint: str | Path | None = None,
     ) -> WassersteinFlow:
         """Keep the samples, and train the generator if there is one.
 
@@ -144,6 +152,8 @@ class WassersteinFlow(AbstractParticleFlow):
             Weights >= 0, uniform by default; normalised to sum 1.
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
