@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         cuda,
         datasets,
         distributed,
+        generators,
         kinetics,
         maps,
         metrics,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
+    from gpukoop.generators import Generator
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 # Where the names live that are imported when they are first used.
 _HOMES = {
     "DiffusionMap": "spectrum",
+    "Generator": "generators",
     "GeneratorEDMD": "spectrum",
     "JKOFlow": "estimators",
     "KSWGD": "estimators",
@@ -63,6 +66,7 @@ _ROOMS = (
     "cuda",
     "datasets",
     "distributed",
+    "generators",
     "kinetics",
     "maps",
     "metrics",
@@ -81,6 +85,7 @@ __all__ = [
     "DiffusionMap",
     "Energy",
     "Gaussian",
+    "Generator",
     "GeneratorEDMD",
     "Identity",
     "InverseMultiquadric",
@@ -101,6 +106,7 @@ __all__ = [
     "datasets",
     "diagnose",
     "distributed",
+    "generators",
     "kinetics",
     "maps",
     "metrics",

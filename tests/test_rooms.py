@@ -38,6 +38,7 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
         "commands",
         "demo",

@@ -164,6 +164,7 @@ ELSEWHERE = {
     "Identity": "tests/test_algebra.py",
     "backends": "takes nothing",
     "diagnose": "tests/test_verdict.py",
+    "Generator": "tests/test_generators.py",
     "maps.CallableMap": "tests/test_maps.py",
     "maps.KernelMap": "tests/test_maps.py",
     "maps.RandomFeatureMap": "tests/test_maps.py",
