@@ -34,6 +34,8 @@ CPU_TABLES = (
     "million",
     "flows",
     "koopman",
+    "fields",
+    "verdict",
     "torch",
     "cuda_static",
     "cuda_tensor",

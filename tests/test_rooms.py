@@ -28,6 +28,7 @@ ROOMS = [
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
         "distributed",
@@ -37,6 +38,7 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
         "commands",
         "demo",
