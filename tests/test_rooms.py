@@ -28,6 +28,7 @@ ROOMS = [
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
         "connection",
@@ -38,6 +39,7 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
         "commands",
         "demo",

@@ -17,6 +17,7 @@ from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, che
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
+from gpukoop.flow.sinkhorn_dense import is_small
 from gpukoop.flow.sliced import sliced_field
 from gpukoop.flow.wasserstein import SinkhornField, exact_field, minibatch
 from gpukoop.kernels.formula.catalogue import Gaussian
@@ -167,7 +168,9 @@ class WassersteinFlow(AbstractParticleFlow):
         self.blur_ = float(self.blur) if self.blur is not None else BLUR * (width(native) or 1.0)
         if self.coupling == "sinkhorn":
             K = Gaussian(self.blur_)(native, **self._options())
-            self.backend_ = K.explain("logsumexp").backend
+            # as many particles as samples are the usual case: small clouds keep their costs, and NumPy sums them
+            small = is_small(native, native, self._options())
+            self.backend_ = "numpy" if small else K.explain("logsumexp").backend
         else:
             line = self.coupling == "sliced" or native.shape[1] == 1
             self.backend_ = "sorting" if line else "assignment"
