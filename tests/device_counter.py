@@ -513,7 +513,7 @@ def _outside(x, size, lowest, highest, bell, call):
 
 
 # What gpukoop writes in CUDA C, in NumPy.
-RAW = {"outside": _outside}
+RAW = {"outside": _outside, "spin": lambda cycles: None}
 
 
 def _pinned(size):
@@ -531,9 +531,23 @@ class Stream(contextlib.nullcontext):
     def __init__(self, *_, **__):
         super().__init__()
 
+    # Nothing waits here: the moment between a launch and its end is for a device to show.
+    done = False
+
     def synchronize(self):
         """Wait."""
         note("sync")
+
+
+class Pool:
+    """The memory pool, which lends nothing."""
+
+    def used_bytes(self):
+        """Return none."""
+        return 0
+
+    def free_all_blocks(self):
+        """Free none."""
 
 
 def _modules():
@@ -555,6 +569,7 @@ def _modules():
     cupy.cuda.get_device_id = lambda: 0
     cupy.cuda.Device, cupy.cuda.Stream = Device, Stream
     cupy.cuda.alloc_pinned_memory, cupy.RawKernel = _pinned, RawKernel
+    cupy.get_default_memory_pool = Pool
     cupyx, scipy_ = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     linalg, special = (
         types.ModuleType("cupyx.scipy.linalg"),

@@ -117,7 +117,7 @@ def test_a_kernel_of_the_torus_is_periodic():
     K = gk.Gaussian(0.5)(Z).to_dense()
     assert K[0, 1] > 0.98  # neighbours across the seam
     assert maps.torus(a.astype(np.float32)).dtype == np.float32
-    with pytest.raises(ValueError, match="one column an angle"):
+    with pytest.raises(ValueError, match="reshape"):
         maps.torus(a[:, 0])
     with pytest.raises(ValueError, match="a cosine and a sine"):
         maps.angles(np.ones((4, 3)))

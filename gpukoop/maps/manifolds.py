@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from gpukoop.arrays import Array, namespace, native_array
-from gpukoop.draws import check_positive
+from gpukoop.arrays import Array, namespace, native_array, points
+from gpukoop.checks import check_length
 
 
 def torus(values: Any, period: float = 2 * math.pi) -> Array:
@@ -30,13 +28,8 @@ def torus(values: Any, period: float = 2 * math.pi) -> Array:
     array of shape (n, 2 k)
         Library and dtype of the angles.
     """
-    native, home = native_array(values, "angles")
-    check_positive(period, "period")
-    if native.ndim != 2 or native.dtype.kind != "f":
-        raise ValueError(
-            f"angles has shape {native.shape} and dtype {native.dtype}, expected floating-point numbers (n, k): one row a "
-            "frame, one column an angle"
-        )
+    native, home = points(values, "angles")
+    check_length(period, "period")
     xp = namespace(native)
     a = native * native.dtype.type(2 * math.pi / period)
     both = xp.stack([xp.cos(a), xp.sin(a)], axis=2)
@@ -45,9 +38,8 @@ def torus(values: Any, period: float = 2 * math.pi) -> Array:
 
 def angles(Z: Any, period: float = 2 * math.pi) -> Array:
     """Return the angles (n, k), in [-period / 2, period / 2], of points (n, 2 k) of :func:`torus` or near it."""
-    native, home = native_array(Z, "Z")
-    _check_even(native)
-    check_positive(period, "period")
+    native, home = _in_pairs(Z), native_array(Z, "Z")[1]
+    check_length(period, "period")
     scale = native.dtype.type(period / (2 * math.pi))
     return home.restore(namespace(native).arctan2(native[:, 1::2], native[:, ::2]) * scale)
 
@@ -65,7 +57,7 @@ def project_torus(Z: Array) -> Array:
     -------
     array of shape (n, 2 k)
     """
-    _check_even(Z)
+    Z = _in_pairs(Z)
     return project_sphere(Z.reshape(-1, 2)).reshape(Z.shape)
 
 
@@ -84,9 +76,7 @@ def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
     array of shape (n, 2)
         Library and dtype of Z. Fits ``KSWGD(project=...)``.
     """
-    if getattr(Z, "ndim", None) != 2 or Z.shape[1] != 2:
-        came = f"shape {Z.shape}" if hasattr(Z, "shape") else type(Z).__name__
-        raise ValueError(f"Z is {came}: pass an array of shape (n, 2)")
+    Z, arc = rows_of(Z, 2), check_length(arc, "arc")
     xp = namespace(Z)
     angle = xp.arctan2(Z[:, 1], Z[:, 0])
     if arc < 2 * math.pi:
@@ -98,8 +88,7 @@ def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
 
 def project_sphere(Z: Array) -> Array:
     """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...)."""
-    if getattr(Z, "ndim", None) != 2:
-        raise ValueError(f"Z has shape {np.shape(Z)}: pass an array of shape (n, d)")
+    Z = rows_of(Z)
     xp = namespace(Z)
     length = (Z**2).sum(axis=1, keepdims=True) ** 0.5
     lost = length == 0
@@ -124,17 +113,26 @@ def project_simplex(Z: Array) -> Array:
     ----------
     .. [1] M. Held, P. Wolfe, H. P. Crowder, Validation of subgradient optimization, Mathematical Programming 6, 1974.
     """
-    if getattr(Z, "ndim", None) != 2:
-        raise ValueError(f"Z has shape {np.shape(Z)}: pass an array of shape (n, d)")
+    Z = rows_of(Z)
     xp = namespace(Z)
     falling = xp.sort(Z, axis=1)[:, ::-1]
     theta = (xp.cumsum(falling, axis=1) - 1) / xp.arange(1, Z.shape[1] + 1).astype(Z.dtype)
     return xp.maximum(Z - theta.max(axis=1, keepdims=True), 0)
 
 
-def _check_even(Z: Any) -> None:
-    if getattr(Z, "ndim", None) != 2 or Z.shape[1] % 2:
-        came = f"shape {Z.shape}" if hasattr(Z, "shape") else type(Z).__name__
+def rows_of(Z: Array, d: int | None = None) -> Array:
+    """Return points (n, d) as an array of their own library and dtype, or raise."""
+    native, _ = native_array(Z, "Z")
+    native, _ = points(native.astype(float) if native.dtype.kind in "iu" else native, "Z")
+    if d not in (None, native.shape[1]):
+        raise ValueError(f"Z has shape {native.shape}: pass an array of shape (n, {d})")
+    return native
+
+
+def _in_pairs(Z: Any) -> Array:
+    native = rows_of(Z)
+    if native.shape[1] % 2:
         raise ValueError(
-            f"Z is {came}: pass an array of shape (n, 2 k), a cosine and a sine for each angle"
+            f"Z has shape {native.shape}: pass an array of shape (n, 2 k), a cosine and a sine for each angle"
         )
+    return native

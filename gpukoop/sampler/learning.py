@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, like, namespace, to_host, unchecked
+from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.formula.catalogue import Energy
-from gpukoop.operator import KernelOperator
+from gpukoop.progress import bar
+from gpukoop.sampler.choice import REG_DEFAULT, by_held_out, by_trajectories
 from gpukoop.sampler.clock import Frame
-from gpukoop.sampler.evolution import Evolution, Stage, ridge
-from gpukoop.sampler.expm import ExponentialOverflow
+from gpukoop.sampler.distillation import distilled, distilled_recipes
+from gpukoop.sampler.evolution import Evolution, Stage
 from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, assemble
-from gpukoop.sampler.recipe import MEDIAN_SAMPLE, Recipe, build_lift
+from gpukoop.sampler.recipe import FEW_POINTS, Recipe, build_lift
+from gpukoop.sampler.solves import ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 from gpukoop.sampler.triples import Triples
 
@@ -30,16 +30,11 @@ _log = logging.getLogger("gpukoop")
 # Triples per feature, at least and, however many points there are, at most. With velocities conditioned on the batch 60 do in
 # two dimensions; beyond 200 the error of the dictionary is all that is left.
 TRIPLES_PER_FEATURE = (100, 200)
-# Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
-REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
-REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
-# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
-HELD_OUT = (20, 1_000)
+# Of few points the points are what limits: half as many features and 40 triples a feature cost a fifth to a tenth and are as
+# near to points that were not learned from (energy distance; breast cancer .065 after .060, wine .125 after .124).
+TRIPLES_OF_FEW = (40, 200)
 # Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
 MOMENT_ENTRIES = 2**26
-# The one-step map that is distilled from a chain: noise points per feature, its ridge over tr/D, features of the chain at least.
-DISTILL_PER_FEATURE, DISTILL_RIDGE, MIN_GUIDE = 40, 1e-8, 100
-# Length of the features over the median distance of landmarks: 0.1 d within these bounds. Two dimensions want short lengths (0.2
 
 
 def _seed(*path: int) -> int:
@@ -66,7 +61,7 @@ class Learner:
         label -> Frame. Each class has its own, so that a narrow class is as easy as a wide one.
     evolutions : dict
         label -> Evolution.
-    reg, reg_path : float, list of (reg, energy distance)
+    reg, reg_path : float, list of (reg, score)
     """
 
     def __init__(self, recipe: Recipe, teacher: AbstractTeacher | None, seed: int) -> None:
@@ -107,31 +102,38 @@ class Learner:
         if self.guide is not None:
             self.guide.accumulate(groups)
         n_bins = self._bins(len(groups))
-        total = len(groups[None])
+        wanted: dict[tuple[Any, int], int] = {}
         for label, data in groups.items():
             slabs = self.moments.setdefault(label, [])
             self.sizes[label] = self.sizes.get(label, 0) + len(data)
             for j, (slab, lift) in enumerate(zip(self.recipe.slabs, self.lifts, strict=True)):
                 # Later points of a stream weigh as much as the first ones.
-                ratio = self.ratios.setdefault((label, j), self._triples(lift, len(data), total))
-                wanted = max(1, round(ratio * len(data)))
+                ratio = self._triples(lift, len(data), len(groups[None]))
+                ratio = self.ratios.setdefault((label, j), ratio)
+                wanted[label, j] = max(1, round(ratio * len(data)))
                 if len(slabs) <= j:
-                    slabs.append(
-                        Moments(
-                            slab, lift.n_features, lift.n_coordinates, n_bins, self.recipe.ends(j)
-                        )
-                    )
+                    size = lift.n_features, lift.n_coordinates
+                    slabs.append(Moments(slab, *size, n_bins, self.recipe.ends(j)))
+        progress = bar(sum(wanted.values()), "KoopmanSampler", self.recipe.verbose)
+        with progress:
+            for (label, j), count in wanted.items():
+                moments = self.moments[label][j]
                 key = 0 if label is None else 1 + list(self.moments).index(label)
-                triples = Triples(data, self.teacher, _seed(self.seed, key, j))
-                already = slabs[j].count
-                assemble(lift, triples, already + wanted, moments=slabs[j])
+                triples = Triples(groups[label], self.teacher, _seed(self.seed, key, j))
+
+                def shown(m: Moments, zero: int = progress.n - moments.count) -> None:
+                    progress.update(zero + m.count - progress.n)
+
+                assemble(
+                    self.lifts[j], triples, moments.count + count, moments=moments, callback=shown
+                )
 
     def _triples(self, lift: Lift, n: int, total: int) -> float:
         """Return triples per data point of a class of n among ``total`` points."""
         if self.recipe.n_triples is not None:
             return self.recipe.n_triples / total
-        low, high = (k * lift.n_features for k in TRIPLES_PER_FEATURE)
-        return min(max(low, n), high) / n
+        low, high = TRIPLES_OF_FEW if total < FEW_POINTS else TRIPLES_PER_FEATURE
+        return min(max(low * lift.n_features, n), high * lift.n_features) / n
 
     def _bins(self, n_groups: int) -> int:
         K = max(1, self.recipe.n_bins // len(self.recipe.slabs))
@@ -161,18 +163,18 @@ class Learner:
             result.append(parts[0].pooled(parts[1:]))
         return result
 
-    def solve(self, reg: float | str, held_out: Array | None = None) -> None:
-        """Choose the ridge if it is "auto", and solve every slab of every class."""
+    def solve(self, reg: float | str, data: Array, held_out: Array | None = None) -> None:
+        """Choose the ridge if it is "auto", by these points in the frame, and solve every slab of every class."""
         with one_thread(16 * max(lift.n_features for lift in self.lifts) ** 2):
-            self._solve(reg, held_out)
+            self._solve(reg, data, held_out)
 
-    def _solve(self, reg: float | str, held_out: Array | None) -> None:
+    def _solve(self, reg: float | str, data: Array, held_out: Array | None) -> None:
         pooled = self.pooled()
         if self.guide is not None:
-            self.guide.solve(reg, held_out)
+            self.guide.solve(reg, data, held_out)
             self.reg, self.reg_path = self.guide.reg, self.guide.reg_path
         elif isinstance(reg, str):
-            self.reg = self._choose(pooled, held_out)
+            self.reg = self._choose(pooled, data, held_out)
         else:
             self.reg = float(reg)
         self.evolutions = {None: self._evolution(pooled, self.reg)}
@@ -204,100 +206,21 @@ class Learner:
         ]
         return Evolution(stages)
 
-    def _choose(self, pooled: list[Moments], held_out: Array | None) -> float:
-        """Return the ridge whose samples are nearest to points that were not learned from, by energy distance."""
-        solver = self.recipe.solver
-        self.reg_path = []
-        if held_out is None:
-            return REG_DEFAULT[solver]
-        rng = np.random.default_rng([self.seed, 2**32])
-        base = like(rng.standard_normal(held_out.shape), held_out)
-        scores: list[Any] = []
-        own = mean_distance(held_out, held_out, self.recipe.backend)
-        for reg in REG_PATH[solver]:
-            try:
-                moved = self._evolution(pooled, reg, ends_only=True).transport(base)
-                scores.append(energy_distance(moved, held_out, self.recipe.backend, own))
-            except (ExponentialOverflow, np.linalg.LinAlgError):
-                scores.append(own + math.inf)
-        scores = to_host(namespace(held_out).stack(scores)).tolist()  # one look at the device
-        self.reg_path = list(zip(REG_PATH[solver], scores, strict=True))
-        _log.debug("energy distance of every reg: %s", self.reg_path)
-        best, score = min(self.reg_path, key=lambda row: row[1])
-        if not math.isfinite(score):
-            raise ExponentialOverflow(
-                f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
-            )
-        return best
+    def _choose(self, pooled: list[Moments], data: Array, held_out: Array | None) -> float:
+        """Return the best ridge of the path, which it keeps; see ``gpukoop.sampler.choice``."""
+        backend = self.recipe.backend
 
+        def endpoints(reg: float, base: Array) -> Array:
+            return self._evolution(pooled, reg, ends_only=True).transport(base)
 
-def distilled_recipes(recipe: Recipe) -> tuple[Recipe, Recipe]:
-    """Return the recipes of the single slab, for the generator, and of the chain that is distilled."""
-    few = max(MIN_GUIDE, recipe.n_features // 3)
-    few = min(few, recipe.n_features)
-    single = replace(recipe, distill=0, n_features=few, n_bins=1)
-    return single, replace(single, n_slabs=recipe.distill)
-
-
-def distilled(recipe: Recipe, chain: Evolution, like_data: Array, seed: int) -> Evolution:
-    r"""Return the chain with a one-step map: ridge regression of where it carries fresh noise on features at t = 0.
-
-    .. math:: P = (E[g_0^T g_0] + \lambda I)^{-1} E[g_0^T x_1], \qquad x_1 = \text{chain}(x_0), \; g_0 = g(x_0, 0)
-
-    The targets carry no noise, and no feature is spent on later times, so its error is near that of the best map that
-    is linear in such features: on a checkerboard 0.10 against 0.15 of the SAT solve with as many (root mean square, exact
-    flow).
-    """
-    rng = np.random.default_rng([seed, 2**34])
-    noise = replace(recipe, gaussian_part=False, n_slabs=1)
-    d = like_data.shape[1]
-    landmarks = like(rng.standard_normal((max(recipe.n_features, MEDIAN_SAMPLE), d)), like_data)
-    # At t = 0 the path is noise whatever the data, so any data of this size do.
-    lift = build_lift(noise, landmarks, (0.0, 0.0), rng)
-    n = DISTILL_PER_FEATURE * lift.n_features
-    # On a device the features of a block are held at once, here they are made block by block.
-    width = lift.n_features if is_cupy(like_data) else 16
-    sums: list[Any] = [0.0, 0.0, 0.0]
-    for rows in row_blocks(n, width, like_data):
-        x0 = like(rng.standard_normal((rows.stop - rows.start, d)), like_data)
-        x1 = chain.transport(x0)
-        g = lift.lift(x0, 0.0)
-        for i, part in enumerate((g.T @ g, g.T @ x1, (x1**2).sum())):
-            sums[i] = sums[i] + part
-    Q, R = to_host(sums[0]), to_host(sums[1])
-    energy = float(sums[2])
-    lam = DISTILL_RIDGE * float(np.trace(Q)) / lift.n_features
-    P = np.linalg.solve(Q + lam * np.eye(lift.n_features), R)
-    evolution = Evolution(chain.stages, (lift, P))
-    evolution.energy_ratio = chain.energy_ratio * float(np.einsum("ij,ik,kj->", P, Q, P)) / energy
-    return evolution
-
-
-def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
-    """Return E|x - y|, an array without axes."""
-    K = KernelOperator(Energy(), X, Y, backend=backend)
-    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
-
-
-def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
-    """Return 2 E|x - y| - E|x - x'| - ``own``, E|y - y'|, an array without axes; inf where X is not finite."""
-    xp = namespace(X)
-    finite = xp.isfinite(X).all()
-    X = xp.where(finite, X, 0.0)
-    with unchecked():
-        score = 2 * mean_distance(X, Y, backend) - mean_distance(X, X, backend) - own
-    return xp.where(finite, score, math.inf)
-
-
-def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array | None]:
-    """Return the rows to learn from and, where there are enough, a tenth to choose the ridge by."""
-    low, high = HELD_OUT
-    size = min(high, len(data) // 10)
-    if size < low:
-        return data, None
-    xp = namespace(data)
-    order = xp.asarray(rng.permutation(len(data)))
-    return data[order[size:]], data[order[:size]]
+        if self.recipe.solver == "exponential":
+            self.reg_path = by_trajectories(endpoints, self.teacher, data, self.seed, backend)
+        elif held_out is not None:
+            self.reg_path = by_held_out(endpoints, held_out, self.seed, backend)
+        else:
+            self.reg_path = []
+            return REG_DEFAULT
+        return min(self.reg_path, key=lambda row: row[1])[0]
 
 
 def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:
