@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
-from gpukoop.flow.start import smoothed_bootstrap
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
@@ -134,17 +133,6 @@ def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
     )
     with _as_many_modes_as_resolved():
         return recentred(spectrum.fit(X), X)
-
-
-def near_data(coordinates: Any, X: Array, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return n particles near the samples, (n, d) on the host; what is near, coordinates say if there are any."""
-    samples = to_host(X).astype(float)
-    if coordinates is None:
-        return smoothed_bootstrap(samples, n, rng)
-    G = to_host(coordinates.transform(X)).astype(float)
-    if coordinates.invertible:  # all of the noise is measured there: columns have no unit
-        return coordinates.inverse(smoothed_bootstrap(G, n, rng))
-    return smoothed_bootstrap(samples, n, rng, G)
 
 
 def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:
