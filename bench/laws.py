@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from gpukoop import datasets
 
+REFERENCE = 20_000  # draws that say how far from the law a point is
 Draw = Callable[..., np.ndarray]
 
 
@@ -39,6 +41,46 @@ LAWS: dict[str, Draw] = {
     "quadruple well": _first(datasets.quadruple_well),
     "torus": _torus,
 }
+
+
+def _funnel(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    v = rng.standard_normal(n)
+    return np.column_stack([v, *(np.exp(v / 2) * rng.standard_normal((2, n)))])
+
+
+def _spiral(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t = 3 * np.pi * np.sqrt(rng.random(n))
+    return np.column_stack([t * np.cos(t), t * np.sin(t)]) / 5 + 0.05 * rng.standard_normal((n, 2))
+
+
+def _log_normal(n: int, random_state: Any = None) -> np.ndarray:
+    return np.exp(np.random.default_rng(random_state).standard_normal((n, 2)))
+
+
+def _needle(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    angle, radius = 2 * np.pi * rng.random(n), np.sqrt(rng.random(n))
+    disc = np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+    needle = rng.random(n) < 0.1
+    disc[needle] = [0.5, 0] + 0.01 * rng.standard_normal((needle.sum(), 2))
+    return disc
+
+
+def _simplex(n: int, random_state: Any = None) -> np.ndarray:
+    return np.random.default_rng(random_state).dirichlet([0.5] * 4, n)[:, :3]
+
+
+# Laws that nothing was tuned to.
+OTHERS: dict[str, Draw] = {
+    "funnel, 3-d": _funnel,
+    "spiral": _spiral,
+    "log-normal": _log_normal,
+    "needle in a disc": _needle,
+    "simplex, 3-d": _simplex,
+}
+LAWS |= OTHERS
 # Modes by their centres; a law without some is cut in two by its median along the first coordinate.
 CENTRES = {
     "unequal mixture, 5-d": datasets.exact("unequal_mixture")["centres"],
@@ -83,8 +125,12 @@ def swapped(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.nd
     return Z[rng.choice(len(Z), n, replace=False, p=weight / weight.sum())]
 
 
-def stranded(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.ndarray:
-    """Return draws of which 5 per cent lie anywhere in the box of the law (in ten dimensions: on the barrier)."""
+def haze(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.ndarray:
+    """Return draws of which 5 per cent are spread evenly over the box of the law, on it or not (ten dimensions: the barrier).
+
+    Not all of it can be seen: on the quadruple well a test at level .003 that knows both laws sees it in 14 of 100 clouds of
+    2,000 points.
+    """
     Z = LAWS[name](n, random_state=rng)
     k = n // 20
     if name == "slow well, 10-d":
@@ -92,6 +138,22 @@ def stranded(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.n
     else:
         low, high = np.quantile(Z, [0.002, 0.998], axis=0)
         Z[:k] = rng.uniform(low, high, (k, Z.shape[1]))
+    return Z
+
+
+def stranded(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.ndarray:
+    """Return draws of which 5 per cent were left off the law: in its box, but farther from it than 99 per cent of it."""
+    if name == "slow well, 10-d":
+        return haze(name, n, rng, X)
+    Z, R = LAWS[name](n, random_state=rng), LAWS[name](REFERENCE, random_state=rng)
+    tree, k = cKDTree(R), n // 20
+    low, high = np.quantile(R, [0.002, 0.998], axis=0)
+    far = np.quantile(tree.query(Z, k=[8])[0], 0.99)
+    left = np.empty((0, Z.shape[1]))
+    while len(left) < k:
+        some = rng.uniform(low, high, (n, Z.shape[1]))
+        left = np.concatenate([left, some[tree.query(some, k=[8])[0][:, 0] > far]])
+    Z[:k] = left[:k]
     return Z
 
 

@@ -94,15 +94,17 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     """Return one row a law and size."""
     table = [_seeds("quadruple_well", 10_000, LANGEVIN, 1 if quick else 5)]
     if not quick:
-        table.append(_row(RUN, "torus", "10_000", str(LANGEVIN), "0"))
+        table.append(in_own_process(RUN, "torus", "10_000", str(LANGEVIN), "0"))
         for law in ("quadruple_well", "torus"):
-            table += [_row(RUN, law, "1_000_000", str(kappa), "0") for kappa in (LANGEVIN, 0.0)]
-    return [*table, _row(FULL.replace("NUMBER", "20_000" if quick else "1_000_000"))]
+            table += [
+                in_own_process(RUN, law, "1_000_000", str(kappa), "0") for kappa in (LANGEVIN, 0.0)
+            ]
+    return [*table, in_own_process(FULL.replace("NUMBER", "20_000" if quick else "1_000_000"))]
 
 
 def _seeds(law: str, n: int, langevin: float, count: int) -> dict[str, Any]:
     """Return a row of typical distances from the exact values: one run may be close by luck."""
-    found = [_row(RUN, law, str(n), str(langevin), str(seed)) for seed in range(count)]
+    found = [in_own_process(RUN, law, str(n), str(langevin), str(seed)) for seed in range(count)]
     row = {"law": f"{law}, {count} seeds: means, and root mean square errors"}
     for name, value in found[0].items():
         if not isinstance(value, str):
@@ -113,7 +115,8 @@ def _seeds(law: str, n: int, langevin: float, count: int) -> dict[str, Any]:
     return row
 
 
-def _row(script: str, *arguments: str) -> dict[str, Any]:
+def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
+    """Return the row that a script prints, run by a process of its own."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, *arguments],
         capture_output=True,

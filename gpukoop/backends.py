@@ -57,7 +57,9 @@ class AbstractBackend(ABC):
     """One way to compute the reductions."""
 
     name: str
+    home: str  # the module with its reduce
     precisions: tuple[str, ...] = ("fp32",)
+    writes_code: bool = False
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -73,9 +75,9 @@ class AbstractBackend(ABC):
             return absent or self.refuses(request)
         return no_matrix_units(self.name, request.precision)
 
-    @abstractmethod
     def module(self) -> ModuleType:
         """Return the reduce module; imported when first asked for."""
+        return import_whole(self.home)
 
     def seconds(self, request: Request) -> float:
         """Return the estimated cost in seconds, copies included, first-call compilation not."""
@@ -118,6 +120,10 @@ class AbstractBackend(ABC):
         """Return the keywords of its ``reduce``."""
         return {"tol": request.tol}
 
+    def code(self, *request: Any) -> str | None:
+        """Return the text of what runs for (kernel, operation, d, t, dtype); None where no text is written."""
+        return str(self.module().code(*request)) if self.writes_code else None
+
 
 def points_of(request: Request) -> tuple[Array, Array]:
     """Return targets and sources of a request that is to run."""
@@ -145,6 +151,7 @@ class NumPyBackend(AbstractBackend):
     """Row blocks in NumPy, or in CuPy for CuPy arrays: the reference."""
 
     name = "numpy"
+    home = "gpukoop.kernels.reference"
 
     def missing(self) -> str | None:
         """Return None: NumPy is always there."""
@@ -153,10 +160,6 @@ class NumPyBackend(AbstractBackend):
     def refuses(self, request: Request) -> str | None:
         """Return None: the reference runs everything."""
         return None
-
-    def module(self) -> ModuleType:
-        """Return the row-block sums."""
-        return import_whole("gpukoop.kernels.reference")
 
     def run(self, request: Request, V: Array) -> Any:
         """Run it; a result beyond the range of its dtype is inf without a warning, as in compiled code."""
@@ -168,6 +171,8 @@ class NumbaCPUBackend(AbstractBackend):
     """Parallel SIMD loops compiled by Numba."""
 
     name = "numba-cpu"
+    home = "gpukoop.kernels.cpu.reduce"
+    writes_code = True
 
     def missing(self) -> str | None:
         """Return why Numba is absent, or None."""
@@ -180,15 +185,13 @@ class NumbaCPUBackend(AbstractBackend):
             return "the points are on a GPU: move them to the host first (X.get())"
         return None
 
-    def module(self) -> ModuleType:
-        """Return the CPU loops."""
-        return import_whole("gpukoop.kernels.cpu.reduce")
-
 
 class NumbaCUDABackend(AbstractBackend):
     """Tiled CUDA code generated for Numba."""
 
     name = "numba-cuda"
+    home = "gpukoop.kernels.cuda.reduce"
+    writes_code = True
     precisions = PRECISIONS
 
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
@@ -210,10 +213,6 @@ class NumbaCUDABackend(AbstractBackend):
         """Return the transfers of host arrays."""
         return _transfer(request) if request.device == "cpu" else 0.0
 
-    def module(self) -> ModuleType:
-        """Return the CUDA loops."""
-        return import_whole("gpukoop.kernels.cuda.reduce")
-
 
 # KeOps unrolls them: beyond, its compilers do not end.
 MOST_KEOPS_RESULTS = 512
@@ -223,6 +222,8 @@ class KeOpsBackend(AbstractBackend):
     """KeOps formulas."""
 
     name = "keops"
+    home = "gpukoop.kernels.keops.reduce"
+    writes_code = True
 
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
     def missing(self) -> str | None:
@@ -244,10 +245,6 @@ class KeOpsBackend(AbstractBackend):
         """Return the cost; a new formula costs some 10 s to compile, so it is never picked for speed alone."""
         return super().seconds(request) + 10.0
 
-    def module(self) -> ModuleType:
-        """Return the KeOps formulas."""
-        return import_whole("gpukoop.kernels.keops.reduce")
-
 
 class FourierBackend(AbstractBackend):
     """Near-linear sums to a tolerance: nonuniform transforms for d <= 3, slices to one dimension above.
@@ -257,6 +254,7 @@ class FourierBackend(AbstractBackend):
     """
 
     name = "fourier"
+    home = "gpukoop.kernels.fourier.reduce"
 
     def missing(self) -> str | None:
         """Return why FINUFFT is absent, or None."""
@@ -269,10 +267,6 @@ class FourierBackend(AbstractBackend):
             if absent:
                 return absent
         return self.module().refuses(request, self._boxes(request))
-
-    def module(self) -> ModuleType:
-        """Return the Fourier sums."""
-        return import_whole("gpukoop.kernels.fourier.reduce")
 
     def seconds(self, request: Request) -> float:
         """Return the cost: points, modes of the cheapest box, and the exact rows and columns."""

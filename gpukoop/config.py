@@ -43,11 +43,12 @@ def wanted_backend(argument: str | None) -> tuple[str, str]:
     """Return (backend name or "auto", who said so): argument > context > environment > cost."""
     from gpukoop.backends import check_name
 
-    context, environment = _chosen.get(), os.environ.get("GPUKOOP_BACKEND", "").strip()
     if argument is not None:
         return check_name(argument, "backend="), "the backend= argument"
+    context = _chosen.get()
     if context is not None:
         return context, "use_backend"
+    environment = os.environ.get("GPUKOOP_BACKEND", "").strip()
     if environment:
         return check_name(environment, "GPUKOOP_BACKEND"), "GPUKOOP_BACKEND"
     return "auto", "cost"

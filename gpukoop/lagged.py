@@ -67,17 +67,21 @@ def frames(run: Any, first: int, last: int, name: str, reference: Array | None =
     return native if reference is None else like(native, reference)
 
 
+def spread_rows(lengths: list[int], most: int) -> list[tuple[int, int]]:
+    """Return, for each run, the first row and the step of at most ``most`` rows spread evenly over all runs."""
+    step = -(-sum(lengths) // most)
+    offsets = np.cumsum([0, *lengths[:-1]])
+    return [(int(-offset % step), step) for offset in offsets]
+
+
 def thinned(runs: list[Any], most: int, name: str = "trajectories") -> Array:
     """Return at most ``most`` frames, evenly spread over all runs, as one array of its own."""
-    step = -(-sum(len(run) for run in runs) // most)
     kept: list[Array] = []
-    offset = 0
-    for i, run in enumerate(runs):
-        start = -offset % step
-        offset += len(run)
+    for i, (run, (start, step)) in enumerate(
+        zip(runs, spread_rows([len(run) for run in runs], most), strict=True)
+    ):
         if start >= len(run):
             continue
-        # a file is read a page at a time: a strided view of it is copied before anything looks at it
         rows = run.iloc[start::step] if hasattr(run, "iloc") else run[start::step]
         native, _ = points(rows, f"{name}[{i}]")
         kept.append(native if not kept else like(native, kept[0]))

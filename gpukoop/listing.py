@@ -29,7 +29,10 @@ def listing(
     made = CATALOGUE[kernel]()
     if OPERATIONS[operation].log and not made.positive:
         raise ValueError(f"{operation} needs a positive kernel, {kernel} is not")
-    source = getattr(BACKENDS[check_name(backend, "--backend")].module(), "source", None)
-    if source is None:
-        raise ValueError(f"backend {backend!r} has no code to show; numba-cuda has")
-    return str(source(made, OPERATIONS[operation], d, t, dtype))
+    chosen = BACKENDS.get(check_name(backend, "--backend"))
+    text = None if chosen is None else chosen.code(made, OPERATIONS[operation], d, t, dtype)
+    if text is None:
+        raise ValueError(
+            f"backend {backend!r} writes no code to show; numba-cuda, numba-cpu and keops do"
+        )
+    return text

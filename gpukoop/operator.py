@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.alarm import listen
 from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import (
     Array,
@@ -217,8 +218,11 @@ class KernelOperator(AbstractOperator):
     def _run(
         self, operation: Operation, v: Any, name: str, *, infinite: bool = False
     ) -> tuple[Any, bool]:
+        # Nothing here waits for a device: what it finds in the weights is heard before the call, after it, or later.
+        listen()
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
         out = run(self._request(operation, V.shape[1]), self.backend, V)
+        listen()
         return per_feature(out, operation, self._lengths), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:

@@ -36,6 +36,23 @@ def require(request):
     return check
 
 
+@pytest.fixture(scope="session")
+def compiled_ahead():
+    """Compile what most tests of a device need, one process a core: the tests themselves then wait for little."""
+    cupy = pytest.importorskip("cupy")
+    cc = divmod(int(cupy.cuda.Device(0).compute_capability), 10)
+    parts = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    script = str(Path(__file__).with_name("compile_ahead.py"))
+    running = [
+        subprocess.Popen([sys.executable, script, *map(str, (part, parts, *cc))])
+        for part in range(parts)
+    ]
+    failed = [part for part, process in enumerate(running) if process.wait()]
+    assert not failed, f"parts {failed} of {parts} did not compile"
+
+
 @pytest.fixture
 def run_in_simulator(tmp_path):
     """Return a function that runs a program of this folder under Numba's CUDA simulator and fails with its complaints."""

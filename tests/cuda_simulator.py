@@ -111,9 +111,30 @@ def nothing_weighs():
     return "" if np.all(value == -np.inf) and np.all(slope == 0) else f"{value} {slope}"
 
 
+def nothing_is_silent():
+    """A weight that is NaN or infinite reaches every target: the host hears of it later, the result shows it at once."""
+    X, Y, V = data(40, 70, 3, 1, "float32", 0.0)
+    for kernel, op, bad in itertools.product((Gaussian(1.0), Riesz(1.3)), OPS, (np.nan, np.inf)):
+        if "logsumexp" in op and not kernel.positive:
+            continue
+        v = V.copy()
+        v[66] = bad
+        v = v[:, 0] if "logsumexp" in op else v
+        got = reduce_cuda.reduce(kernel, OPERATIONS[op], X, Y, v)
+        values = (
+            got[:1] if "logsumexp" in op and isinstance(got, tuple) else got
+        )  # a slope of nothing is 0
+        for result in values if isinstance(values, tuple) else (values,):
+            finite = np.isfinite(result).reshape(len(result), -1).all(1)
+            if finite.any():
+                return f"{kernel!r} {op}: {finite.sum()} targets do not show a weight of {bad}"
+    return ""
+
+
 def main():
     warnings.simplefilter("error")
-    complaints, count = [c for c in (forms(), nothing_weighs()) if c], 2
+    first = (forms(), nothing_weighs(), nothing_is_silent())
+    complaints, count = [c for c in first if c], len(first)
     for kernel, op, arguments in cases():
         complaint = check(kernel, op, *arguments)
         count += 1

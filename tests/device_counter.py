@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import inspect
 import sys
 import traceback
@@ -192,6 +193,11 @@ class Device(contextlib.nullcontext):
 
     def __init__(self, *_):
         super().__init__()
+
+    def __eq__(self, other):
+        return isinstance(other, Device)
+
+    __hash__ = None
 
     def synchronize(self):
         """Wait."""
@@ -489,6 +495,33 @@ def _scipy(module, name):
     return lambda *args, **kwargs: _run(name, getattr(module, name), args, kwargs)
 
 
+class RawKernel:
+    """A launch of source text: one of :data:`RAW`, by its name."""
+
+    def __init__(self, code, name, **_):
+        self._name = name
+
+    def __call__(self, grid, block, args, **_):
+        _launch(self._name)
+        RAW[self._name](*(host(a) for a in args))
+
+
+def _outside(x, size, lowest, highest, bell, call):
+    seen = x.ravel(order="K")[: int(size)]
+    if not np.all((lowest <= seen) & (seen <= highest)):
+        ctypes.c_int64.from_address(int(bell)).value = int(call)
+
+
+# What gpukoop writes in CUDA C, in NumPy.
+RAW = {"outside": _outside, "spin": lambda cycles: None}
+
+
+def _pinned(size):
+    memory = (ctypes.c_char * size)()
+    memory.ptr = ctypes.addressof(memory)
+    return memory
+
+
 class Stream(contextlib.nullcontext):
     """The only stream."""
 
@@ -498,9 +531,23 @@ class Stream(contextlib.nullcontext):
     def __init__(self, *_, **__):
         super().__init__()
 
+    # Nothing waits here: the moment between a launch and its end is for a device to show.
+    done = False
+
     def synchronize(self):
         """Wait."""
         note("sync")
+
+
+class Pool:
+    """The memory pool, which lends nothing."""
+
+    def used_bytes(self):
+        """Return none."""
+        return 0
+
+    def free_all_blocks(self):
+        """Free none."""
 
 
 def _modules():
@@ -521,6 +568,8 @@ def _modules():
     cupy.cuda.get_current_stream = lambda *_: Stream()
     cupy.cuda.get_device_id = lambda: 0
     cupy.cuda.Device, cupy.cuda.Stream = Device, Stream
+    cupy.cuda.alloc_pinned_memory, cupy.RawKernel = _pinned, RawKernel
+    cupy.get_default_memory_pool = Pool
     cupyx, scipy_ = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     linalg, special = (
         types.ModuleType("cupyx.scipy.linalg"),
@@ -598,3 +647,39 @@ def counted_sums():
         yield
     finally:
         BACKENDS["numba-cuda"] = real
+
+
+# -- launches ------------------------------------------------------------------------------------
+class Launches(list):
+    """Launches in the place of a device's: (name, grid, block, arguments), not computed."""
+
+    def function(self, name):
+        """Return what stands for a loaded function."""
+        return lambda grid, block, args: self.append((name, grid, block, args))
+
+
+@contextlib.contextmanager
+def recorded_launches():
+    """Put the stand-in in place with every program loaded, and return it and what numba-cuda launches on it.
+
+    A multiprocessor holds five blocks. ``backend="numba-cuda"`` is usable; results are empty arrays.
+    """
+    from unittest import mock
+
+    from gpukoop.backends import BACKENDS
+    from gpukoop.kernels.cuda import engine
+
+    launches = Launches()
+    of_engine = {
+        "function": lambda self, program: launches.function(program.name),
+        "loaded": lambda self, program: True,
+        "capacity": lambda self, program: 660,
+    }
+    with (
+        counted_device() as cupy,
+        mock.patch.multiple(engine.CuPyEngine, **of_engine),
+        mock.patch.object(type(BACKENDS["numba-cuda"]), "missing", return_value=None),
+    ):
+        engine.cupy_engine.cache_clear()
+        yield cupy, launches
+    engine.cupy_engine.cache_clear()

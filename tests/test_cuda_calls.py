@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from device_counter import counted_device
+from device_counter import recorded_launches
 
 import gpukoop as gk
 from gpukoop.kernels.cuda import engine as engine_cuda
@@ -17,26 +17,11 @@ from gpukoop.kernels.operation import OPERATIONS
 OPS = tuple(OPERATIONS)
 
 
-class Launches(list):
-    """Launches in the place of a device's: (name, grid, block, arguments), not computed."""
-
-    def function(self, name):
-        return lambda grid, block, args: self.append((name, grid, block, args))
-
-
 @pytest.fixture
-def device(monkeypatch):
+def device():
     """The stand-in, and what is launched on it; every program is loaded, and a multiprocessor holds five blocks."""
-    launches = Launches()
-    with counted_device() as cupy:
-        monkeypatch.setattr(
-            engine_cuda.CuPyEngine, "function", lambda self, p: launches.function(p.name)
-        )
-        monkeypatch.setattr(engine_cuda.CuPyEngine, "loaded", lambda self, p: True)
-        monkeypatch.setattr(engine_cuda.CuPyEngine, "capacity", lambda self, p: 660)
-        engine_cuda.cupy_engine.cache_clear()
-        yield cupy, launches
-    engine_cuda.cupy_engine.cache_clear()
+    with recorded_launches() as found:
+        yield found
 
 
 def problem(cupy, n, m, d, t, dtype="float32"):

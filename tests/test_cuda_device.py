@@ -19,8 +19,9 @@ SHAPES = [(1, 300, 1, 1), (300, 1, 2, 3), (129, 700, 3, 1), (300, 500, 17, 3), (
 
 
 @pytest.fixture(autouse=True)
-def device(require):
+def device(require, request):
     require("numba-cuda")
+    request.getfixturevalue("compiled_ahead")
 
 
 @pytest.fixture(params=["numpy", "cupy"])

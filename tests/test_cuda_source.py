@@ -4,13 +4,11 @@ import ast
 import itertools
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpukoop as gk
-from gpukoop import cli
 from gpukoop import cuda as gpu
 from gpukoop.kernels.cuda import program as programs
 from gpukoop.kernels.cuda import reduce as reduce_cuda
@@ -21,7 +19,6 @@ from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Energy, Gaussian, Matern32, Riesz
 from gpukoop.kernels.formula.profile import trace
 from gpukoop.kernels.operation import OPERATIONS, PRODUCT
-from gpukoop.listing import listing
 
 OPS = tuple(OPERATIONS)
 KERNELS = {name: make() for name, make in CATALOGUE.items()}
@@ -206,23 +203,3 @@ def test_columns_are_rounded_to_a_few_and_all_are_covered(op, d, t):
     assert (part.passes - 1) * part.pass_columns < t
     widest = plan_cuda.columns(OPERATIONS[op], d, 10**6, "float64")
     assert part.pass_columns in (1, 2, 4, 8, 16, widest)
-
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.txt")), ids=lambda path: path.stem)
-def test_the_code_that_runs_is_what_it_was(path):
-    """To accept a change: gpukoop code KERNEL OPERATION -d D > tests/golden/KERNEL_OPERATION_dD.txt, and read the difference."""
-    name = next(k for k in CATALOGUE if path.stem.startswith(f"{k}_"))
-    op, _, d = path.stem.removeprefix(f"{name}_").rpartition("_d")
-    assert listing(name, op, int(d)) == path.read_text()
-
-
-def test_the_command_line_prints_it(capsys):
-    assert cli.main(["code", "gaussian", "product", "-d", "3", "--backend", "numba-cuda"]) == 0
-    text = (GOLDEN / "gaussian_product_d3.txt").read_text()
-    assert capsys.readouterr().out.strip() == text.strip()
-    assert "exp2(q)" in text
-    for words in (["gauss", "product"], ["gaussian", "sum"], ["energy", "logsumexp"]):
-        assert cli.main(["code", *words]) == 2

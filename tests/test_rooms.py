@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 # In the order in which data walks; a room may import itself and what stands before it. Names are modules or packages.
 ROOMS = [
     ["kernels"],
+    ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted", "lagged"],
+    ["checks", "fitted", "lagged", "models", "tables", "progress"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["algebra"],
@@ -23,10 +24,11 @@ ROOMS = [
     ["spectrum"],
     ["flow"],
     ["maps", "sampler"],
-    ["verdict"],
+    ["verdict", "kinetics"],
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
         "distributed",
@@ -36,7 +38,9 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
+        "commands",
         "demo",
         "terminal",
         "cli",

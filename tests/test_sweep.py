@@ -145,7 +145,8 @@ ELSEWHERE = {
         VALUE,
     ),
     **dict.fromkeys(
-        "datasets.allen_cahn datasets.density datasets.digits datasets.exact datasets.mises_fisher datasets.potential "
+        "datasets.allen_cahn datasets.density datasets.digits datasets.exact datasets.heat_equation datasets.mises_fisher "
+        "datasets.potential "
         "datasets.project_circle datasets.project_sphere datasets.project_torus datasets.slow_well "
         "datasets.torus_angles".split(),
         DATA,
@@ -154,6 +155,7 @@ ELSEWHERE = {
     "spectrum.KernelEDMD": "as DiffusionMap; tests/test_spectrum_koopman.py",
     "spectrum.GeneratorEDMD": "as DiffusionMap; tests/test_spectrum_generator.py",
     "spectrum.Monomials": "tests/test_spectrum_generator.py",
+    "spectrum.Powers": "tests/test_spectrum_generator.py",
     "DiffusionMap": "spectrum.DiffusionMap",
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
@@ -162,6 +164,7 @@ ELSEWHERE = {
     "Identity": "tests/test_algebra.py",
     "backends": "takes nothing",
     "diagnose": "tests/test_verdict.py",
+    "Generator": "tests/test_generators.py",
     "maps.CallableMap": "tests/test_maps.py",
     "maps.KernelMap": "tests/test_maps.py",
     "maps.RandomFeatureMap": "tests/test_maps.py",

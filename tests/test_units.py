@@ -1,14 +1,12 @@
 """No estimator knows the unit of its data: X times 1,000 or .001 gives the same particles, times that."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import gpukoop as gk
-from gpukoop import datasets, estimators, recipes
+from gpukoop import cli, datasets, estimators, recipes
 
 X = datasets.banana(300, 0)
 WIDTH = X.std()
@@ -69,10 +67,8 @@ def test_numbers_are_multiples_of_what_the_data_show(name):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("method", recipes._RECIPES)
 def test_the_recipes_of_the_command_line_follow_their_data(method):
-    names = (
-        "components landmarks lag_time scale steps tol successors lag backend seed quiet".split()
-    )
-    options = Namespace(**{**dict.fromkeys(names), "seed": 0, "quiet": True})
+    words = f"sample {method} --data X.npy --particles 150 --out Z.npz --quiet".split()
+    options = cli._parser().parse_args(words)
     if method != "koopman":
         options.steps = 10
     assert_follows(lambda: shortened(recipes.estimator(method, options)))

@@ -1,7 +1,7 @@
 """Data sets and their exact answers, by one name each.
 
 Pairs (X, Y), Y one lag after X: ``quadruple_well``, ``double_well``, ``slow_well``, ``ornstein_uhlenbeck``,
-``allen_cahn``, and ``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``,
+``heat_equation``, ``allen_cahn``, and ``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``,
 ``eight_gaussians``, ``three_rings``, ``checkerboard``, ``moons``, ``banana``, ``unequal_mixture``, ``student_t``,
 ``mises_fisher``, ``digits``. Trajectories of your own become pairs by ``pairs``. What is known about a law is asked by name:
 ``exact``, ``density``, ``potential``. No number of these is typed in: they come from quadratures and
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpukoop.datasets import diffusions, manifolds, shapes, uneven
+from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
-from gpukoop.datasets.images import allen_cahn, digits
+from gpukoop.datasets.fields import allen_cahn, heat_equation
+from gpukoop.datasets.images import digits
 from gpukoop.datasets.manifolds import circle, project_circle, project_torus, torus, torus_angles
 from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
 from gpukoop.datasets.uneven import (
@@ -43,6 +44,7 @@ __all__ = [
     "double_well",
     "eight_gaussians",
     "exact",
+    "heat_equation",
     "mises_fisher",
     "moons",
     "ornstein_uhlenbeck",
@@ -64,6 +66,7 @@ EXACT: dict[str, Callable[..., dict[str, Any]]] = {
     "quadruple_well": lambda barrier=1.0: diffusions.exact_wells(2, barrier),
     "double_well": lambda barrier=1.0: diffusions.exact_wells(1, barrier),
     "ornstein_uhlenbeck": diffusions.exact_ornstein_uhlenbeck,
+    "heat_equation": fields.exact_heat_equation,
     "circle": manifolds.exact_circle,
     "torus": manifolds.exact_torus,
     "eight_gaussians": shapes.exact_eight_gaussians,

@@ -17,12 +17,15 @@ from gpukoop.draws import check_count
 from gpukoop.plot import panels
 from gpukoop.plot.canvas import Where, new_figure, png, require_matplotlib, save, written
 from gpukoop.plot.curves import history, spectrum
+from gpukoop.plot.kinetics import chapman_kolmogorov, implied_timescales
 from gpukoop.plot.verdict import verdict
 
 __all__ = [
+    "chapman_kolmogorov",
     "demo",
     "flow_animation",
     "history",
+    "implied_timescales",
     "particles",
     "png",
     "require_matplotlib",

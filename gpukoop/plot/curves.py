@@ -33,7 +33,7 @@ def spectrum(eigenvalues: Array, exact: Array | None = None, *, path: Where | No
     if np.iscomplexobj(found) or (truth is not None and np.iscomplexobj(truth)):
         return _complex_spectrum(found, truth, path)
     figure = new_figure(6.0, 3.6)
-    axes = _axes(figure, "index k", r"eigenvalue $\lambda_k$")
+    axes = plain_axes(figure, "index k", r"eigenvalue $\lambda_k$")
     k = np.arange(1, len(found) + 1)
     if truth is not None:
         truth = truth[: len(found)]
@@ -51,7 +51,7 @@ def spectrum(eigenvalues: Array, exact: Array | None = None, *, path: Where | No
 
 def _complex_spectrum(found: np.ndarray, truth: np.ndarray | None, path: Where | None) -> Any:
     figure = new_figure(4.6, 4.2)
-    axes = _axes(figure, "real part", "imaginary part")
+    axes = plain_axes(figure, "real part", "imaginary part")
     axes.axhline(0, color=RULE, linewidth=1, zorder=0)
     axes.axvline(0, color=RULE, linewidth=1, zorder=0)
     if truth is not None:
@@ -93,7 +93,7 @@ def history(
     figure = new_figure(4.0 * columns, 2.9 * rows)
     for i, (name, values) in enumerate(series.items()):
         label = "step" if step_size is None else "time"
-        axes = _axes(figure, label, "", (rows, columns, i + 1))
+        axes = plain_axes(figure, label, "", (rows, columns, i + 1))
         axes.set_title(name, fontsize=11, color=INK, loc="left")
         t = np.arange(len(values)) * unit
         if values.ndim == 2:
@@ -113,7 +113,8 @@ def history(
     return written(figure, path)
 
 
-def _axes(figure: Any, x: str, y: str, layout: tuple[int, int, int] = (1, 1, 1)) -> Any:
+def plain_axes(figure: Any, x: str, y: str, layout: tuple[int, int, int] = (1, 1, 1)) -> Any:
+    """Return axes of a figure with labels and nothing else."""
     axes = figure.add_subplot(*layout)
     quiet(axes)
     axes.set_xlabel(x, fontsize=9, color=INK)

@@ -17,7 +17,7 @@ from gpukoop.spectrum.asymmetry import Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coordinates import fitted_coordinates, functions_of_points
 from gpukoop.spectrum.dictionary import calibrate, check_reg, diffusion_dictionary
-from gpukoop.spectrum.modes import resolved_modes
+from gpukoop.spectrum.modes import ResolvedModes, resolved_modes
 from gpukoop.spectrum.nystroem import Coordinates, Landmarks
 from gpukoop.spectrum.pairs import GRID, Moments, block_moments
 from gpukoop.spectrum.trajectory import SEEN, Stream, trajectory_moments
@@ -286,10 +286,15 @@ class KernelEDMD(AbstractSpectrum):
         self, base: Coordinates, blocks: list[Moments], X: Array, lag_time: float
     ) -> KernelEDMD:
         """Find the modes from the moments of blocks of pairs; X are samples that judge them."""
-        found = resolved_modes(
-            base, blocks, X, check_reg(self.reg), self.n_components, self.reversible
-        )
+        reg = check_reg(self.reg)
+        found = resolved_modes(base, blocks, X, reg, self.n_components, self.reversible)
         self.__dict__.pop("_stream", None)
+        return self._adopt(base, found, X, lag_time)
+
+    def _adopt(
+        self, base: Coordinates, found: ResolvedModes, X: Array, lag_time: float
+    ) -> KernelEDMD:
+        """Become the estimator of modes that were found."""
         self.lag_time_ = lag_time
         self.reg_, self.reg_path_ = found.reg, found.reg_path
         self.mu_, self.is_noise_, self.n_spurious_ = found.mu, found.is_noise, found.n_spurious

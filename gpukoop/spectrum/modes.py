@@ -39,7 +39,10 @@ LARGEST_MU = 1 - 1e-9
 
 @dataclass(frozen=True)
 class ResolvedModes:
-    """Modes that outlive a lag and are carried by many samples; attributes as those of ``KernelEDMD``."""
+    """Modes that outlive a lag and are carried by many samples; attributes as those of ``KernelEDMD``.
+
+    ``p`` coordinates were used, and ``kept`` are the numbers of the modes among all of theirs.
+    """
 
     mu: np.ndarray
     functions: RatioFunctions | RotatingFunctions
@@ -48,6 +51,8 @@ class ResolvedModes:
     reg: float
     reg_path: dict[float, np.ndarray]
     asymmetry: Asymmetry
+    p: int
+    kept: np.ndarray
 
 
 def resolved_modes(
@@ -122,4 +127,6 @@ def resolved_modes(
             max(DECAYED, edge),
         )
     mu = mu[carried] * np.minimum(1.0, LARGEST_MU / size)
-    return ResolvedModes(mu, functions.of(carried), is_noise, n_spurious, reg, reg_path, asymmetry)
+    return ResolvedModes(
+        mu, functions.of(carried), is_noise, n_spurious, reg, reg_path, asymmetry, p, carried
+    )

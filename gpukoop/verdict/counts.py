@@ -38,6 +38,24 @@ def shortage(count: int, n: int, h: int, rank: int) -> float:
     return float(hypergeom.cdf(count, n + h, n, count + rank))
 
 
+def most_isolated(score: np.ndarray, n: int, rng: np.random.Generator) -> tuple[float, int, int]:
+    """Return a p-value over the most isolated points, how many of them are particles, and how many they are.
+
+    The points of the highest scores, 4, 8, 16, ... up to a quarter of all, hold a hypergeometric number of the first n if the
+    scores do not depend on who is a particle; the smallest p-value of too many times the number of sizes is a p-value.
+    """
+    from scipy.stats import hypergeom
+
+    N = len(score)
+    sizes = 2 ** np.arange(2, max(3, int(np.log2(N))))
+    sizes = sizes[sizes <= max(4, N // 4)]
+    order = np.lexsort((rng.random(N), -score))
+    mine = np.cumsum(order < n)[sizes - 1]
+    tails = hypergeom.sf(mine - 1, N, n, sizes)
+    best = int(np.argmin(tails))
+    return min(1.0, len(sizes) * float(tails[best])), int(mine[best]), int(sizes[best])
+
+
 def most_uneven(mine: np.ndarray, total: np.ndarray, n: int, N: int) -> tuple[float, int]:
     """Return a p-value over cells of ``total`` points each, and the cell whose ``mine`` of n particles surprise most.
 

@@ -32,6 +32,8 @@ class Loops:
         self.trace = trace
         self.v = variant
         self.tile = variant.tile
+        # Buffers that the text reads or writes: whoever writes the function around it allocates them.
+        self.buffers: set[str] = set()
 
     # -- expressions -------------------------------------------------------------------------------
 
@@ -73,6 +75,7 @@ class Loops:
 
     def rows(self, *buffers: str) -> list[str]:
         """Name the current target's row of each buffer: qb -> q_row."""
+        self.buffers |= set(buffers)
         cut = f"[r * {self.tile}:(r + 1) * {self.tile}]" if self.v.targets > 1 else ""
         return [f"{b[0]}_row = {b}{cut}" for b in buffers]
 

@@ -169,7 +169,7 @@ def _sums(
 ) -> tuple[Array, Array]:
     of, coefficient = _read(kernel)
     # The gradient weighs a distant pair by its distance: there the short exponential would exceed tol.
-    degree = _degree(X, None if operation.slope else tol)
+    degree = _degree(X.dtype, None if operation.slope else tol)
     variant = choose(operation, X.shape[1], V.shape[1], X.dtype.name, degree)
     if tol is None:
         return _reduce(of, coefficient, X, Y, V, variant)
@@ -180,8 +180,8 @@ def _sums(
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
 
 
-def _degree(X: Array, tol: float | None) -> int:
-    if X.dtype == np.float64:
+def _degree(dtype: np.dtype, tol: float | None) -> int:
+    if dtype == np.float64:
         return 11
     return 4 if tol is not None and tol >= SHORT_POLYNOMIAL_TOL else 5
 
@@ -211,12 +211,19 @@ def _log_term(
     Y: Array,
     bias: Array,
 ) -> tuple[Array, Array]:
-    variant = choose(operation, X.shape[1], 1, X.dtype.name, _degree(X, None))
+    variant = choose(operation, X.shape[1], 1, X.dtype.name, _degree(X.dtype, None))
     value, grad = _reduce(_trace(radial), 1.0, X, Y, bias, variant)
     level = value[:, 0]
     if coefficient != 1.0:
         level = (level.astype(np.float64) + math.log(coefficient)).astype(level.dtype)
     return level, grad[:, 0]
+
+
+def code(kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str) -> str:
+    """Return the modules behind an exact reduction: one, or for log-sum-exps one a term."""
+    traces = [_trace(k) for _, k in kernel.terms] if operation.log else [_read(kernel)[0]]
+    variant = choose(operation, d, 1 if operation.log else t, dtype, _degree(np.dtype(dtype), None))
+    return "\n\n".join(source(of, variant) for of in dict.fromkeys(traces))
 
 
 # -- the backend's functions ---------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def reduce(
         return call(V)
 
 
-def source(
+def code(
     kernel: AbstractKernel, operation: Operation, d: int, t: int = 1, dtype: str = "float32"
 ) -> str:
     """Return what runs: the frames of a reduction with their constants, and the kernel's functions."""

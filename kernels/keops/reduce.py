@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import shutil
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,33 @@ def missing() -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One formula over the pairs, as KeOps takes it.
+
+    Attributes
+    ----------
+    formula : str
+        What is reduced over the sources.
+    reduction : str
+        KeOps' name for how.
+    weighed : str
+        The second formula of a reduction that has two.
+    """
+
+    formula: str
+    reduction: str = "Sum"
+    weighed: str = ""
+
+    def aliases(self, d: int, t: int, numbers: int) -> list[str]:
+        """Return the variables of the formula, for d features, t columns and so many parameters."""
+        return [f"X=Vi({d})", f"Y=Vj({d})", f"V=Vj({t})", f"P=Pm({numbers})"]
+
+
 class _Formula:
     """Formula text of the expressions of one trace and the parameter vector they refer to."""
 
-    def __init__(self, kernel: AbstractKernel, dtype: np.dtype) -> None:
+    def __init__(self, kernel: AbstractKernel, operation: Operation, dtype: Any) -> None:
         self.trace: Trace = trace(kernel)
         self.dtype = np.dtype(dtype)
         exponent = round(math.log2(self.trace.prescale))
@@ -50,13 +74,35 @@ class _Formula:
         symbols = {name: f"Elem(P,{i + 1})" for i, name in enumerate(self.trace.symbols)}
         symbols["q"] = "(Elem(P,0)*SqDist(X,Y))"
         self.printer = KeOpsPrinter(symbols, len(self.trace.symbols) + 1)
+        write = self._logarithm if operation.log else self._sum
+        self.made = write(operation.slope)
 
-    def text(self, tree: Expr, *, kink: bool = False) -> str:
+    def _text(self, tree: Expr | None, *, kink: bool = False) -> str:
+        if tree is None:
+            raise ValueError("log-sum-exp needs one positive kernel a pass")
         if kink:
             tree = substitute(tree, {Symbol("q"): Symbol("q") + KINK_SHIFT[self.dtype.name]})
         return self.printer.print(tree)
 
+    def _sum(self, slope: bool) -> Pass:
+        phi = self._text(self.trace.phi)
+        if not slope:
+            if self.trace.singular:
+                phi = f"({self._text(self.trace.phi, kink=True)} * Sign(SqDist(X,Y)))"
+            return Pass(f"{phi} * V")
+        dphi = self._text(self.trace.dphi, kink=self.trace.kink)
+        return Pass(f"Concat({phi} * V, {dphi} * TensorProd(V, X - Y))")
+
+    def _logarithm(self, slope: bool) -> Pass:
+        logits = f"{self._text(self.trace.log_phi)} + V"
+        if not slope:
+            return Pass(logits, "LogSumExp")
+        # (n, 2 + d): the largest logit, the sum of e^(logit - largest), and the sum of that times the slope
+        weighed = self._text(self.trace.log_slope, kink=self.trace.kink)
+        return Pass(logits, "Max_SumShiftExpWeight", f"Concat(IntCst(1), {weighed} * (X - Y))")
+
     def parameters(self) -> Array:
+        """Return P: the rest of the scale, the numbers of the symbols, and constants with all their digits."""
         ratio = (self.trace.prescale / self.power) ** 2
         return np.array([ratio, *self.trace.values, *self.printer.constants], self.dtype)
 
@@ -64,17 +110,31 @@ class _Formula:
         """Return the factor of ``dphi * (X - Y)`` in the gradient, X and Y as :meth:`run` hands them over."""
         return self.dtype.type(2 * self.trace.prescale * (self.trace.prescale / self.power))
 
-    def run(
-        self, formula: str, X: Array, Y: Array, V: Array, reduction: str = "Sum", **options: Any
-    ) -> Array:
-        P = self.parameters()
-        aliases = [f"X=Vi({X.shape[1]})", f"Y=Vj({X.shape[1]})", f"V=Vj({V.shape[1]})"]
-        reduce = genred()(
-            formula, [*aliases, f"P=Pm({len(P)})"], reduction_op=reduction, axis=1, **options
-        )
+    def run(self, X: Array, Y: Array, V: Array) -> Array:
+        """Return what the pass reduces to, (n, ...)."""
+        P, made = self.parameters(), self.made
+        options = {"formula2": made.weighed} if made.weighed else {}
+        aliases = made.aliases(X.shape[1], V.shape[1], len(P))
+        reduce = genred()(made.formula, aliases, reduction_op=made.reduction, axis=1, **options)
         Xs, Ys = (np.ascontiguousarray(A * self.dtype.type(self.power)) for A in (X, Y))
         text = repr((reduce.formula, reduce.aliases, self.dtype.name))
         return call(text, reduce, Xs, Ys, np.ascontiguousarray(V), P)
+
+
+def code(kernel: AbstractKernel, operation: Operation, d: int, t: int, dtype: str) -> str:
+    """Return the formulas of a reduction with their variables: one, or for log-sum-exps one a term."""
+    texts = []
+    for part in _parts(kernel, operation):
+        f = _Formula(part, operation, dtype)
+        aliases = f.made.aliases(d, 1 if operation.log else t, len(f.parameters()))
+        lines = [f"{f.made.reduction} over j ({dtype})", *aliases, f.made.formula, f.made.weighed]
+        texts.append("".join(f"{line}\n" for line in lines if line))
+    return "\n".join(texts)
+
+
+def _parts(kernel: AbstractKernel, operation: Operation) -> list[AbstractKernel]:
+    """Return what one pass takes: a kernel, or where logarithms are added each of its terms."""
+    return [KernelSum((term,)) for term in kernel.terms] if operation.log else [kernel]
 
 
 def reduce(
@@ -88,74 +148,32 @@ def reduce(
 ) -> Any:
     """Return the reduction, to rounding whatever ``tol`` is: one formula and one pass, for log-sum-exps one a term."""
     if operation.log:
-        return operation.result(*_logsumexp(kernel, X, Y, V, operation.slope))
-    if operation.slope:
-        return operation.result(*_value_and_gradient(kernel, X, Y, V))
-    return _product(kernel, X, Y, V)
-
-
-def _product(kernel: AbstractKernel, X: Array, Y: Array, V: Array) -> Array:
-    f = _Formula(kernel, X.dtype)
-    phi = f.text(f.trace.phi)
-    if f.trace.singular:
-        phi = f"({f.text(f.trace.phi, kink=True)} * Sign(SqDist(X,Y)))"
-    return f.run(f"{phi} * V", X, Y, V)
-
-
-def _value_and_gradient(
-    kernel: AbstractKernel, X: Array, Y: Array, V: Array
-) -> tuple[Array, Array]:
-    f = _Formula(kernel, X.dtype)
+        return operation.result(*_logsumexp(kernel, operation, X, Y, V))
+    f = _Formula(kernel, operation, X.dtype)
+    out = f.run(X, Y, V)
+    if not operation.slope:
+        return out
     (n, d), t = X.shape, V.shape[1]
-    slope = f.text(f.trace.dphi, kink=f.trace.kink)
-    out = f.run(f"Concat({f.text(f.trace.phi)} * V, {slope} * TensorProd(V, X - Y))", X, Y, V)
     grad = np.ascontiguousarray(out[:, t:]).reshape(n, t, d)
     grad *= f.slope()
-    return np.ascontiguousarray(out[:, :t]), grad
+    return operation.result(np.ascontiguousarray(out[:, :t]), grad)
 
 
 def _logsumexp(
-    kernel: AbstractKernel, X: Array, Y: Array, b: Array, slope: bool
+    kernel: AbstractKernel, operation: Operation, X: Array, Y: Array, b: Array
 ) -> tuple[Array, Array | None]:
-    terms = [KernelSum((term,)) for term in kernel.terms]
-    if not slope:
-        return _add([_log_term(term, X, Y, b) for term in terms]), None
-    parts = [_log_term_and_gradient(term, X, Y, b) for term in terms]
-    total = _add([L for L, _ in parts])
+    B = np.maximum(b, b.dtype.type(ABSENT))[:, None]
+    levels, slopes = [], []
+    for part in _parts(kernel, operation):
+        f = _Formula(part, operation, X.dtype)
+        out = f.run(X, Y, B)
+        level = out[:, 0] + np.log(out[:, 1]) if operation.slope else out[:, 0]
+        levels.append(np.where(ABSENT / 10 > level, -np.inf, level).astype(level.dtype))
+        if operation.slope:
+            slopes.append(f.slope() * out[:, 2:] / out[:, 1:2])
+    total = levels[0] if len(levels) == 1 else np.logaddexp.reduce(levels, axis=0)
+    if not operation.slope:
+        return total, None
     safe = np.where(total == -np.inf, 0, total)
+    parts = zip(levels, slopes, strict=True)
     return total, sum(np.exp(L - safe)[:, None] * G for L, G in parts)
-
-
-def _log_term(term: AbstractKernel, X: Array, Y: Array, b: Array) -> Array:
-    f, logits, B = _logits(term, X, b)
-    return _present(f.run(logits, X, Y, B, "LogSumExp")[:, 0])
-
-
-def _log_term_and_gradient(
-    term: AbstractKernel, X: Array, Y: Array, b: Array
-) -> tuple[Array, Array]:
-    f, logits, B = _logits(term, X, b)
-    slope = f.text(_known(f.trace.log_slope), kink=f.trace.kink)
-    # (n, 2 + d): the largest logit, the sum of e^(logit - largest), and the sum of that times the slope
-    weighed = f"Concat(IntCst(1), {slope} * (X - Y))"
-    out = f.run(logits, X, Y, B, "Max_SumShiftExpWeight", formula2=weighed)
-    return _present(out[:, 0] + np.log(out[:, 1])), f.slope() * out[:, 2:] / out[:, 1:2]
-
-
-def _known(tree: Expr | None) -> Expr:
-    if tree is None:
-        raise ValueError("log-sum-exp needs one positive kernel a pass")
-    return tree
-
-
-def _logits(kernel: AbstractKernel, X: Array, b: Array) -> tuple[_Formula, str, Array]:
-    f = _Formula(kernel, X.dtype)
-    return f, f"{f.text(_known(f.trace.log_phi))} + V", np.maximum(b, b.dtype.type(ABSENT))[:, None]
-
-
-def _present(L: Array) -> Array:
-    return np.where(ABSENT / 10 > L, -np.inf, L).astype(L.dtype)
-
-
-def _add(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.logaddexp.reduce(parts, axis=0)

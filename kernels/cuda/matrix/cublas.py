@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.program import Program
 from gpukoop.kernels.cuda.specification import BLOCK
 
-CUBLAS = "cupy_backends.cuda.libs.cublas"
 # Compute capability of the first devices with TF32 units (A100).
 FIRST_WITH_TF32 = (8, 0)
 
@@ -64,11 +62,11 @@ class AbstractEngine(ABC):
 def missing() -> str | None:
     """Return why products of matrices cannot be called, or None; never raises."""
     try:
-        import cupy  # noqa: F401
+        import cupy
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"CuPy cannot be imported: {_sentence(error)} (pip install gpukoop[cuda13])"
     try:
-        importlib.import_module(CUBLAS)
+        cupy.cuda.cublas  # noqa: B018 - CuPy's own way to it finds the libraries that came with CuPy
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return f"CuPy finds no cuBLAS: {_sentence(error)} (pip install 'cupy-cuda13x[ctk]')"
     return None
@@ -114,7 +112,7 @@ class CuPyEngine(AbstractEngine):
     def __init__(self, load: Any, view: Any, function: Any) -> None:
         import cupy
 
-        self.xp, self.cublas = cupy, importlib.import_module(CUBLAS)
+        self.xp, self.cublas = cupy, cupy.cuda.cublas
         self._load, self._view, self._function = load, view, function
         self._views: dict[int, tuple[Array, Any]] = {}
 

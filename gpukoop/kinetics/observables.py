@@ -1,0 +1,224 @@
+"""What a model says about quantities of the user's: which features move with a mode, where an average goes, how rare a region is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import Array, points, to_host
+from gpukoop.checks import real_array
+from gpukoop.draws import check_function
+from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples
+from gpukoop.kinetics.model import fitted
+from gpukoop.lagged import cut, frames, spread_rows
+from gpukoop.spectrum.trajectory import CHUNK
+
+
+@dataclass(frozen=True)
+class ModeCorrelation:
+    """Correlation of features with slow modes, (s, r), and its standard error from resampled blocks."""
+
+    correlation: np.ndarray
+    error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Weight of a region with its band, and how many visits it rests on.
+
+    Attributes
+    ----------
+    weight, lower, upper : float
+    n_visits : int
+        Times that a run enters the region, or starts in it.
+    n_frames : int
+        Frames in it.
+    """
+
+    weight: float
+    lower: float
+    upper: float
+    n_visits: int
+    n_frames: int
+
+
+def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
+    """Return which features move with which slow modes.
+
+    Parameters
+    ----------
+    model : KineticModel
+        Fitted.
+    features : callable, or list of arrays of shape (n, s)
+        Features of frames, (n, d) -> (n, s); or their values run by run, as long as the trajectories. Angles have no
+        correlation: pass their cosines and sines.
+
+    Returns
+    -------
+    ModeCorrelation
+        Pearson's, over at most 50,000 frames. The sign is that of the mode, which is arbitrary.
+    """
+    learned = fitted(model)
+    lengths = model._material.lengths
+    F = _values(model, features)
+    if F.ndim == 1:
+        F = F[:, None]
+    centre = (F - F.mean(axis=0)) / np.where(F.std(axis=0) > 0, F.std(axis=0), 1.0)
+    phi, w = model.phi_, model.weights()
+    n_blocks = len(learned.blocks)
+    rows = np.concatenate(
+        [
+            np.arange(o, n, s) + b
+            for (o, s), n, b in zip(
+                spread_rows(lengths, len(phi)), lengths, np.cumsum([0, *lengths[:-1]]), strict=True
+            )
+        ]
+    )
+    block = np.minimum(rows * n_blocks // sum(lengths), n_blocks - 1)
+    member = (block[:, None] == np.arange(n_blocks)).astype(float) * w[:, None]  # (m, B)
+    one = member.sum(axis=0)
+    f, ff = member.T @ centre, member.T @ centre**2
+    p, pp = member.T @ phi, member.T @ phi**2
+    fp = np.einsum("mb,ms,mr->bsr", member, centre, phi, optimize=True)
+
+    def correlation(c: np.ndarray) -> np.ndarray:
+        m = c @ one
+        mf, mp = c @ f / m, c @ p / m
+        vf, vp = c @ ff / m - mf**2, c @ pp / m - mp**2
+        cross = np.tensordot(c, fp, axes=1) / m - np.outer(mf, mp)
+        return cross / np.sqrt(np.maximum(np.outer(vf, vp), np.finfo(float).tiny))
+
+    drawn = np.array([correlation(c) for c in model._counts])
+    return ModeCorrelation(correlation(np.ones(n_blocks)), drawn.std(axis=0, ddof=1))
+
+
+def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
+    r"""Return the expected value of an observable at later times, given the state now.
+
+    .. math:: E[f(X_t) \mid X_0 = x] = \langle f \rangle + \sum_k e^{-t / t_k} \langle f, \varphi_k \rangle\, \varphi_k(x)
+
+    Parameters
+    ----------
+    model : KineticModel
+        Fitted.
+    observable : callable, or list of arrays of shape (n,) or (n, s)
+        f, (n, d) -> (n,) or (n, s); or its values run by run.
+    X0 : array of shape (m, d)
+        States now.
+    times : array of shape (k,)
+        At least 0, in the model's unit. Before the fastest mode has decayed the forecast is that of the slow part of f.
+
+    Returns
+    -------
+    ndarray of shape (k, m) or (k, m, s)
+        On the host.
+    """
+    fitted(model)
+    t = real_array(times, "times", (None,))
+    if (t < 0).any():
+        raise ValueError(
+            f"times has {t.min():g}, expected times from 0 on: the model looks forward"
+        )
+    F = _values(model, observable)
+    w = model.weights()[:, None] / len(F)
+    flat = F.reshape(len(F), -1)
+    mean = (w * flat).sum(axis=0)
+    coefficient = (w * model.phi_).T @ flat  # (r, s)
+    phi = to_host(model.transform(X0)).astype(float)
+    decay = np.exp(-t[:, None] / model.timescales_)
+    out = mean + np.einsum("kr,mr,rs->kms", decay, phi, coefficient, optimize=True)
+    return out[:, :, 0] if F.ndim == 1 else out
+
+
+def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
+    r"""Return the weight of a region of states, also of one that was visited a few times only.
+
+    Parameters
+    ----------
+    model : KineticModel
+        Fitted; its trajectories are read again.
+    region : callable
+        (n, d) -> (n,) of True where a frame is inside.
+
+    Returns
+    -------
+    Occupancy
+        Of v visits of random lengths the total is known to a relative error of sqrt(2 / v) at best: that of a number of
+        visits that is Poisson and of lengths that are exponential. The band is never narrower than that; without a visit
+        the weight is 0, and ``upper`` is what one visit as long as a lag would weigh, times 3 (the rule of three).
+    """
+    learned = fitted(model)
+    check_function(region, "region", "(n, d) -> (n,)")
+    material = model._material
+    slowest = SPAN * model.timescales_[0] / model.frame_time
+    length = np.inf if len(material.runs) >= MANY_RUNS else max(model.lag, slowest)
+    pieces = cut(material.lengths, 0, length, MOST_BLOCKS)
+    inside, total = np.zeros((2, 1 + pieces[-1].block))
+    visits = 0
+    for i, run in enumerate(material.runs):
+        parts = []
+        for start in range(0, len(run), CHUNK):
+            chunk = frames(run, start, start + CHUNK, f"trajectories[{i}]")
+            values = to_host(region(chunk))
+            if values.shape != (len(chunk),):
+                raise ValueError(
+                    f"region gives shape {values.shape} for {len(chunk)} frames, expected one value a frame"
+                )
+            parts.append(values.astype(bool))
+        mask = np.concatenate(parts)
+        visits += int(mask[0]) + int((mask[1:] & ~mask[:-1]).sum())
+        for piece in pieces:
+            if piece.run == i:
+                inside[piece.block] += mask[piece.first : piece.last].sum()
+                total[piece.block] += piece.last - piece.first
+    weight = inside.sum() / total.sum()
+    if not visits:
+        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / total.sum()), 0, 0)
+    counts = resamples(len(inside), model.n_bootstrap, np.random.default_rng(len(learned.blocks)))
+    drawn = np.maximum(counts @ inside, 0.5) / (counts @ total)
+    lower, upper = band(np.array(weight), drawn, len(inside), model.confidence)
+    from scipy import stats
+
+    least = np.exp(stats.norm.ppf((1 + model.confidence) / 2) * np.sqrt(2 / visits))
+    lower, upper = np.fmin(lower, weight / least), np.fmax(upper, weight * least)
+    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(inside.sum()))
+
+
+def _values(model: Any, observable: Any) -> np.ndarray:
+    """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s)."""
+    material = model._material
+    if callable(observable):
+        values = to_host(points(_rows(observable(material.seen)), "observable(frames)")[0])
+        one = np.ndim(observable(material.seen[:1])) == 1
+    else:
+        lists = (
+            [observable]
+            if hasattr(observable, "shape") and len(material.runs) == 1
+            else list(observable)
+        )
+        if [len(f) for f in lists] != material.lengths:
+            raise ValueError(
+                f"the features have {[len(f) for f in lists][:5]} rows, the trajectories {material.lengths[:5]}: pass one "
+                "array a run, one row a frame"
+            )
+        rows = spread_rows(material.lengths, len(model.phi_))
+        parts = [np.asarray(f)[o::s] for f, (o, s) in zip(lists, rows, strict=True)]
+        one = parts[0].ndim == 1
+        values = np.concatenate([_rows(part) for part in parts])
+        values = points(values, "features")[0]
+    if len(values) != len(model.phi_):
+        raise ValueError(
+            f"observable gives {len(values)} rows for {len(model.phi_)} frames, expected one a frame"
+        )
+    values = values.astype(float)
+    return values[:, 0] if one else values
+
+
+def _rows(values: Any) -> Any:
+    values = np.asarray(values) if not hasattr(values, "ndim") else values
+    if values.dtype.kind in "biu":
+        values = values.astype(float)
+    return values[:, None] if values.ndim == 1 else values

@@ -1,0 +1,307 @@
+"""Kinetics of laws with answers: chains of few states, wells, an Ornstein-Uhlenbeck process."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+import gpukoop as gk
+from gpukoop import kinetics
+from gpukoop.kinetics.blocks import SPAN
+
+
+def chain(T, n, rng, start=None):
+    """States of a Markov chain with transition matrix T, from its stationary law or a given state."""
+    if start is None:
+        values, vectors = np.linalg.eig(T.T)
+        law = np.real(vectors[:, np.argmax(np.real(values))])
+        start = rng.choice(len(T), p=law / law.sum())
+    edges, u = T.cumsum(axis=1), rng.random(n)
+    states = np.empty(n, int)
+    states[0] = start
+    for i in range(1, n):
+        states[i] = np.searchsorted(edges[states[i - 1]], u[i])
+    return np.minimum(states, len(T) - 1)
+
+
+def seen(states, rng, noise=0.1):
+    """Frames on a line: state 0, 1, ... and noise that hides nothing."""
+    return (states + noise * rng.normal(size=len(states)))[:, None]
+
+
+A, B = 0.02, 0.04
+TWO = np.array([[1 - A, A], [B, 1 - B]])
+TWO_TIME = -1 / np.log(1 - A - B)  # 16.2 frames
+FEW = gk.KernelEDMD(gk.Gaussian(0.4), n_components=1, n_landmarks=30, reg=0.3, random_state=0)
+
+
+@pytest.mark.slow
+def test_bands_cover_the_truth_as_often_as_they_say():
+    """95 % bands over 100 seeds: 88 to 99 hits but for one case in a thousand; timescale, weight and passage time."""
+    hits = np.zeros(3)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        runs = [seen(chain(TWO, n, rng), rng) for n in (2_500, 1_500)]
+        model = kinetics.KineticModel(FEW, lag=4, n_bootstrap=60, random_state=seed).fit(runs)
+        states = kinetics.metastable_states(model, 2)
+        hits += [
+            model.timescales_lower_[0] < TWO_TIME < model.timescales_upper_[0],
+            states.weights_lower[0] < 2 / 3 < states.weights_upper[0],
+            states.mean_first_passage_times_lower[0, 1]
+            < 1 / A
+            < states.mean_first_passage_times_upper[0, 1],
+        ]
+    least, most = binom.ppf([0.001, 0.999], 100, 0.95)
+    assert (hits >= max(least, 85)).all(), hits
+    assert (hits <= most).all(), hits
+
+
+def test_blocks_are_longer_than_the_slowest_timescale():
+    rng = np.random.default_rng(0)
+    run = seen(chain(TWO, 4_000, rng), rng)
+    model = kinetics.KineticModel(FEW, lag=4).fit(run)
+    assert all(b.m >= SPAN * model.timescales_[0] for b in model._learned.blocks)
+    assert sum(b.m for b in model._learned.blocks) == 4_000 - 4
+    many = [seen(chain(TWO, 150, rng), rng) for _ in range(40)]
+    assert kinetics.KineticModel(FEW, lag=4).fit(many).n_blocks_ == 40  # whole runs
+
+
+def test_runs_too_short_for_bands_say_so():
+    rng = np.random.default_rng(1)
+    run = seen(chain(TWO, 250, rng), rng)
+    with pytest.warns(RuntimeWarning, match="too few for error bars"):
+        result = kinetics.implied_timescales(run, [2], estimator=FEW, n_timescales=1)
+    assert np.isnan(result.lower).all()
+    assert np.isfinite(result.timescales).all()
+
+
+def test_implied_timescales_are_flat_and_in_the_users_unit():
+    rng = np.random.default_rng(2)
+    run = seen(chain(TWO, 30_000, rng), rng)
+    result = kinetics.implied_timescales(
+        run, [8, 2, 4], estimator=FEW, n_timescales=2, frame_time=0.5
+    )
+    assert result.lags.tolist() == [2, 4, 8]
+    assert result.lag_times.tolist() == [1, 2, 4]
+    assert (result.lower[:, 0] < TWO_TIME / 2).all()
+    assert (TWO_TIME / 2 < result.upper[:, 0]).all()
+    assert np.isnan(result.timescales[:, 1]).all()  # the estimator has one mode
+    # relative error of a switching time from 30,000 * 2 a b / (a + b) = 800 switches, 1 / sqrt(800), doubled by both ways
+    assert result.timescales[:, 0] == pytest.approx(
+        np.full(3, TWO_TIME / 2), rel=4 * 2 / np.sqrt(800)
+    )
+
+
+# --- states
+
+THREE = np.array([[0.975, 0.025, 0.0], [0.01, 0.98, 0.01], [0.0, 0.03, 0.97]])
+
+
+def three_states(n, seed):
+    rng = np.random.default_rng(seed)
+    states = chain(THREE, n, rng)
+    return states, seen(states, rng)
+
+
+def exact_passage(T):
+    n = len(T)
+    out = np.zeros((n, n))
+    for j in range(n):
+        rest = [i for i in range(n) if i != j]
+        out[rest, j] = np.linalg.solve(np.eye(n - 1) - T[np.ix_(rest, rest)], np.ones(n - 1))
+    return out
+
+
+def test_states_of_a_chain_are_its_states():
+    states, X = three_states(40_000, 0)
+    estimator = gk.KernelEDMD(
+        gk.Gaussian(0.4), n_components=2, n_landmarks=60, reg=0.3, random_state=0
+    )
+    model = kinetics.KineticModel(estimator, lag=5).fit(X)
+    found = kinetics.metastable_states(model, 3)
+    chi = found.memberships(X)
+    assert np.allclose(chi.sum(axis=1), 1)
+    table = np.array([[np.mean(chi[states == s, j]) for j in range(3)] for s in range(3)])
+    order = table.argmax(axis=0)  # state of the chain that each found state is
+    assert sorted(order) == [0, 1, 2]
+    assert table[order, range(3)].min() > 0.95
+    values, vectors = np.linalg.eig(THREE.T)
+    law = np.real(vectors[:, np.argmax(np.real(values))])
+    law = (law / law.sum())[order]
+    assert (found.weights_lower <= law).all()
+    assert (law <= found.weights_upper).all()
+    assert (np.diff(found.weights) <= 0).all()
+    exact = exact_passage(THREE)[np.ix_(order, order)]
+    away = ~np.eye(3, dtype=bool)
+    inside = (found.mean_first_passage_times_lower <= exact) & (
+        exact <= found.mean_first_passage_times_upper
+    )
+    assert inside[away].all()
+    # committor between the ends of the chain, seen from the middle: .01 / (.01 + .01)
+    ends = [int(np.flatnonzero(order == s)[0]) for s in (0, 2)]
+    q = found.committor(*ends, X)
+    assert np.mean(q[states == 1]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(q[states == 0]) < 0.05
+    assert np.mean(q[states == 2]) > 0.95
+
+
+def test_pcca_finds_the_blocks_of_an_uncoupled_chain():
+    """Exact eigenvectors of blocks with a weak coupling: memberships are the blocks; against brute force over A."""
+    rng = np.random.default_rng(3)
+    sizes = [4, 7, 5, 3]
+    label = np.repeat(np.arange(4), sizes)
+    K = rng.uniform(0.5, 1.0, (19, 19))
+    K = (K + K.T) * np.where(label[:, None] == label, 1.0, 1e-3)
+    law = K.sum(axis=1) / K.sum()
+    S = K / np.sqrt(np.outer(K.sum(axis=1), K.sum(axis=1)))
+    phi = np.linalg.eigh(S)[1][:, ::-1][:, 1:4] / np.sqrt(law)[:, None]
+    frames = rng.choice(19, size=5_000, p=law)
+    matrix = kinetics.pcca(phi[frames], 4)
+    chi = matrix[0] + phi @ matrix[1:]
+    assert (chi.argmax(axis=1)[:, None] == chi.argmax(axis=1)).tolist() == (
+        label[:, None] == label
+    ).tolist()
+    assert chi.max(axis=1).min() > 0.98
+    exact = [law[label == b].sum() for b in range(4)]
+    assert np.allclose(np.sort(matrix[0]), np.sort(exact), atol=0.02)
+
+
+def test_more_states_than_slow_modes_are_warned_about_or_refused():
+    """The second timescale of the double well is .167: gone after a lag of 1."""
+    X, _ = gk.datasets.double_well(20_000, lag_time=0.1, random_state=0)
+    estimator = gk.KernelEDMD(n_components=3, n_landmarks=60, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=10, frame_time=0.1).fit(X)
+    with pytest.raises(ValueError, match="ask for at most"):
+        kinetics.metastable_states(model, 9)
+    with pytest.warns(RuntimeWarning, match="decayed within the lag"):
+        kinetics.metastable_states(model, 3)
+
+
+# --- predictions
+
+
+def test_chapman_kolmogorov_passes_a_chain_and_fails_a_hidden_one():
+    """Two states of which one hides two of very unequal lifetimes: what is seen is no Markov process at a short lag."""
+    _, X = three_states(40_000, 5)
+    estimator = gk.KernelEDMD(
+        gk.Gaussian(0.4), n_components=2, n_landmarks=60, reg=0.3, random_state=0
+    )
+    model = kinetics.KineticModel(estimator, lag=5).fit(X)
+    result = kinetics.chapman_kolmogorov(model, kinetics.metastable_states(model, 3), 4)
+    assert result.passed
+    assert result.largest_difference < 0.05
+    assert np.allclose(result.predicted[0], result.estimated[0])
+    assert np.allclose(result.predicted.sum(axis=2), 1)
+    rng = np.random.default_rng(6)
+    hidden = np.array([[0.9, 0.1, 0.0], [0.1, 0.895, 0.005], [0.0, 0.005, 0.995]])
+    dark = seen((chain(hidden, 40_000, rng) > 0).astype(int), rng)
+    model = kinetics.KineticModel(FEW, lag=2).fit(dark)
+    result = kinetics.chapman_kolmogorov(model, kinetics.metastable_states(model, 2), 6)
+    assert not result.passed
+
+
+def test_forecast_of_an_ornstein_uhlenbeck_process():
+    """E[X_t] = x e^-t and E[X_t^2] = 1 + (x^2 - 1) e^-2t, to the noise of 2,000 relaxation times."""
+    X, _ = gk.datasets.ornstein_uhlenbeck(20_000, lag_time=0.1, random_state=0)
+    estimator = gk.KernelEDMD(n_components=4, n_landmarks=100, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=5, frame_time=0.1).fit(X)
+    x, t = np.array([[-1.5], [0.0], [1.0]]), np.array([0.5, 1.0, 2.0])
+    found = kinetics.forecast(model, lambda Z: np.stack([Z[:, 0], Z[:, 0] ** 2], axis=1), x, t)
+    first = np.exp(-t)[:, None] * x[:, 0]
+    second = 1 + np.exp(-2 * t)[:, None] * (x[:, 0] ** 2 - 1)
+    assert found.shape == (3, 3, 2)
+    assert np.abs(found[:, :, 0] - first).max() < 0.15
+    assert np.abs(found[:, :, 1] - second).max() < 0.25
+    listed = kinetics.forecast(model, X[:, 0], x, t)
+    assert np.allclose(listed, found[:, :, 0])
+    correlation = kinetics.mode_correlation(model, lambda Z: np.concatenate([Z, np.abs(Z)], axis=1))
+    assert abs(correlation.correlation[0, 0]) > 0.98
+    assert abs(correlation.correlation[1, 0]) < 4 * correlation.error[1, 0] + 0.02
+    with pytest.raises(ValueError, match="looks forward"):
+        kinetics.forecast(model, X[:, 0], x, [-1.0])
+
+
+def test_a_region_seen_a_dozen_times_has_a_wide_band():
+    rng = np.random.default_rng(7)
+    rare = np.array([[0.999, 0.001], [0.4, 0.6]])
+    run = seen(chain(rare, 12_000, rng), rng)
+    model = kinetics.KineticModel(
+        gk.KernelEDMD(gk.Gaussian(0.05), n_components=1, n_landmarks=60, reg=0.3, random_state=0),
+        lag=1,
+    ).fit(run)
+    found = kinetics.occupancy(model, lambda Z: Z[:, 0] > 0.5)
+    exact = 0.001 / 0.401
+    assert 5 <= found.n_visits <= 25
+    assert found.lower < exact < found.upper
+    assert found.upper / found.lower > np.exp(2 * 1.9 * np.sqrt(2 / found.n_visits))
+    never = kinetics.occupancy(model, lambda Z: Z[:, 0] > 5)
+    assert (never.weight, never.n_visits) == (0.0, 0)
+    assert never.upper > 0
+
+
+# --- runs out of equilibrium
+
+
+def test_runs_from_one_state_are_warned_about_and_reweighted():
+    """400 runs of 40 frames, all from state 1, of a chain that forgets in 16: weights come out wrong, or are mended.
+
+    14,400 pairs see some 190 cycles, so that the weight 2/3 is known to 2/9 sqrt(2 / 190) = .023 at best.
+    """
+    rng = np.random.default_rng(8)
+    runs = [seen(chain(TWO, 40, rng, start=1), rng) for _ in range(400)]
+    with pytest.warns(RuntimeWarning, match="did not start in equilibrium"):
+        wrong = kinetics.KineticModel(FEW, lag=4).fit(runs)
+    right = kinetics.KineticModel(FEW, lag=4, reweight=True).fit(runs)
+    weights = [kinetics.metastable_states(m, 2) for m in (wrong, right)]
+    heavy = [float(s.weights[s.memberships(np.array([[0.0]]))[0].argmax()]) for s in weights]
+    assert heavy[0] < 0.60
+    assert heavy[1] == pytest.approx(2 / 3, abs=3 * 0.023)
+    assert right.timescales_[0] == pytest.approx(TWO_TIME, rel=0.15)
+    result = kinetics.chapman_kolmogorov(right, weights[1], 3)
+    assert result.passed
+
+
+def test_runs_in_equilibrium_are_not_warned_about():
+    """One alarm in a thousand; warnings are errors here."""
+    for seed in range(5):
+        rng = np.random.default_rng(100 + seed)
+        runs = [seen(chain(TWO, 40, rng), rng) for _ in range(100)]
+        assert kinetics.KineticModel(FEW, lag=4).fit(runs).drift_p_value_ > 1e-3
+
+
+# --- scores
+
+
+def test_cross_validation_prefers_the_scale_that_sees_the_states():
+    rng = np.random.default_rng(9)
+    runs = [seen(chain(TWO, n, rng), rng) for n in (2_000, 1_000)]
+    grid = {"kernel": [gk.Gaussian(0.3), gk.Gaussian(30.0)], "lag": [4]}
+    for score in ("VAMP-2", "VAMP-E"):
+        found = kinetics.cross_validate(runs, grid, estimator=FEW, score=score)
+        assert found.scores.shape == (2, 5)
+        assert found.best()["kernel"].terms[0][1].scale == pytest.approx(0.3)
+        # both scores of the exact function are 1 + mu^2
+        best = found.scores.mean(axis=1).max()
+        assert best == pytest.approx(1 + (1 - A - B) ** 8, abs=0.1)
+    learned, held = kinetics.scores._split(runs, 1, 5)
+    assert sum(map(len, learned)) + sum(map(len, held)) == 3_000
+    assert all(len(part) for part in itertools.chain(learned, held))
+    with pytest.raises(ValueError, match="VAMP-2, VAMP-E"):
+        kinetics.vamp_score(FEW, runs, 4, "VAMP-1")
+
+
+def test_wrong_arguments_are_refused_in_words():
+    rng = np.random.default_rng(10)
+    run = seen(chain(TWO, 500, rng), rng)
+    for arguments, words in (
+        ({"estimator": gk.KernelEDMD(reversible=False)}, "complex"),
+        ({"confidence": 1.0}, r"share in \(0, 1\)"),
+        ({"lag": 0}, "lag is 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kinetics.KineticModel(**arguments).fit(run)
+    with pytest.raises(TypeError, match="expected a KernelEDMD"):
+        kinetics.KineticModel(gk.DiffusionMap()).fit(run)
+    with pytest.raises(TypeError, match="expected a fitted KineticModel"):
+        kinetics.metastable_states(FEW, 2)
