@@ -161,6 +161,7 @@ ELSEWHERE = {
     "spectrum.GeneratorEDMD": "as DiffusionMap; tests/test_spectrum_generator.py",
     "spectrum.Monomials": "tests/test_spectrum_generator.py",
     "spectrum.Powers": "tests/test_spectrum_generator.py",
+    "spectrum.LinearCoordinates": "tests/test_coordinates.py",
     "DiffusionMap": "spectrum.DiffusionMap",
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
