@@ -144,7 +144,7 @@ def _logarithmic(backend: str | None) -> str | None:
 
 
 def above_noise(
-    found: Moments, seen: Array | None, n: int, n_samples: int | None, trusted: Array | None = None
+    c: np.ndarray, seen: Array | None, n: int, n_samples: int | None, trusted: Array | None = None
 ) -> np.ndarray:
     r"""Return which modes are pushed, (r,): those whose moment has been above its sampling noise at this step or before.
 
@@ -153,7 +153,7 @@ def above_noise(
     for n particles, m samples and modes of variance 1. A mode below it is left alone: what it would push is chance. Once
     above, a mode is followed to its end. Without samples, ``n_samples=None``, all are pushed; never those not ``trusted``.
     """
-    pushed = np.abs(found.c) > _floor(n, n_samples)
+    pushed = np.abs(c) > _floor(n, n_samples)
     pushed = pushed if seen is None else pushed | to_host(seen)
     return pushed if trusted is None else pushed & trusted
 
@@ -274,14 +274,14 @@ def make_step(
         leading, active, early = found, spectrum, False
         if state.iteration < coarse_iter and memory.arrived is None:
             wide = moments(coarse, Z, options)
-            chosen = above_noise(wide, memory.coarse, len(Z), n_samples)
+            chosen = above_noise(wide.c, memory.coarse, len(Z), n_samples)
             if np.abs(wide.c[chosen]).max(initial=0.0) < goal and not langevin:
                 memory = replace(memory, arrived=np.ones(1, bool))
             else:
                 leading, active, early = wide, coarse, True
         believed = trusted if active is spectrum else None
         seen = memory.coarse if early else memory.fine
-        chosen = above_noise(leading, seen, len(Z), n_samples, believed)
+        chosen = above_noise(leading.c, seen, len(Z), n_samples, believed)
         memory = memory.after(chosen, early)
         pushed = replace(leading, c=np.where(chosen, leading.c, 0.0))
         reach = float(active.scale_)

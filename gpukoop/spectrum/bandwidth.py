@@ -193,15 +193,16 @@ def _judge(
 ) -> Judgement:
     xp = namespace(X)
     q = (KernelOperator(kernel, L, X, **options) @ xp.ones(len(X), X.dtype)).astype(float)
+    q = to_host(q)  # at most a few thousand numbers, and all that follows is small
     own = kernel_at_zero(kernel, L) / q
     limit = isolation_limit(len(X))
     isolated = own > limit
-    share, alone = float(isolated.mean()), float((own * xp.asarray(copies) > limit).mean())
+    share, alone = float(isolated.mean()), float((own * copies > limit).mean())
     if share > TOO_MANY or int((~isolated).sum()) <= n_modes:
         return Judgement(share, alone, 0.0)
-    L, w = L[~isolated], q[~isolated] ** -0.5
-    K = to_host(KernelOperator(kernel, L).to_dense()).astype(float)
-    w = to_host(w)
+    kept = np.flatnonzero(~isolated)
+    K = to_host(KernelOperator(kernel, L).to_dense())[np.ix_(kept, kept)].astype(float)
+    w = q[kept] ** -0.5
     half = np.sqrt(w / (K @ w))
     with one_thread(K.size):
         sigma = np.linalg.eigvalsh(half[:, None] * K * half)
@@ -209,5 +210,5 @@ def _judge(
 
 
 def kernel_at_zero(kernel: AbstractKernel, X: Array) -> float:
-    """Return k(x, x)."""
-    return float(to_host(KernelOperator(kernel, X[:1]).diagonal())[0])
+    """Return k(x, x), computed on the host."""
+    return float(KernelOperator(kernel, np.zeros((1, X.shape[1]), X.dtype)).diagonal()[0])

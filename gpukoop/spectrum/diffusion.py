@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.arrays import Array, like, namespace, to_host, unchecked
 from gpukoop.checks import masses
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import own_points, remember_columns, whole
@@ -178,6 +178,10 @@ class DiffusionMap(AbstractSpectrum):
         self.n_features_in_ = X.shape[1]
         self.coordinates_, kernel = fitted_coordinates(self.coordinates, self.kernel, X)
         X = self.seen(X)
+        with unchecked():  # X and the masses have been looked at
+            return self._learn(kernel, X, p, r)
+
+    def _learn(self, kernel: AbstractKernel, X: Array, p: Array, r: int) -> DiffusionMap:
         rng = random_generator(self.random_state)
         options: dict[str, Any] = {"backend": self.backend, "tol": self.tol}
         landmarks = self.n_landmarks

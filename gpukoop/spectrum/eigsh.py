@@ -10,18 +10,21 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from gpukoop.algebra import AbstractOperator
 from gpukoop.algebra.base import product as product_of
-from gpukoop.arrays import Array, Home, namespace, native_array, to_host
+from gpukoop.arrays import Array, Home, is_cupy, namespace, native_array, to_host
 from gpukoop.blas import one_thread
 from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.fusion import fused
 from gpukoop.operator import KernelOperator
 from gpukoop.philox import standard_normal
 from gpukoop.spectrum.krylov import block_krylov, check_symmetric
+from gpukoop.spectrum.krylov_queued import queued_block_krylov
 from gpukoop.spectrum.lanczos import lanczos
 
 Method = Literal["auto", "block", "lanczos", "dense"]
@@ -135,7 +138,7 @@ def eigenpairs(
     if method == "auto":
         method = "dense" if n <= DENSE_SIZE or 4 * k > n else "block"
     xp = namespace(reference)
-    product = _Counted(_product(A, home), xp, dtype)
+    product = _Counted(_product(A, home), xp, dtype, watched=method != "block" or xp is np)
     rng = random_generator(random_state)
 
     empty = xp.empty(0, dtype)
@@ -144,7 +147,9 @@ def eigenpairs(
         return standard_normal(rng, (n, columns), empty)
 
     if method == "block":
-        theta, U, residual = block_krylov(product, draw, n, k, tol)
+        # The host waits for a device at every look, so there it looks every few steps only.
+        solve = queued_block_krylov if is_cupy(empty) else block_krylov
+        theta, U, residual = solve(product, draw, n, k, tol)
         passes = product.passes
     else:
         if method == "dense":
@@ -158,9 +163,9 @@ def eigenpairs(
         R /= dtype.type(np.abs(theta).max() or 1.0)
         residual = float(xp.sqrt(xp.max(xp.sum(R * R, axis=0))))
     U = xp.ascontiguousarray(U, dtype=dtype)
-    peak = U[xp.argmax(xp.abs(U), axis=0), xp.arange(k)]
-    U *= xp.where(peak < 0, -1, 1).astype(dtype)
-    values = np.ascontiguousarray(np.ldexp(theta, product.exponent or 0), dtype=dtype)
+    peak = xp.take_along_axis(U, xp.argmax(xp.abs(U), axis=0)[None], axis=0)
+    U = _turned(U, peak)
+    values = np.ascontiguousarray(np.ldexp(theta, product.power()), dtype=dtype)
     return Eigenpairs(home.restore(xp.asarray(values)), home.restore(U), residual, passes, method)
 
 
@@ -192,32 +197,44 @@ def _check(A: Any, k: int, reference: Array) -> tuple[int, np.dtype]:
     return shape[0], np.dtype(np.float32 if dtype == np.float32 else np.float64)
 
 
-class _Counted:
-    """The operator times 2^-exponent as a function of blocks that counts its calls and refuses what is not finite.
+@fused
+def _turned(xp: ModuleType, U: Array, peak: Array) -> Array:
+    return xp.where(peak < 0, -U, U)
 
-    The exponent makes its largest entries about 1, so that no tolerance depends on the units of the operator.
+
+class _Counted:
+    """The operator times 2^exponent as a function of blocks that counts its calls and refuses what is not finite.
+
+    The exponent makes its largest entries about 1, so that no tolerance depends on the units of the operator. On a device it
+    stays there; unless ``watched``, values that are not finite are left to who reads the results, and nobody waits for a product.
     """
 
-    def __init__(self, apply: Callable[[Array], Array], xp: Any, dtype: np.dtype) -> None:
+    def __init__(
+        self, apply: Callable[[Array], Array], xp: Any, dtype: np.dtype, *, watched: bool
+    ) -> None:
+        self.watched = watched
         self.apply, self.xp, self.dtype = apply, xp, dtype
         self.passes = 0
-        self.exponent: int | None = None
+        self.exponent: Array | None = None
 
     def __call__(self, V: Array) -> Array:
         self.passes += 1
         out = self.xp.asarray(self.apply(V), dtype=self.dtype)
-        if not bool(self.xp.isfinite(out).all()):
+        if self.watched and not bool(self.xp.isfinite(out).all()):
             raise ValueError(
                 "A @ V holds NaN or inf for a finite V: drop or repair these entries of A"
             )
         return self.scaled(out)
 
     def scaled(self, out: Array) -> Array:
-        """Return what the operator gave times 2^-exponent, which is fixed by the first array."""
+        """Return what the operator gave times 2^exponent, which is fixed by the first array."""
         if self.exponent is None:
-            largest = float(self.xp.abs(out).max())
-            self.exponent = int(np.frexp(largest)[1]) if largest > 0 else 0
-        return self.xp.ldexp(out, -self.exponent)
+            self.exponent = -self.xp.frexp(self.xp.abs(out).max())[1]  # of 0 it is 0
+        return self.xp.ldexp(out, self.exponent)
+
+    def power(self) -> int:
+        """Return the exponent of the operator, 0 before the first product."""
+        return 0 if self.exponent is None else -int(self.exponent)
 
 
 def _product(A: Any, home: Home) -> Callable[[Array], Array]:

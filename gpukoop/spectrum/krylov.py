@@ -72,12 +72,11 @@ def block_krylov(
     tol : float
         Residual at which to stop, relative to |lambda_1|; raised to the rounding of the dtype.
     """
-    width = min(n, BLOCK if k <= NARROW else 2 * BLOCK)
+    width, limit = width_of(n, k)
     F = _orthonormal(draw(width), None, 0.0)
     xp, dtype = namespace(F), F.dtype
     eps = float(np.finfo(dtype).eps)
     goal = max(tol, NOISE * eps) if tol else ROUNDING * eps
-    limit = min(n, 2 * k + SEARCH_BLOCKS * width)
     V, AV = (xp.empty((n, limit), dtype, order="F") for _ in range(2))
     T = np.zeros((limit, limit))
     used, multiplicity, steps, history = 0, 0, 0, [np.inf]
@@ -102,7 +101,7 @@ def block_krylov(
         if steps >= looked and (converged or _stalled(history)):
             # A block sees as many copies of an eigenvalue as it has columns; more may hide, and come with a new
             # random block. Where that brings no further copy there is none.
-            copies = _copies(theta[:k], 2 * max(goal, history[-1]) * scale)
+            copies = copies_within(theta[:k], 2 * max(goal, history[-1]) * scale)
             if copies < width or copies <= multiplicity:
                 break
             # Only the pairs found are kept: the residuals of others lie in the block that is left out.
@@ -115,12 +114,18 @@ def block_krylov(
         if used + F.shape[1] > limit:
             used = _restart(V, AV, T, theta, Y, min(k + width, used))
     if history[-1] > max(goal, LOOSE * eps if tol == 0 else 0.0):
-        _warn(history[-1], goal, steps)
+        warn_of_residual(history[-1], goal, steps)
     U = V[:, :used] @ xp.asarray(Y[:, :k], dtype=dtype)
     return theta[:k], U, history[-1]
 
 
-def _copies(theta: np.ndarray, gap: float) -> int:
+def width_of(n: int, k: int) -> tuple[int, int]:
+    """Return the columns of a block and of the largest basis."""
+    width = min(n, BLOCK if k <= NARROW else 2 * BLOCK)
+    return width, min(n, 2 * k + SEARCH_BLOCKS * width)
+
+
+def copies_within(theta: np.ndarray, gap: float) -> int:
     """Return the largest number of descending values within ``gap`` of their neighbours."""
     runs = np.split(theta, np.flatnonzero(-np.diff(theta) > gap) + 1)
     return max(len(run) for run in runs)
@@ -131,7 +136,8 @@ def _stalled(history: list[float]) -> bool:
     return len(before) == STALL and history[-1] < STALL_FROM and history[-1] > 0.9 * min(before)
 
 
-def _warn(residual: float, goal: float, steps: int) -> None:
+def warn_of_residual(residual: float, goal: float, steps: int) -> None:
+    """Say that the products, or the steps, did not suffice."""
     warnings.warn(
         f"eigsh stopped after {steps} products with a residual of {residual:.1e} of |lambda_1|, above the "
         f"{goal:.1e} asked for: the products are no more accurate, or eigenvalues cluster at the last pair; "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, to_host
+from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
 from gpukoop.spectrum.dictionary import coordinates_above
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.whitening import whitened_pencil
@@ -23,6 +23,8 @@ SCORED = 10
 # Directions of the coordinates that the pooled samples do not span.
 CUT = 1e-8
 ROWS = 2**14
+# Coordinates that a device holds at once: 128 MB.
+DEVICE_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,12 @@ def noise_level(p: int, m: float) -> float:
     return float(np.sqrt(p / m))
 
 
+@unchecked()  # who calls has looked at the points
 def block_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments]:
     """Return moments of contiguous blocks, BLOCKS a fold: neighbours in a trajectory stay together."""
     edges = np.linspace(0, len(X), FOLDS * BLOCKS + 1).astype(int)
+    if is_cupy(X):
+        return _queued_moments(functions, X, Y, edges)
     found = []
     for first, last in pairwise(edges):
         blocks = [slice(s, min(s + ROWS, last)) for s in range(first, last, ROWS)]
@@ -127,6 +132,26 @@ def block_moments(functions: RatioFunctions, X: Array, Y: Array) -> list[Moments
         if parts:
             found.append(sum(parts[1:], parts[0]))
     return found
+
+
+def _queued_moments(
+    functions: RatioFunctions, X: Array, Y: Array, edges: np.ndarray
+) -> list[Moments]:
+    """Return the same on a device: one product a block, of [1, psi(x), psi(y)] with itself, and one look at all of them."""
+    xp, p = namespace(X), functions.n_modes
+    rows = max(1, DEVICE_ENTRIES // (2 * p + 1))
+    grams = xp.zeros((len(edges) - 1, 2 * p + 1, 2 * p + 1))
+    for start in range(0, len(X), rows):
+        chunk = slice(start, min(start + rows, len(X)))
+        P, Q = (functions.transform(Z[chunk]) for Z in (X, Y))
+        both = xp.concatenate([xp.ones((len(P), 1), P.dtype), P, Q], axis=1).astype(float)
+        for gram, first, last in zip(grams, edges[:-1], edges[1:], strict=True):
+            part = both[max(first - start, 0) : max(last - start, 0)]
+            if len(part):
+                gram += part.T @ part
+    x, y = slice(1, p + 1), slice(p + 1, None)
+    found = [(g[0, 0], g[0, x], g[0, y], g[x, x], g[y, y], g[x, y]) for g in to_host(grams)]
+    return [Moments(float(m), *parts) for m, *parts in found if m]
 
 
 def folds_of(blocks: list[Moments]) -> list[Moments]:
@@ -144,13 +169,15 @@ def pair_moments(P: Array, Q: Array, weight: Array | None = None) -> Moments:
     return Moments(m, *(to_host(a) for a in parts))
 
 
+@unchecked()  # who calls has looked at the points
 def carriers(functions: Any, X: Array) -> np.ndarray:
     """Return how many samples carry each function of mean 0 and variance 1: m over its fourth moment."""
+    rows = max(1, DEVICE_ENTRIES // functions.n_modes) if is_cupy(X) else ROWS
     fourth = sum(
-        to_host((abs(functions.transform(X[s : s + ROWS])).astype(float) ** 4).sum(axis=0))
-        for s in range(0, len(X), ROWS)
+        (abs(functions.transform(X[s : s + rows])).astype(float) ** 4).sum(axis=0)
+        for s in range(0, len(X), rows)
     )
-    return len(X) ** 2 / np.asarray(fourth)
+    return len(X) ** 2 / to_host(fourth)
 
 
 def held_out_scores(
