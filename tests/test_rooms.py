@@ -31,6 +31,7 @@ ROOMS = [
         "baselines",
         "cuda",
         "listing",
+        "connection",
         "distributed",
         "rounding",
         "testing",
