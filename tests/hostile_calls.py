@@ -420,8 +420,8 @@ TESTING = {
         {"backend": "numpy"},
     ),
     "expected_failed_checks": (
-        lambda estimator: testing.expected_failed_checks(estimator) and None,
-        {"estimator": gk.MMDFlow()},
+        lambda: testing.expected_failed_checks(gk.MMDFlow()) and None,
+        {},
     ),
 }
 
