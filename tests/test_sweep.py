@@ -164,6 +164,10 @@ ELSEWHERE = {
     "spectrum.LinearCoordinates": "tests/test_coordinates.py",
     "spectrum.Powers": "tests/test_coordinates.py",
     "datasets.heat_equation": "tests/test_datasets.py",
+    **dict.fromkeys(
+        "maps.angles maps.project_circle maps.project_simplex maps.project_sphere maps.project_torus maps.torus".split(),
+        "tests/test_interop.py",
+    ),
     "DiffusionMap": "spectrum.DiffusionMap",
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
@@ -172,10 +176,15 @@ ELSEWHERE = {
     "Block": "algebra.Block",
     "Identity": "algebra.Identity",
     "backends": "takes nothing",
+    "distributed.block_sum": "runs on the workers",
     "plot.require_matplotlib": "takes nothing",
 }
 # Rooms whose every name is tried in tests of their own.
-OWN_TESTS = {"baselines": "tests/test_baselines.py", "generators": "tests/test_generators.py"}
+OWN_TESTS = {
+    "interop": "tests/test_interop.py",
+    "baselines": "tests/test_baselines.py",
+    "generators": "tests/test_generators.py",
+}
 
 
 def public_callables():
@@ -185,7 +194,12 @@ def public_callables():
         name: getattr(gk, name) for name in gk.__all__ if inspect.ismodule(getattr(gk, name))
     }
     for room, module in (modules | {"algebra": gk.algebra}).items():
-        listed = getattr(module, "__all__", None) or ["use_cluster"]
+        own = [
+            n
+            for n, thing in vars(module).items()
+            if getattr(thing, "__module__", "") == module.__name__
+        ]
+        listed = getattr(module, "__all__", None) or [n for n in own if not n.startswith("_")]
         names |= {f"{room}.{name}": module for name in listed if callable(getattr(module, name))}
     return names
 
