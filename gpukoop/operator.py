@@ -31,7 +31,6 @@ from gpukoop.checks import check_tol
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
-from gpukoop.kernels.formula.lengths import isotropic
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
 from gpukoop.kernels.operation import (
     GRADIENT,
@@ -44,7 +43,8 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_range, check_scales, divided, median_scale, per_feature
+from gpukoop.placement import place, slope_back
+from gpukoop.scales import check_range, check_scales, median_scale
 
 
 class KernelOperator(AbstractOperator):
@@ -118,8 +118,9 @@ class KernelOperator(AbstractOperator):
         check_range(self._radial, self.clouds.X, self.clouds.Y)
 
     def _prepare(self) -> None:
-        self._radial, self._lengths = isotropic(self.kernel)
-        self.clouds = Clouds(*divided(self._lengths, self.X, self.Y))
+        self._placed = place(self.kernel, self.X, self.Y)
+        self._radial = self._placed.kernel
+        self.clouds = Clouds(self._placed.X, self._placed.Y)
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
 
@@ -166,9 +167,9 @@ class KernelOperator(AbstractOperator):
         return self._with(kernel=factor * self.kernel)
 
     def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
-        if not isinstance(other, KernelOperator):
+        if not isinstance(other, KernelOperator) or not (self._placed.adds and other._placed.adds):
             return None
-        how = [(K.backend, K.tol, K.precision, K._lengths) for K in (self, other)]
+        how = [(K.backend, K.tol, K.precision, K._placed.lengths) for K in (self, other)]
         same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
@@ -207,7 +208,7 @@ class KernelOperator(AbstractOperator):
         """Return the request, made once for an operation and a number of columns."""
         request = self._requests.get((operation, t))
         if request is None:
-            (n, m), d, home = self.shape, self.X.shape[1], self.home
+            (n, m), d, home = self.shape, self.clouds.X.shape[1], self.home
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds
@@ -223,7 +224,7 @@ class KernelOperator(AbstractOperator):
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
         out = run(self._request(operation, V.shape[1]), self.backend, V)
         listen()
-        return per_feature(out, operation, self._lengths), _ndim(v) == 1
+        return slope_back(out, operation, self._placed), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
         return self.home.restore(result)

@@ -16,7 +16,7 @@ ROOMS = [
     ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
     ["checks", "fitted", "lagged", "models", "tables", "progress"],
-    ["scales"],
+    ["scales", "placement"],
     ["config", "backends", "dispatch"],
     ["algebra"],
     ["operator"],
