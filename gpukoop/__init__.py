@@ -28,9 +28,12 @@ from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
     from gpukoop import (
+        baselines,
         cuda,
         datasets,
         distributed,
+        generators,
+        interop,
         kinetics,
         maps,
         metrics,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
+    from gpukoop.generators import Generator
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -50,6 +54,7 @@ __version__ = "0.1.0"
 # Where the names live that are imported when they are first used.
 _HOMES = {
     "DiffusionMap": "spectrum",
+    "Generator": "generators",
     "GeneratorEDMD": "spectrum",
     "JKOFlow": "estimators",
     "KSWGD": "estimators",
@@ -60,9 +65,12 @@ _HOMES = {
     "diagnose": "verdict",
 }
 _ROOMS = (
+    "baselines",
     "cuda",
     "datasets",
     "distributed",
+    "generators",
+    "interop",
     "kinetics",
     "maps",
     "metrics",
@@ -83,6 +91,7 @@ __all__ = [
     "DiffusionMap",
     "Energy",
     "Gaussian",
+    "Generator",
     "GeneratorEDMD",
     "Identity",
     "InverseMultiquadric",
@@ -100,10 +109,13 @@ __all__ = [
     "Riesz",
     "WassersteinFlow",
     "backends",
+    "baselines",
     "cuda",
     "datasets",
     "diagnose",
     "distributed",
+    "generators",
+    "interop",
     "kinetics",
     "maps",
     "metrics",

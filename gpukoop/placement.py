@@ -9,7 +9,7 @@ from gpukoop.kernels.formula.lengths import isotropic
 from gpukoop.kernels.formula.placed import AbstractPlaced, Placement
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation
-from gpukoop.scales import divided
+from gpukoop.scales import check_scales, divided
 
 
 def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
@@ -17,6 +17,7 @@ def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
     if isinstance(kernel, AbstractPlaced):
         return kernel.place(X, Y)
     radial, lengths = isotropic(kernel)
+    check_scales(radial, X.dtype)
     if lengths is None:
         return Placement(radial, X, Y, None)
 

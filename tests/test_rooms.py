@@ -28,8 +28,11 @@ ROOMS = [
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
+        "connection",
+        "interop",
         "distributed",
         "rounding",
         "testing",
@@ -37,6 +40,7 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
         "commands",
         "demo",

@@ -14,9 +14,13 @@ from gpukoop.arrays import Array, like, namespace, points
 from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
-from gpukoop.flow.descent import Field, begin, explicit
+from gpukoop.estimators.start import check_init, drawn_start
+from gpukoop.flow.descent import Field, begin, explicit, width
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.training import StagewiseTrainer, Trainer
+from gpukoop.kernels.formula.catalogue import Riesz
+from gpukoop.kernels.formula.lengths import mean_and_lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
@@ -24,18 +28,22 @@ from gpukoop.maps.stages import StagewiseMap
 from gpukoop.operator import median_scale
 from gpukoop.parameters import check_shared
 
+# Numbers in the data's own units, or as they stand.
+UNITS = ("data", "absolute")
+
 
 class Recorder:
     """Passes a step of a field on and remembers what the next one would start from, for the energy after the last step."""
 
     def __init__(self, step: Step, field: Field) -> None:
         self.step, self.field = step, field
-        self.memory: dict[str, Array] = {}
+        self.kept = Kept()
 
     def __call__(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
         """Take the step."""
         following, info = self.step(state, rng)
-        self.memory = state.memory if info.diverged or info.converged else following.memory
+        stays = info.diverged or info.converged
+        self.kept = (state if stays else following).memory.kept
         return following, info
 
 
@@ -43,6 +51,9 @@ class AbstractParticleFlow(AbstractFlowEstimator):
     """A flow given by a velocity field, of particles or, with ``generator``, of a map."""
 
     n_iter: int
+    units: str
+    init: Any
+    unit_: float
     generator: Any = None
     persistence: float = 1
     momentum: float = 0.0
@@ -71,8 +82,25 @@ class AbstractParticleFlow(AbstractFlowEstimator):
     def _steps(self) -> int:
         return self.n_iter
 
+    def _in_units(self, value: float, power: float) -> float:
+        """Return a number that is given in powers of the unit of length, in the units of the data."""
+        return float(value) if self.units == "absolute" else float(value) * self.unit_**power
+
+    def _kernel_step(self, value: float, kernel: AbstractKernel) -> float:
+        """Return a step size for half the squared MMD: in scale^2 of the kernel, of Riesz kernels in unit^(2 - exponent)."""
+        if isinstance(kernel, Riesz):
+            return self._in_units(value, 2 - kernel.exponent)
+        scale = mean_and_lengths(kernel.terms[0][1].scale)[0]
+        return float(value) if self.units == "absolute" else float(value) * scale**2
+
+    def _start(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw starting points as ``init`` says."""
+        return drawn_start(self, n, rng, super()._start)
+
     def _check_common(self) -> None:
         check_shared(self)
+        check_init(self.init)
+        check_choice(self.units, "units", UNITS)
         check_persistence(self.persistence)
         if self.generator is not None:
             if not isinstance(self.generator, AbstractMap):
@@ -154,11 +182,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         energies = history.get("energy", np.zeros(0))
         if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
             rng = np.random.default_rng([seed, outcome.n_iter])
-            particles, rows = outcome.particles, len(outcome.particles)
-            memory = {
-                k: v for k, v in step.memory.items() if k not in ("target", "own") or len(v) == rows
-            }
-            last = step.field(particles, memory, rng, outcome.n_iter)
+            last = step.field(outcome.particles, step.kept, rng, outcome.n_iter)
             history["energy"] = np.append(energies, float(last.energy))
         return history
 
@@ -216,7 +240,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Draw new points: particles moved from a normal start, or the generator at fresh latent points.
+        """Draw new points: particles moved from where ``init`` says, or the generator at fresh latent points.
 
         Parameters
         ----------
@@ -247,6 +271,11 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         else:
             Y = self._latent[rng.integers(len(self._latent), size=n)]
         return self._home.restore(self.generator_(Y))
+
+
+def unit_length(X: Array) -> float:
+    """Return the root mean square deviation of a column of the samples, the unit of lengths; 1 where they do not differ."""
+    return width(X) / math.sqrt(X.shape[1]) or 1.0
 
 
 def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
