@@ -69,7 +69,8 @@ def test_the_sdist_holds_what_its_tests_need(tmp_path):
     needed = {
         name
         for name in listed.stdout.split()
-        if name.startswith(("tests/", "bench/", "docs/", "kernels/", "gpukoop/")) or name.endswith(".md")
+        if name.startswith(("tests/", "bench/", "docs/", "kernels/", "gpukoop/"))
+        or name.endswith(".md")
     }
     needed -= {"gpukoop/kernels"}
     assert not needed - inside
