@@ -181,7 +181,7 @@ def test_what_is_refused():
         gk.Cosine() + gk.Gaussian(1.0)
     with pytest.raises(TypeError, match="no function of the distance"):
         gk.Polynomial() * gk.Gaussian(1.0)
-    with pytest.raises(TypeError, match="no function of the distance"):
+    with pytest.raises(ValueError, match="expected a positive kernel"):
         gk.KSWGD(kernel=gk.Cosine()).fit(X)
     with pytest.raises(ValueError, match="a point at 0"):
         gk.Cosine()(np.zeros((2, 3)))
