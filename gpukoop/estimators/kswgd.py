@@ -18,6 +18,7 @@ from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
 from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
+from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
@@ -263,6 +264,9 @@ class KSWGD(
         )
         if coordinates is not None:
             step = in_coordinates(step, coordinates, self.project)
+        elif not self.langevin and self.project is None:
+            first = 0 if self.coarse_ is None else round(COARSE_FRACTION * steps)
+            step = Repeated(step, first)
         return step, State(Z), steps, float(self.step_size)
 
     def transport(

@@ -15,6 +15,7 @@ from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.flow.descent import Field, begin, explicit
+from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
 from gpukoop.flow.training import StagewiseTrainer, Trainer
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -66,7 +67,13 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         steps = int(self._steps()) if n_iter is None else int(n_iter)
         field = self._field(self._batch)
         recorder = Recorder(self._particle_step(field), field)
-        return recorder, begin(Z, self.X_), steps, self._length()
+        step = Repeated(recorder) if self._repeats else recorder
+        return step, begin(Z, self.X_), steps, self._length()
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether every step is the same function of particles and momentum, and draws nothing."""
+        return False
 
     def _steps(self) -> int:
         return self.n_iter
@@ -152,6 +159,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
         history = outcome.history
         energies = history.get("energy", np.zeros(0))
+        step = step.step if isinstance(step, Repeated) else step
         if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
             rng = np.random.default_rng([seed, outcome.n_iter])
             particles, rows = outcome.particles, len(outcome.particles)

@@ -39,10 +39,13 @@ from gpukoop.kernels.cells import (
     in_cells,
     squared_gaps,
 )
+from gpukoop.kernels.cuda.cost import exact_cost, listed_cost
 from gpukoop.kernels.cuda.pairs.plan import Part, Plan, Sizes
 from gpukoop.kernels.cuda.specification import WIDEST_TILE
-from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.cuda.symmetric.plan import pays as once_pays
+from gpukoop.kernels.formula.profile import AbstractKernel, trace
 from gpukoop.kernels.operation import PRODUCT
+from gpukoop.kernels.reference import evaluate, squared_distances
 
 Keep = Callable[[Array, Array], Array]
 
@@ -50,6 +53,7 @@ Keep = Callable[[Array, Array], Array]
 # not measured.
 MIN_PAIRS = 2**36
 NEAR = 16  # tiles of the first pass: twice what a block of 1024 targets covers of its own kind
+SAMPLE = 256  # targets and sources whose pairs say what share of all matters
 ENTRIES = 2**22  # pairs of cells whose bounds are in memory at once, some 200 MB with temporaries
 LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
 
@@ -67,6 +71,7 @@ def make_local(
         return None
     if c.n * c.m < MIN_PAIRS or c.n < MIN_TARGETS:
         return None
+    exact = sizes
     # Ordered points are copies; that much of the tolerance is left to the forms of q.
     apart = replace(c, same=False)
     sizes = replace(sizes, clouds=apart, tol=(1 - SHARE) * tol, listed=True)
@@ -80,8 +85,40 @@ def make_local(
     half = float(half_squared(Y))
     if not all(bound.decays(half, tol) for bound in bounds):
         return None
+    share = visited(kernel, X, Y, V, tol, operation.log, engine.xp)
+    if listed_cost(share) >= exact_cost(c.same and once_pays(kernel, exact)):
+        return None
     first = Plan(kernel, replace(sizes, operation=PRODUCT)) if scale else plan
     return LocalSums(first, plan, bounds, X, Y, V, tol, engine)
+
+
+def visited(
+    kernel: AbstractKernel,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float,
+    exponent: bool,
+    xp: ModuleType,
+) -> float:
+    """Return the share of pairs that matter, from a sample: those with w_j k_ij above ``tol`` times their row's mean.
+
+    That is the rule of the lists for tiles of one source, so it is the least that lists could visit. Waits for the device once.
+    """
+    i = xp.asarray(np.linspace(0, len(X) - 1, SAMPLE).astype(int))
+    # Between the sampled targets where X is Y: a point says nothing about its neighbourhood.
+    j = xp.asarray(np.linspace(0, len(Y) - 1, 2 * SAMPLE + 1).astype(int)[1::2])
+    weights = V[j].reshape(SAMPLE, -1).astype(float)
+    if exponent:
+        weights = xp.exp(weights - xp.maximum(weights.max(axis=0), LOWEST))
+    weights = abs(weights)
+    terms = xp.zeros((SAMPLE, SAMPLE))
+    q = squared_distances(X[i], Y[j])
+    for of in (trace(radial) for _, radial in kernel.terms):
+        phi = evaluate(of.phi, q * of.prescale**2, of.symbols, of.values)
+        terms = terms + abs(phi)
+    terms = terms * weights.max(axis=1)
+    return float((terms > tol * terms.mean(axis=1, keepdims=True)).mean())
 
 
 class LocalSums:
