@@ -7,19 +7,19 @@ what follows a matrix product. Variants come from the plans that launch them, so
 are compiled once.
 
 Numba's front end takes nine tenths of the time and gives the same code for every architecture. It runs once a variant;
-NVVM then prints PTX for sm_80 (for sm_90 it prints the same instructions) and for sm_100 (another code generator), and
-ptxas assembles sm_80, sm_90 and sm_100 from them.
+NVVM then prints PTX for sm_80 and for sm_90, which newer devices take, too, and ptxas assembles sm_80, sm_90 and sm_100
+from them. What the archive holds (:mod:`gpukoop.kernels.cuda.archive`) is not compiled: its text is what runs.
 
-Asserted, for every variant and architecture: ptxas takes it; no spills, no stack, no local memory (but for :func:`_known`); a block of it fits
+Asserted, for every variant and architecture: ptxas takes it; no spills, no stack, no local memory; a block of it fits
 on a multiprocessor; no float64 instruction anywhere in a float32 variant; and, in float32, as many special functions a
 pair as the formula needs.
 
 **What is left out without --all.** A text is a frame (operation, d, t, dtype, form, length of a record, family) around
 the expression of a kernel, which the writer pastes in pair by pair; neither depends on the other. So what is compiled is
 
-- every frame of d = 3, 17 and 100 (few, most and too many features for registers), and with one column of d = 1, 2 and,
-  in float32, 10; the exact form with one column only, as it differs in q, which columns do not touch;
-- every (kernel, operation, dtype, dot form or not, features in registers or in chunks), in some frame;
+- every frame of d = 3, 17 and 100 (few, most and too many features for registers), and with one column of d = 2 and, in
+  float32, 1 and 10; the exact form with one column only, as it differs in q, which columns do not touch;
+- every (kernel, operation, dtype, dot form or not) with features in registers, every (kernel, dtype) in chunks;
 - lists once an operation and dtype (two statements are others), symmetric products for few features with one column
   and for most with most, and every matrix frame, the kernels in turn.
 
@@ -54,13 +54,14 @@ sys.path.insert(0, str(ROOT))
 
 from bench.cuda_static import assemble, functions, loops, missing  # noqa: E402
 from gpukoop.cuda import compile_entry, entry_ptx, merge  # noqa: E402
+from gpukoop.kernels.cuda import archive  # noqa: E402
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue  # noqa: E402
 from gpukoop.kernels.cuda.matrix.text import Entry  # noqa: E402
 from gpukoop.kernels.cuda.packing import Clouds  # noqa: E402
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes  # noqa: E402
 from gpukoop.kernels.cuda.pairs.shape import columns  # noqa: E402
-from gpukoop.kernels.cuda.program import Program  # noqa: E402
-from gpukoop.kernels.cuda.specification import BLOCK, DTYPES, Points, Specification  # noqa: E402
+from gpukoop.kernels.cuda.program import NEWEST_PTX, Program  # noqa: E402
+from gpukoop.kernels.cuda.specification import BLOCK, DTYPES, Points  # noqa: E402
 from gpukoop.kernels.cuda.symmetric.plan import MOST_COLUMNS, SymmetricPlan  # noqa: E402
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32, Riesz  # noqa: E402
 from gpukoop.kernels.operation import OPERATIONS  # noqa: E402
@@ -74,15 +75,15 @@ FEATURES = (1, 2, 3, 4, 10, 17, 100)
 COLUMNS = (1, 3, 4, 16, 64)
 # Few, most and too many features for registers; and those whose targets a thread are the same as for more features.
 CORNERS = (3, 17, 100)
-BETWEEN = {"float32": (4,), "float64": (4, 10)}
+BETWEEN = {"float32": (4,), "float64": (1, 4, 10)}
 LISTED = 3
 # Most features in registers: there the kernels that want most registers themselves are compiled (powers in float64).
 MOST_FEATURES = 17
 HUNGRY = {"float32": ("matern52", "sum"), "float64": ("rational_quadratic", "riesz")}
 SYMMETRIC = (2, 3, 10, 17)
 SYMMETRIC_CORNERS = ((3, 1), (17, MOST_COLUMNS))
-# Architecture, and the compute capability that NVVM prints PTX for.
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (8, 0), "sm_100": (10, 0)}
+# Architecture, and the compute capability that NVVM prints PTX for, as the package does.
+ARCHITECTURES = {f"sm_{a}{b}": min((a, b), NEWEST_PTX) for a, b in ((8, 0), (9, 0), (10, 0))}
 # Special functions a pair in float32, counted by hand from the formula: ex2, lg2, sqrt, rsqrt and rcp are one each.
 # product, gradient, value_and_gradient, logsumexp, logsumexp_and_gradient
 SPECIAL = {
@@ -158,7 +159,9 @@ def variants() -> list[Variant]:
             for form, program in part.programs.items():
                 spec = program.specification
                 wide, t = part.wide, spec.t
-                covers: tuple[Any, ...] = (name, op, dtype, form == "dot", wide)
+                covers: tuple[Any, ...] = (name, op, dtype, form == "dot")
+                if wide:
+                    covers = ("wide", name, dtype)
                 if family != "pairs":
                     covers = (family, op, dtype)
                 always = d in CORNERS and (wide or t == 1 or form != "exact")
@@ -228,7 +231,11 @@ def summary(rows: list[dict[str, Any]]) -> None:
 
 
 def compile_both(variant: Variant) -> dict[tuple[int, int], str]:
-    """Return the PTX for every compute capability from one run of Numba's front end."""
+    """Return the PTX for every compute capability: the archive's, or from one run of Numba's front end."""
+    if isinstance(variant.entry, Program):
+        texts = {cc: archive.find(variant.entry, cc) for cc in set(ARCHITECTURES.values())}
+        if all(texts.values()):
+            return {cc: text for cc, text in texts.items() if text is not None}
     from numba.cuda.codegen import CUDACodeLibrary
 
     printed: dict[tuple[int, int], str] = {}
@@ -304,30 +311,9 @@ def measure(variant: Variant, code: list[str], bodies: list[list[str]]) -> dict[
     }
 
 
-def _known(variant: Variant, arch: str) -> tuple[str, ...]:
-    """Return which kinds of local memory are known of: they make a program slow, not wrong.
-
-    In frames of many features two targets and sixteen sources of a float64 function, of a power, or for sm_100 of a few
-    functions, are more than NVVM unrolls, so that their distances lie in memory. With CuPy products of matrices take their
-    place. For sm_100 NVVM leaves loops over the targets of long profiles as loops, too.
-    """
-    spec = variant.entry.specification if isinstance(variant.entry, Program) else None
-    if not isinstance(spec, Specification):
-        return ()
-    if spec.family != "wide":
-        return ("stack", "local") if arch == "sm_100" else ()
-    heavy = variant.entry.functions.heavy  # type: ignore[union-attr]
-    excused = spec.dtype == "float64" or heavy or arch == "sm_100"
-    return ("spills", "stack", "local") if excused else ()
-
-
 def complaints(variant: Variant, row: dict[str, Any]) -> list[str]:
     """Return what is wrong with a row."""
-    wrong = [
-        f"{row[k]} {k}"
-        for k in ("spills", "stack", "local")
-        if row[k] and k not in _known(variant, row["arch"])
-    ]
+    wrong = [f"{row[k]} {k}" for k in ("spills", "stack", "local") if row[k]]
     if row["registers"] * BLOCK > REGISTERS:
         wrong.append(f"a block needs {row['registers'] * BLOCK} registers")
     # What measures and packs the points does so in float64.

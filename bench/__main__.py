@@ -34,11 +34,13 @@ CPU_TABLES = (
     "million",
     "flows",
     "koopman",
+    "fields",
+    "verdict",
     "torch",
     "cuda_static",
     "cuda_tensor",
 )
-CUDA_TABLES = ("cuda_device",)
+CUDA_TABLES = ("cuda_device", "cuda_runs", "cuda_static", "cuda_tensor")
 
 
 def machine() -> dict[str, str]:
@@ -75,6 +77,37 @@ def machine() -> dict[str, str]:
     }
 
 
+def card() -> dict[str, str]:
+    """Return the device of a figure: its name, multiprocessors, clocks, memory, driver and what talks to it."""
+    try:
+        import cupy
+    except ImportError:
+        return {"card": "none: CuPy is not installed"}
+    runtime, has = cupy.cuda.runtime, cupy.cuda.Device().attributes
+    about = runtime.getDeviceProperties(0)
+    return {
+        "card": about["name"].decode(),
+        "multiprocessors": str(has["MultiProcessorCount"]),
+        "clock MHz": f"{has['ClockRate'] / 1e3:.0f} at most, memory {has['MemoryClockRate'] / 1e3:.0f}",
+        "memory GB": f"{about['totalGlobalMem'] / 1e9:.1f}",
+        "driver": str(runtime.driverGetVersion()),
+        "runtime": str(runtime.runtimeGetVersion()),
+        "clocks under way": _smi(),
+        "cupy": cupy.__version__,
+        **{p: _version(p) for p in ("numba-cuda", "cuda-core", "nvidia-nvvm", "cufinufft")},
+    }
+
+
+def _smi() -> str:
+    """Return what nvidia-smi says of clocks, limits and temperature, or that it is not there."""
+    asked = "clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,persistence_mode"
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "nvidia-smi does not answer"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -92,7 +125,8 @@ def run(
 ) -> int:
     """Run the tables and write ``results.json``-like data to ``out`` and, for a full run, ``results.md``."""
     names = only or list(CPU_TABLES if device == "cpu" else CUDA_TABLES)
-    record: dict[str, Any] = {"machine": machine(), "device": device, "quick": quick, "tables": {}}
+    about = machine() | (card() if device == "cuda" else {})
+    record: dict[str, Any] = {"machine": about, "device": device, "quick": quick, "tables": {}}
     for name in names:
         # A process a table: peak memory is that of the table, and one table's caches do not warm another's.
         table = _table(name, quick) if only else _table_of_its_own(name, quick)

@@ -21,6 +21,9 @@ import sysconfig
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRY = "GpuConv1DOnDevice"
@@ -140,6 +143,43 @@ def compile_ptx(text: str, arch: str = "compute_90") -> str:
         return fetch("PTX")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+# Threads of a block in KeOps' binder, and outputs a target of its log-sum-exp: maximum and sum.
+BLOCK, OF_LOGSUMEXP = 192, 2
+
+
+def launches(cupy: Any, kernel: str, op: str, X: Any, Y: Any, V: Any, scale: float) -> Any:
+    """Return a function that launches KeOps' own kernels on CuPy arrays as its binder does, and what it writes.
+
+    The binder itself does not start on every driver; the kernels are the same. For a Gaussian, where KeOps takes ``op`` in
+    ``passes``; None elsewhere. Its results are raw: a log-sum-exp is (maximum, sum).
+    """
+    (n, d), (m, t) = X.shape, (V if V.ndim == 2 else V[:, None]).shape
+    needed = passes(kernel, op, d, t)
+    if not needed or missing() is not None or X.dtype != "float32":
+        return None
+    capability = cupy.cuda.Device().compute_capability
+    g = cupy.asarray([0.5 / scale**2], "float32")
+    grid, shared = ((n + BLOCK - 1) // BLOCK, 1, 1), BLOCK * (d + t) * 4
+    steps, outs = [], []
+    for text, (formula, aliases, _) in zip(sources([p[:2] for p in needed]), needed, strict=True):
+        module = cupy.cuda.function.Module()
+        module.load(compile_ptx(text, f"compute_{capability}").encode() + b"\0")
+        arrays = [X, Y, V, g, cupy.ones((n, t), "float32")][: len(aliases)]
+        width = d if formula.startswith("Grad") else OF_LOGSUMEXP if op == "logsumexp" else t
+        out = cupy.empty((n, width), "float32")
+        places = cupy.asarray([a.data.ptr for a in arrays], "uint64")
+        arguments = (np.int64(n), np.int64(m), out, places)
+        steps.append((module.get_function(ENTRY), arguments, arrays))
+        outs.append(out)
+
+    def run() -> Any:
+        for function, arguments, _ in steps:
+            function(grid, (BLOCK, 1, 1), arguments, shared)
+        return outs
+
+    return run
 
 
 if __name__ == "__main__":

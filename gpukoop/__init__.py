@@ -26,9 +26,11 @@ from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
     from gpukoop import (
+        baselines,
         cuda,
         datasets,
         distributed,
+        generators,
         kinetics,
         maps,
         metrics,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         verdict,
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
+    from gpukoop.generators import Generator
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -48,6 +51,7 @@ __version__ = "0.1.0"
 # Where the names live that are imported when they are first used.
 _HOMES = {
     "DiffusionMap": "spectrum",
+    "Generator": "generators",
     "GeneratorEDMD": "spectrum",
     "JKOFlow": "estimators",
     "KSWGD": "estimators",
@@ -58,9 +62,11 @@ _HOMES = {
     "diagnose": "verdict",
 }
 _ROOMS = (
+    "baselines",
     "cuda",
     "datasets",
     "distributed",
+    "generators",
     "kinetics",
     "maps",
     "metrics",
@@ -79,6 +85,7 @@ __all__ = [
     "DiffusionMap",
     "Energy",
     "Gaussian",
+    "Generator",
     "GeneratorEDMD",
     "Identity",
     "InverseMultiquadric",
@@ -94,10 +101,12 @@ __all__ = [
     "Riesz",
     "WassersteinFlow",
     "backends",
+    "baselines",
     "cuda",
     "datasets",
     "diagnose",
     "distributed",
+    "generators",
     "kinetics",
     "maps",
     "metrics",

@@ -8,6 +8,8 @@ on a device, and ``namespace(x)`` says which one ``x`` belongs to.
 from __future__ import annotations
 
 import contextlib
+import logging
+import numbers
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ import numpy as np
 from gpukoop import alarm
 from gpukoop.kernels import arrays as ground
 from gpukoop.kernels.arrays import Array, is_cupy, namespace
+
+logger = logging.getLogger("gpukoop")
 
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -97,8 +101,8 @@ def _from_dlpack(x: Any, name: str) -> tuple[Array, Home]:
     library = type(x).__module__.partition(".")[0]
     if getattr(x, "requires_grad", False):
         raise TypeError(
-            f"{name} is a tensor that requires grad; gpukoop does not differentiate through it: "
-            f"pass {name}.detach()"
+            f"{name} is a tensor that requires grad, and nothing here is differentiated through: pass {name}.detach(); "
+            "gpukoop.torch has sums that PyTorch differentiates"
         )
     kind, index = x.__dlpack_device__()
     try:
@@ -129,6 +133,8 @@ def points(
 ) -> tuple[Array, Home]:
     """Return points as a contiguous finite (n, d) float array, and their home.
 
+    Whole numbers, booleans and half precision become float64, which ``logging`` is told.
+
     Parameters
     ----------
     x : array
@@ -143,12 +149,12 @@ def points(
     Raises
     ------
     TypeError, ValueError
-        If it is not a finite floating-point array of shape (n >= 1, d >= 1).
+        If it is not a finite array of real numbers of shape (n >= 1, d >= 1).
     """
     native, home = native_array(x, name)
     if not native.dtype.isnative:  # files of another machine: same numbers, other order of bytes
         native = native.astype(native.dtype.newbyteorder("="))
-    _require_float(native, name)
+    native = _as_float(native, x, name)
     if native.ndim != 2:
         raise ValueError(
             f"{name} has shape {native.shape}, expected (n, d), n points of d features. Reshape your data: "
@@ -185,16 +191,36 @@ def _require_real(native: Array, name: str, what: str) -> None:
         raise TypeError(f"{name} has dtype {native.dtype}, expected real numbers: {what}")
 
 
-def _require_float(native: Array, name: str) -> None:
+def _as_float(native: Array, x: Any, name: str) -> Array:
+    """Return numbers as float32 or float64; raise on text, dates, missing values and complex numbers."""
+    if native.dtype in (np.float32, np.float64):
+        return native
     if native.dtype.kind == "c":
         raise ValueError(
             f"Complex data not supported: {name} has dtype {native.dtype}; pass real numbers"
         )
-    if native.dtype not in (np.float32, np.float64):
+    mixed = native.dtype == object and native.ndim == 2  # a frame of numbers, flags and the like
+    if mixed:
+        _require_numbers(native, getattr(x, "columns", None), name)
+    elif native.dtype.kind not in "iub" and native.dtype != np.float16:
+        what = "text" if native.dtype.kind in "US" else f"dtype {native.dtype}"
         raise TypeError(
-            f"{name} has dtype {native.dtype}, expected float32 or float64: pass "
-            f"{name}.astype(np.float64) (or np.float32 for speed)"
+            f"{name} has {what} ({type(x).__name__}), expected numbers in float32 or float64: encode categories, for instance "
+            "with sklearn.preprocessing.OneHotEncoder, and turn dates into times"
         )
+    logger.info("%s has dtype %s: computed as float64", name, native.dtype)
+    return native.astype(np.float64)
+
+
+def _require_numbers(native: np.ndarray, columns: Any, name: str) -> None:
+    """Raise and name the first cell of an array of objects that is no number."""
+    for (i, c), cell in np.ndenumerate(native):
+        if not isinstance(cell, numbers.Real):
+            column = f"column {c}" if columns is None else f"column {columns[c]!r}"
+            raise TypeError(
+                f"{name} holds {cell!r} in row {i}, {column}: the argument must be free of strings and hold numbers only; "
+                "encode categories, for instance with sklearn.preprocessing.OneHotEncoder, and fill or drop missing values"
+            )
 
 
 _checked: ContextVar[bool] = ContextVar("checked", default=True)

@@ -12,13 +12,18 @@ ALL_SAMPLES = 5_000
 LANDMARKS = 1_000
 # Options of the command line that not every method has, and who takes them.
 TAKERS = {
+    "successors": ("kswgd",),
+    "lag": ("kswgd",),
     "components": ("kswgd",),
     "landmarks": ("kswgd",),
     "lag_time": ("kswgd",),
     "scale": ("kswgd", "mmd", "jko"),
     "steps": ("kswgd", "mmd", "wasserstein", "jko"),
     "tol": ("kswgd", "mmd", "jko"),
+    "checkpoint": ("kswgd", "mmd", "wasserstein", "jko"),
 }
+# Options that decide a fit: none of them goes with a model that is fitted.
+FITTING = (*(name for name in TAKERS if name != "checkpoint"), "backend")
 
 
 def estimator(method: str, options: Any) -> Any:
@@ -31,10 +36,7 @@ def estimator(method: str, options: Any) -> Any:
     options : namespace
         The parsed command line.
     """
-    for name, takers in TAKERS.items():
-        if getattr(options, name) is not None and method not in takers:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} belongs to {', '.join(takers)}; {method} does not take it")
+    check_taken(method, options)
     if options.lag_time is not None and options.successors is None and options.lag is None:
         raise ValueError("--lag-time is the time between pairs: pass --successors or --lag too")
     verbose = 0 if options.quiet else 1
@@ -44,6 +46,24 @@ def estimator(method: str, options: Any) -> Any:
         "verbose": verbose,
     }
     return _RECIPES[method](options, common)
+
+
+def check_taken(method: str, options: Any) -> None:
+    """Raise if an option is given that the method does not take."""
+    for name, takers in TAKERS.items():
+        if getattr(options, name) is not None and method not in takers:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} belongs to {', '.join(takers)}; {method} does not take it")
+
+
+def method_of(flow: Any) -> str:
+    """Return the name on the command line of a fitted estimator."""
+    names = {getattr(estimators, kind): name for name, kind in _KINDS.items()}
+    if type(flow) not in names:
+        raise ValueError(
+            f"the model is a {type(flow).__name__}, expected one that `gpukoop fit` wrote"
+        )
+    return names[type(flow)]
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -110,12 +130,16 @@ def _jko(options: Any, common: dict[str, Any]) -> Any:
 
 
 def _koopman(options: Any, common: dict[str, Any]) -> Any:
-    del common[
-        "verbose"
-    ]  # fitting is one pass over the data and one solve: there is no loop to report
     return estimators.KoopmanSampler(n_features=500, n_slabs=4, **common)
 
 
+_KINDS = {
+    "kswgd": "KSWGD",
+    "mmd": "MMDFlow",
+    "wasserstein": "WassersteinFlow",
+    "jko": "JKOFlow",
+    "koopman": "KoopmanSampler",
+}
 _RECIPES = {
     "kswgd": _kswgd,
     "mmd": _mmd,

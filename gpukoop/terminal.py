@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -51,6 +52,27 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"gpukoop: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
+class _Lines(logging.Handler):
+    """Writes what the package logs to standard error, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        complain(record.getMessage())
+
+
+_LINES = _Lines()
+
+
+def show_choices(wanted: bool) -> None:
+    """Show or hide what the package says about its choices: scale, modes, backend, steps."""
+    logger = logging.getLogger("gpukoop")
+    logger.removeHandler(_LINES)
+    logger.setLevel(logging.NOTSET)
+    if wanted:
+        logger.addHandler(_LINES)
+        logger.setLevel(logging.INFO)
+
+
 def folder(path: Path) -> None:
     """Raise unless a folder is there or can be made."""
     if path.exists() and not path.is_dir():
@@ -59,10 +81,10 @@ def folder(path: Path) -> None:
         )
 
 
-def writable(path: Path, ending: str) -> None:
-    """Raise unless a file of this ending can be written: asked before the work starts."""
-    if path.suffix != ending:
-        raise ValueError(f"{path}: expected a file name that ends in {ending}")
+def writable(path: Path, *endings: str) -> None:
+    """Raise unless a file of one of these endings can be written: asked before the work starts."""
+    if path.suffix not in endings:
+        raise ValueError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file name")
     if not path.parent.is_dir():

@@ -345,18 +345,9 @@ def test_constant_data_are_reproduced(X):
     assert abs(drawn - X[0]).max() < 1e-3 * (1 + abs(X).max())
 
 
-# gpukoop takes float32 and float64 only, in every estimator.
-EXPECTED_FAILURES = {
-    "check_estimators_dtypes": "integers are refused with a message: pass X.astype(float64)",
-    "check_dtype_object": "objects are refused with a message: pass X.astype(float64)",
-}
-
-
 def test_scikit_learn_checks():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of every check that it skips
-        results = check_estimator(
-            gk.KoopmanSampler(n_features=10), expected_failed_checks=EXPECTED_FAILURES, on_fail=None
-        )
+        results = check_estimator(gk.KoopmanSampler(n_features=10), on_fail=None)
     failed = [r["check_name"] for r in results if r["status"] == "failed"]
     assert failed == []

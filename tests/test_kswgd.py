@@ -468,10 +468,29 @@ def test_columns_of_transform_have_names():
     assert list(flow.get_feature_names_out()) == ["kswgd0", "kswgd1", "kswgd2"]
 
 
-def test_a_spectrum_without_kernel_sums_is_refused():
-    spectrum = gk.spectrum.GeneratorEDMD(gk.spectrum.Monomials(2), 3).fit(X_GOOD)
-    with pytest.raises(ValueError, match="its modes are no kernel sums"):
-        gk.KSWGD(spectrum).fit(X_GOOD)
+def test_a_dictionary_of_ones_own_leads_the_flow():
+    """Monomials of a normal law are its Hermite polynomials: mean and covariance of the particles end at those of the data."""
+    X = np.random.default_rng(4).standard_normal((2_000, 2)) @ [[1.0, 0.4], [0.0, 0.8]]
+    spectrum = gk.spectrum.GeneratorEDMD(gk.spectrum.Monomials(2), 5).fit(X)
+    flow = gk.KSWGD(spectrum, step_size=0.1, total_time=14.0).fit(X)
+    assert flow.backend_ == "dictionary"
+    start = 0.3 * np.random.default_rng(5).normal(size=(300, 2)) + [1.0, -0.8]
+    step, state, _, _ = flow._plan(start, None, 0)
+    c, slopes = flow.transform(start).mean(axis=0), spectrum.gradient(start)
+    floor = np.sqrt(1 / 300 + 1 / 2_000)  # modes below it are left alone
+    v = -np.einsum("nkd,k->nd", slopes, np.where(np.abs(c) > floor, c, 0) / spectrum.eigenvalues_)
+    np.testing.assert_allclose(
+        step(state, np.random.default_rng(0))[0].particles, start + 0.1 * v, rtol=1e-9
+    )
+    Z = flow.transport(start)
+    assert np.abs(c).max() > 10 * floor
+    assert (np.abs(flow.transform(Z).mean(axis=0)) < 1.05 * floor).all()
+    np.testing.assert_allclose(Z.mean(axis=0), X.mean(axis=0), atol=2 * floor)
+    np.testing.assert_allclose(np.cov(Z.T), np.cov(X.T), atol=3 * floor)
+    with pytest.raises(ValueError, match="langevin and coarse=True follow a kernel estimate"):
+        gk.KSWGD(spectrum, langevin=0.1).fit(X_GOOD)
+    with pytest.raises(ValueError, match="fit it first"):
+        gk.KSWGD(gk.spectrum.GeneratorEDMD()).fit(X_GOOD)
 
 
 def test_start_must_be_finite():

@@ -15,7 +15,7 @@ ROOMS = [
     ["kernels"],
     ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted", "lagged"],
+    ["checks", "fitted", "lagged", "models", "tables", "progress"],
     ["scales"],
     ["config", "backends", "dispatch"],
     ["algebra"],
@@ -28,6 +28,7 @@ ROOMS = [
     ["estimators"],
     # around the house: these look at everything, and nothing looks at them
     [
+        "baselines",
         "cuda",
         "listing",
         "distributed",
@@ -37,7 +38,9 @@ ROOMS = [
         "metrics",
         "plot",
         "torch",
+        "generators",
         "recipes",
+        "commands",
         "demo",
         "terminal",
         "cli",

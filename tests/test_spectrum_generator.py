@@ -136,3 +136,31 @@ def test_bad_dictionaries_and_coefficients_name_themselves():
         GeneratorEDMD(Monomials(2), 2).fit(X, diffusion="a")
     with pytest.raises(ValueError, match="takes values <= 0, expected a positive kernel"):
         GeneratorEDMD(kernel=gk.Energy()).fit(X)
+
+
+def test_powers_of_components_and_their_slopes():
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4))
+    powers = gk.spectrum.Powers(gk.spectrum.LinearCoordinates("pca", n_components=3).fit(X), 3)
+    Z, h = X[:6], 1e-5
+    features = powers.features(Z)
+    assert features.shape == (6, 9)
+    np.testing.assert_allclose(features[:, 6:], features[:, :3] ** 3)
+    numeric = np.stack(
+        [(powers.features(Z + h * e) - powers.features(Z - h * e)) / (2 * h) for e in np.eye(4)],
+        axis=2,
+    )
+    np.testing.assert_allclose(powers.gradient(Z), numeric, rtol=1e-5, atol=1e-7)
+    w = rng.normal(size=9)
+    np.testing.assert_allclose(
+        powers.slope(Z, w), np.einsum("npd,p->nd", numeric, w), rtol=1e-5, atol=1e-6
+    )
+    # what a fit makes of them is the same with and without the short way
+    fitted = GeneratorEDMD(powers, 9).fit(X)
+    c = rng.normal(size=9)
+    np.testing.assert_allclose(
+        fitted.gradient(Z, c), np.einsum("nkd,k->nd", fitted.gradient(Z), c), rtol=1e-8, atol=1e-8
+    )
+    # the first component alone gives the quotient 1 / variance, which other functions can only lower
+    quotient = 1 / np.linalg.eigvalsh(np.cov(X.T, bias=True))[-1]
+    assert 0.5 * quotient < fitted.eigenvalues_[0] <= quotient * (1 + 1e-9)

@@ -140,7 +140,14 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         """Return the history of a run that has ended."""
         return outcome.history
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: Any = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Array:
         """Draw starting points, move them by the flow and return where they end.
 
         Parameters
@@ -149,6 +156,8 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
             Number of particles, at least 1.
         random_state : None, int, Generator or RandomState
             Seed of the draw; None takes the estimator's ``random_state``.
+        checkpoint, checkpoint_every : path and int, optional
+            See :meth:`transport`; the same start must be drawn again, so one of the two ``random_state`` is needed.
 
         Returns
         -------
@@ -159,8 +168,13 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         self._check_parameters()
         n = check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
+        if checkpoint is not None and chosen is None:
+            raise ValueError(
+                "checkpoint= continues a run only from the same start: pass random_state= too"
+            )
         rng = np.random.default_rng(seed_from(chosen))
-        return self.transport(self._home.restore(self._start(n, rng)))
+        start = self._home.restore(self._start(n, rng))
+        return self.transport(start, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
         """Draw from the normal law with the mean and covariance of the samples, on the host."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
 from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
@@ -132,8 +134,15 @@ class JKOFlow(AbstractParticleFlow):
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
-        self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        source: Any = None,
+        checkpoint: str | Path | None = None,
     ) -> JKOFlow:
         """Keep the samples, and train the generator if there is one.
 
@@ -146,6 +155,8 @@ class JKOFlow(AbstractParticleFlow):
             Weights >= 0, uniform by default; not for KALE.
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------

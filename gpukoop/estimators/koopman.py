@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
@@ -35,7 +37,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Kernel features at landmarks; random cosines; monomials times Chebyshev polynomials in time (d <= 3); or
         an object with ``features(x, t)`` and ``features_and_jvp(x, t, u)``.
     n_features : int
-        Landmarks or cosines, at most the number of data points of a class. Directions below rounding are dropped, so fewer may remain.
+        Landmarks or cosines, at most as many as points of a class, or half of fewer than 1,000; directions of rounding are dropped.
     solver : "sat" or "exponential"
         Summation by parts with a boundary penalty: no exponential, an energy identity instead of blow-up. Or the
         exponential of the least-squares generator, which needs its ridge in a narrow window.
@@ -67,7 +69,8 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         solver itself. Sharper where modes are separated. "auto" is 8 for the SAT solver in at most 4 coordinates and from
         1,000 unlabelled points without a teacher, else 0. The chain also serves ``t < 1`` and ``invert``.
     n_triples : int or None
-        Triples (noise, point, time) of a slab; None is one per data point, but at least 100 and at most 200 per feature.
+        Triples (noise, point, time) of a slab; None is one per data point, but at least 100 (of fewer than 1,000 points 40) and
+        at most 200 per feature.
     n_bins : int
         Times between 0 and 1 at which the SAT solver keeps operators for ``trajectory``; 1 is none.
     symmetrize : bool
@@ -78,6 +81,8 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Who computes kernel sums.
     random_state : None, int, Generator or RandomState
         Noise, landmarks, order of the data.
+    verbose : int
+        1: a progress bar, with the time left.
 
     Attributes
     ----------
@@ -143,6 +148,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         latent: Any = None,
         backend: str | None = None,
         random_state: Any = None,
+        verbose: int = 0,
     ) -> None:
         self.dictionary = dictionary
         self.n_features = n_features
@@ -165,9 +171,18 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         self.latent = latent
         self.backend = backend
         self.random_state = random_state
+        self.verbose = verbose
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, teacher: Any = None) -> KoopmanSampler:
+    @kept
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        teacher: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> KoopmanSampler:
         """Learn the flow from N(0, I) to the law of X.
 
         Parameters
@@ -177,16 +192,13 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
             Labels: then one operator is learned for each label beside that of all points.
         teacher : object with velocity(x, t) or callable, optional
             Takes the place of the parameter of this name.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
         KoopmanSampler
             Itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the data or a parameter cannot be used; the message says which and what to do.
         """
         field = as_teacher(self.teacher if teacher is None else teacher)
         recipe, params = self._check_parameters(), self.get_params(deep=False)
@@ -238,7 +250,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         ----------
         n_samples : int
             At least 1; memory grows with n_samples times d only.
-        random_state : None, int, Generator or RandomState
+        random_state : optional
             None takes the estimator's.
         y : label or array of shape (n_samples,), optional
             Wanted labels; without it labels are drawn as often as in the data.
@@ -255,7 +267,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         return self._home.restore(self._flow.sample(n, seed, y))
 
     def transport(self, Z: Any, t: float = 1.0, *, y: Any = None, modes: Any = None) -> Array:
-        """Return where the flow carries base points by time t.
+        """Return where the flow carries base points by time t, (n, d), in the library, device and dtype of Z.
 
         Parameters
         ----------
@@ -268,11 +280,6 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         modes : callable or sequence of int, optional
             Keep only these modes of the generator (one slab): ``modes(eigenvalues) -> mask`` or indices; see
             :func:`gpukoop.sampler.mode_projector`.
-
-        Returns
-        -------
-        array of shape (n, d)
-            Library, device and dtype of Z.
         """
         native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.transport(native, t, y, modes))

@@ -12,14 +12,16 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
+from gpukoop.estimators import spectra
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
-from gpukoop.estimators.spectra import carried, coarse_spectrum_of, near_data, spectrum_of
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
 from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
 from gpukoop.flow.start import gaussian_mixture
@@ -46,7 +48,8 @@ class KSWGD(
     ----------
     spectrum : None, "diffusion", "edmd" or a fitted spectrum
         Where the spectrum comes from: a diffusion map of the samples, reversible EDMD of the pairs. None means
-        "edmd" if ``fit`` is given ``successors``, else "diffusion".
+        "edmd" if ``fit`` is given ``successors``, else "diffusion". A fitted :class:`gpukoop.GeneratorEDMD` may have any
+        dictionary; for a nearly normal law of many columns take ``gk.spectrum.Powers`` of its principal components.
     kernel : kernel, optional
         Positive radial kernel; ``Gaussian("auto")`` by default.
     n_components : int, optional
@@ -175,6 +178,7 @@ class KSWGD(
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
         self,
         X: Any,
@@ -183,6 +187,7 @@ class KSWGD(
         successors: Any = None,
         lag: int | None = None,
         frame_time: float = 1.0,
+        checkpoint: str | Path | None = None,
     ) -> KSWGD:
         """Learn the spectrum of the generator from samples, pairs or trajectories.
 
@@ -197,6 +202,8 @@ class KSWGD(
             X one ``lag_time`` later.
         lag, frame_time : int, float, optional
             Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
@@ -225,16 +232,11 @@ class KSWGD(
         if self.spectrum is None or isinstance(self.spectrum, str):
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
-        self.spectrum_ = spectrum_of(self, native, Y, lag_time)
+        self.spectrum_ = spectra.spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
-        self.carried_ = carried(self.spectrum_, native)
-        self.coarse_ = coarse_spectrum_of(self, native, self.spectrum_)
-        seen = self.spectrum_.seen(native)
-        self.backend_ = (
-            self.spectrum_.kernel_(seen, self.spectrum_.sources_, **self._options())
-            .explain("value_and_gradient", t=2)
-            .backend
-        )
+        self.carried_ = spectra.carried(self.spectrum_, native)
+        self.coarse_ = spectra.coarse_spectrum_of(self, native, self.spectrum_)
+        self.backend_ = spectra.backend_of(self.spectrum_, native, self._options())
         return self
 
     def _options(self) -> dict[str, Any]:
@@ -244,11 +246,18 @@ class KSWGD(
         check_kswgd(self)
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
-        steps = n_iter
-        if steps is None:
-            steps = math.ceil(self.total_time / self.step_size - 1e-9)
+        steps = self._steps() if n_iter is None else n_iter
         check_stable(self)
         coordinates = self.spectrum_.coordinates_
+        if spectra.of_a_dictionary(self.spectrum_):
+            step = make_dictionary_step(
+                self.spectrum_,
+                step_size=float(self.step_size),
+                n_samples=len(self.X_),
+                trusted=self.carried_,
+                project=self.project,
+            )
+            return step, State(Z), steps, float(self.step_size)
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
@@ -268,6 +277,9 @@ class KSWGD(
             first = 0 if self.coarse_ is None else round(COARSE_FRACTION * steps)
             step = Repeated(step, first)
         return step, State(Z), steps, float(self.step_size)
+
+    def _steps(self) -> int:
+        return math.ceil(self.total_time / self.step_size - 1e-9)
 
     def transport(
         self,
@@ -306,7 +318,7 @@ class KSWGD(
         elif self.init == "mixture":
             Z = gaussian_mixture(to_host(self.X_).astype(float), n, rng)
         else:
-            Z = near_data(self.spectrum_.coordinates_, self.X_, n, rng)
+            Z = spectra.near_data(self.spectrum_.coordinates_, self.X_, n, rng)
         Z = like(Z, self.X_)
         return Z if self.project is None else projected(self.project, Z)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field
@@ -122,7 +124,15 @@ class MMDFlow(AbstractParticleFlow):
         self.verbose = verbose
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, source: Any = None) -> MMDFlow:
+    @kept
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        source: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> MMDFlow:
         """Keep the samples, and train the generator if there is one.
 
         Parameters
@@ -132,6 +142,8 @@ class MMDFlow(AbstractParticleFlow):
         y : ignored
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------

@@ -201,10 +201,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
                 Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
             )
         native, home = self._check_points(Z)
-        if checkpoint is not None or checkpoint_every is not None:
-            raise ValueError(
-                "checkpoint= continues runs of particles; a generator is trained in one go: drop it"
-            )
+        self._refuse_checkpoint(checkpoint, checkpoint_every)
         pool = like(native, self.X_)
         if n_iter is None:
             return home.restore(like(self.generator_(pool), native))
@@ -212,7 +209,21 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         moved = self._train(pool, int(n_iter), seed_from(self.random_state), callback)
         return home.restore(like(moved, native))
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+    @staticmethod
+    def _refuse_checkpoint(*given: Any) -> None:
+        if any(value is not None for value in given):
+            raise ValueError(
+                "checkpoint= continues runs of particles; a generator is trained in one go: drop it"
+            )
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: Any = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Array:
         """Draw new points: particles moved from a normal start, or the generator at fresh latent points.
 
         Parameters
@@ -221,6 +232,8 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Number of points, at least 1.
         random_state : None, int, Generator or RandomState
             Seed of the draw; None takes the estimator's ``random_state``.
+        checkpoint, checkpoint_every : path and int, optional
+            See :meth:`transport`; the same start must be drawn again, so one of the two ``random_state`` is needed.
 
         Returns
         -------
@@ -228,7 +241,10 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Library and device of the samples given to ``fit``.
         """
         if self.generator is None:
-            return super().sample(n_samples, random_state)
+            return super().sample(
+                n_samples, random_state, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+            )
+        self._refuse_checkpoint(checkpoint, checkpoint_every)
         check_is_fitted(self)
         self._check_parameters()
         n = check_count(n_samples, "n_samples")

@@ -16,6 +16,7 @@ from gpukoop.flow.start import smoothed_bootstrap
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
+from gpukoop.spectrum.dictionary import DictionaryFunctions
 from gpukoop.spectrum.modes import CARRIERS
 
 # Coarse-to-fine: half of the time, a diffusion map of this factor the scale, or of the median rule's if that is larger. Left
@@ -54,13 +55,15 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
-        if not hasattr(chosen, "Psi_"):
-            hint = (
-                "its modes are no kernel sums" if hasattr(chosen, "functions_") else "fit it first"
-            )
+        if not hasattr(chosen, "functions_"):
             raise ValueError(
-                "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD "
-                f"with dictionary='diffusion', got {chosen!r}: {hint}"
+                "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, got "
+                f"{chosen!r}: fit it first"
+            )
+        if of_a_dictionary(chosen) and (flow.langevin or flow.coarse is True):
+            raise ValueError(
+                "langevin and coarse=True follow a kernel estimate of the law: with a spectrum of a dictionary, whose modes are "
+                "no kernel sums, leave them out"
             )
         if np.iscomplexobj(chosen.eigenvalues_):
             raise ValueError(
@@ -112,12 +115,17 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     )
 
 
+def of_a_dictionary(spectrum: Any) -> bool:
+    """Return whether the modes are combinations of a user's functions, and no kernel sums."""
+    return isinstance(spectrum.functions_, DictionaryFunctions)
+
+
 def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
     """Return the wide spectrum for particles outside the data, or None where the fine one reaches them.
 
     It is learned in the coordinates of the fine one, which both then see.
     """
-    if flow.coarse is False:
+    if flow.coarse is False or of_a_dictionary(fine):
         return None
     X = fine.seen(X)
     reaches = isinstance(fine, DiffusionMap)
@@ -134,6 +142,14 @@ def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
     )
     with _as_many_modes_as_resolved():
         return recentred(spectrum.fit(X), X)
+
+
+def backend_of(spectrum: Any, X: Array, options: dict[str, Any]) -> str:
+    """Return who computes the sums of a step, or "dictionary"."""
+    if of_a_dictionary(spectrum):
+        return "dictionary"
+    K = spectrum.kernel_(spectrum.seen(X), spectrum.sources_, **options)
+    return str(K.explain("value_and_gradient", t=2).backend)
 
 
 def near_data(coordinates: Any, X: Array, n: int, rng: np.random.Generator) -> np.ndarray:

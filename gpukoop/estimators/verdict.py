@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,14 @@ class ConvergedByVerdict(JudgedMixin):
     _on_law: bool | None = None
     _settled = False
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: Any = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Array:
         """Draw starting points, move them by the flow and return where they end.
 
         Parameters
@@ -113,6 +121,8 @@ class ConvergedByVerdict(JudgedMixin):
             Number of particles, at least 1.
         random_state : None, int, Generator or RandomState
             Seed of the draw; None takes the estimator's ``random_state``.
+        checkpoint, checkpoint_every : path and int, optional
+            See :meth:`transport`; the same start must be drawn again, so one of the two ``random_state`` is needed.
 
         Returns
         -------
@@ -125,7 +135,9 @@ class ConvergedByVerdict(JudgedMixin):
             If the first sample of 100 particles or more after a fit is off the law of the data, or copies them;
             ``report_`` says more.
         """
-        Z = super().sample(n_samples, random_state)  # type: ignore[misc]
+        Z = super().sample(  # type: ignore[misc]
+            n_samples, random_state, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+        )
         if "report_" not in vars(self) and "_silent" not in vars(self) and len(Z) >= LEAST:
             self.report_ = self.diagnose(Z, n_points=JUDGED)
             self._on_law = self.report_.on_law

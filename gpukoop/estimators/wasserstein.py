@@ -12,10 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
+from gpukoop.flow.sinkhorn_dense import is_small
 from gpukoop.flow.sliced import sliced_field
 from gpukoop.flow.wasserstein import SinkhornField, exact_field, minibatch
 from gpukoop.kernels.formula.catalogue import Gaussian
@@ -129,8 +131,15 @@ class WassersteinFlow(AbstractParticleFlow):
         self.verbose = verbose
 
     @whole
+    @kept
     def fit(
-        self, X: Any, y: Any = None, *, sample_weight: Any = None, source: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        source: Any = None,
+        checkpoint: str | Path | None = None,
     ) -> WassersteinFlow:
         """Keep the samples, and train the generator if there is one.
 
@@ -143,6 +152,8 @@ class WassersteinFlow(AbstractParticleFlow):
             Weights >= 0, uniform by default; normalised to sum 1.
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
+        checkpoint : path, optional
+            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
 
         Returns
         -------
@@ -157,7 +168,9 @@ class WassersteinFlow(AbstractParticleFlow):
         self.blur_ = float(self.blur) if self.blur is not None else BLUR * (width(native) or 1.0)
         if self.coupling == "sinkhorn":
             K = Gaussian(self.blur_)(native, **self._options())
-            self.backend_ = K.explain("logsumexp").backend
+            # as many particles as samples are the usual case: small clouds keep their costs, and NumPy sums them
+            small = is_small(native, native, self._options())
+            self.backend_ = "numpy" if small else K.explain("logsumexp").backend
         else:
             line = self.coupling == "sliced" or native.shape[1] == 1
             self.backend_ = "sorting" if line else "assignment"

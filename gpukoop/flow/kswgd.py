@@ -124,7 +124,7 @@ def _logarithmic(backend: str | None) -> str | None:
 
 
 def above_noise(
-    found: Moments, seen: Array | None, n: int, n_samples: int | None, trusted: Array | None = None
+    c: np.ndarray, seen: Array | None, n: int, n_samples: int | None, trusted: Array | None = None
 ) -> np.ndarray:
     r"""Return which modes are pushed, (r,): those whose moment has been above its sampling noise at this step or before.
 
@@ -133,7 +133,7 @@ def above_noise(
     for n particles, m samples and modes of variance 1. A mode below it is left alone: what it would push is chance. Once
     above, a mode is followed to its end. Without samples, ``n_samples=None``, all are pushed; never those not ``trusted``.
     """
-    pushed = np.abs(found.c) > _floor(n, n_samples)
+    pushed = np.abs(c) > _floor(n, n_samples)
     pushed = pushed if seen is None else pushed | to_host(seen)
     return pushed if trusted is None else pushed & trusted
 
@@ -254,13 +254,13 @@ def make_step(
         leading, active, stage = found, spectrum, "pushed"
         if state.iteration < coarse_iter and "arrived" not in memory:
             wide = moments(coarse, Z, options)
-            chosen = above_noise(wide, memory.get("pushed_coarse"), len(Z), n_samples)
+            chosen = above_noise(wide.c, memory.get("pushed_coarse"), len(Z), n_samples)
             if np.abs(wide.c[chosen]).max(initial=0.0) < goal and not langevin:
                 memory["arrived"] = np.ones(1, bool)
             else:
                 leading, active, stage = wide, coarse, "pushed_coarse"
         believed = trusted if active is spectrum else None
-        memory[stage] = above_noise(leading, memory.get(stage), len(Z), n_samples, believed)
+        memory[stage] = above_noise(leading.c, memory.get(stage), len(Z), n_samples, believed)
         pushed = replace(leading, c=np.where(memory[stage], leading.c, 0.0))
         reach = float(active.scale_)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)

@@ -20,6 +20,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
 from gpukoop.flow.leaps import Leaps
+from gpukoop.progress import bar
 
 # Steps on a device between two looks of the host, which then waits for all that is queued.
 LOOK_EVERY = 10
@@ -140,8 +141,6 @@ def run_flow(
         If the flow diverges; the message names the step and what to change, and the last finite
         particles are kept.
     """
-    from tqdm import tqdm
-
     if callback is not None:
         check_function(callback, "callback", "callback(i, particles)")
     history: dict[str, list[Any]] = {}
@@ -158,14 +157,8 @@ def run_flow(
     ahead = look_every if is_cupy(state.particles) and callback is None and keeper is None else 1
     watch_until = state.iteration
     leaps = Leaps(step, ahead, seed)
-    bar = tqdm(
-        total=n_iter,
-        initial=state.iteration,
-        desc=description,
-        disable=None if verbose else True,
-        leave=False,
-    )
-    with bar:
+    progress = bar(n_iter, description, verbose, initial=state.iteration)
+    with progress:
         while state.iteration < n_iter:
             i = state.iteration
             if ahead > 1 and i >= watch_until:
@@ -174,7 +167,7 @@ def run_flow(
                     state, measured = leapt
                     for name in measured[0]:
                         history.setdefault(name, []).extend(m[name] for m in measured)
-                    bar.update(len(measured))
+                    progress.update(len(measured))
                     continue
                 watch_until = i + ahead
             following, info = step(state, np.random.default_rng([seed, i]))
@@ -188,7 +181,7 @@ def run_flow(
                 converged = True
                 break
             state = replace(following, iteration=i + 1)
-            bar.update()
+            progress.update()
             if keeper is not None:
                 keeper.keep(state, history, seed)
             answer = None if callback is None else callback(i, _shown(state.particles))

@@ -88,6 +88,10 @@ class Problem:
         """Return log sum_i k(z_i, x_j) exp(a_i), (m,): -S f / eps for a = f / eps + log_a."""
         return self.operator(blur).T.logsumexp(a)
 
+    def rows_and_slope(self, b: Array, blur: float) -> tuple[Array, Array]:
+        """Return log sum_j k(z_i, x_j) exp(b_j), (n,), and its gradient in z_i, (n, d)."""
+        return self.operator(blur).logsumexp_and_gradient(b)
+
     def feasible_map(self, found: Potentials, blur: float) -> Array:
         r"""Return the barycentric map of a plan whose marginals are exact, converged or not.
 
@@ -101,7 +105,7 @@ class Problem:
         """
         eps = blur**2
         reduced, b = _reduced(found.g, found.image, self.log_b, eps)
-        value, slope = self.operator(blur).logsumexp_and_gradient(b)
+        value, slope = self.rows_and_slope(b, blur)
         # A cloud with itself is reduced on both sides: its column sums are its row sums.
         symmetric = self.X is self.Z
         filled = _filled(reduced if symmetric else found.f, value, eps)
@@ -151,7 +155,14 @@ class Potentials:
 def problem(
     Z: Array, X: Array, a: Array | None = None, b: Array | None = None, **options: Any
 ) -> Problem:
-    """Return the transport problem between two clouds, uniform weights by default."""
+    """Return the transport problem between two clouds, uniform weights by default.
+
+    Small clouds on the host keep their costs (:mod:`.sinkhorn_dense`) unless ``backend`` or ``tol`` says who shall sum.
+    """
+    from gpukoop.flow.sinkhorn_dense import dense_problem, is_small
+
+    if is_small(Z, X, options):
+        return dense_problem(Z, X, a, b)
     xp = namespace(Z)
     with np.errstate(divide="ignore"):
         log_a = log_uniform(Z) if a is None else xp.log(a)

@@ -34,6 +34,7 @@ from gpukoop.arrays import Array, namespace
 from gpukoop.flow.coupling import exact_map
 from gpukoop.flow.descent import Field, Motion, row_rms
 from gpukoop.flow.sinkhorn import (
+    SCALING,
     problem,
     solve,
     solve_symmetric,
@@ -85,6 +86,11 @@ class SinkhornField:
         h of the flow: along it the samples' potential shrinks by 1 - h, so the next solve starts from (1 - h) g.
     n_iter, tol : int and float
         Bounds of the inner iterations and of the marginal error.
+    own : float, optional
+        OT_eps of the samples with themselves, solved for by default; a constant that moves no particle, so pass 0 where a
+        batch of samples is seen once and its energy need not be debiased.
+    scaling : float
+        Factor between two blurs of the annealing of the first solve.
     **options
         ``backend`` and ``tol`` of the sums.
     """
@@ -99,14 +105,16 @@ class SinkhornField:
         step_size: float = 0.0,
         n_iter: int = 200,
         tol: float = 1e-6,
+        own: float | None = None,
+        scaling: float = SCALING,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
         self.shrink = min(1.0, max(0.0, 1.0 - step_size))
-        self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol}
+        self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol, "scaling": scaling}
         self.options = options or {}
-        self.own = 0.0
-        if debias:
+        self.own = own or 0.0
+        if debias and own is None:
             p = problem(X, X, weights, weights, **self.options)
             self.own = float(transport_value(p, solve_symmetric(p, blur, **self.limits)))
 

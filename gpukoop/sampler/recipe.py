@@ -23,6 +23,9 @@ from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures, qua
 MAX_AFFINE = 32
 MEDIAN_SAMPLE = 1_000
 MIN_FEATURES = 20
+# Fewer points than this are few: half as many features then do as well (see ``learning``).
+FEW_POINTS = 1_000
+# Length of the features over the median distance of landmarks: 0.1 d within these bounds. Two dimensions want short lengths (0.2
 # was best of 0.13, 0.2, 0.35, 0.5 on eight Gaussians and on a checkerboard); in ten, neighbours are as far as anyone.
 SCALE_FACTORS = (0.2, 1.0)
 # When "auto" distills: where the gain was measured, in the plane, and where a chain costs seconds.
@@ -56,6 +59,7 @@ class Recipe:
     symmetrize: bool = False
     backend: str | None = None
     distill: int = 0
+    verbose: int = 0
 
     @classmethod
     def checked(cls, params: dict[str, Any]) -> Recipe:
@@ -100,6 +104,7 @@ class Recipe:
             n_bins=check_count(given("n_bins"), "n_bins"),
             symmetrize=bool(given("symmetrize")),
             backend=given("backend"),
+            verbose=int(given("verbose")),
         )
 
     def distillation(self, requested: Any, data: Array, *, free: bool) -> int:
@@ -172,7 +177,8 @@ def build_lift(
     n, d = data.shape
     xp = namespace(data)
     # No more features than points of a class: more would only memorise.
-    M = min(recipe.n_features, n, max(MIN_FEATURES, n // n_classes))
+    enough = n // 2 if n < FEW_POINTS else n
+    M = min(recipe.n_features, n, max(MIN_FEATURES, enough // n_classes))
     rows = max(M, min(MEDIAN_SAMPLE, n))
     chosen = rng.permutation(n)[:rows] if rows <= n else rng.integers(n, size=rows)
     noise = like(rng.standard_normal((rows, d)), data)

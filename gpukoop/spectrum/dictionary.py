@@ -32,7 +32,10 @@ CALIBRATION = 5_000
 
 
 class Dictionary(Protocol):
-    """What GeneratorEDMD asks of a user's functions; the Hessian only for the general form."""
+    """What GeneratorEDMD asks of a user's functions; the Hessian only for the general form.
+
+    ``slope(X, w)`` -> (n, d), the gradient of ``features(X) @ w``, is used where it is offered.
+    """
 
     def features(self, X: Array) -> Array:
         """Return the functions at points, (n, p)."""
@@ -101,6 +104,57 @@ class Monomials:
         return xp.prod(X[:, None, :] ** xp.asarray(E), axis=2)
 
 
+class Powers:
+    """Powers of each coordinate alone, the first to the ``degree``-th: no function mixes two coordinates.
+
+    In principal components they hold mean and variance of every one: 2 p functions where all monomials of degree two are
+    p (p + 3) / 2, so that fields of a thousand cells can be learned from.
+
+    Parameters
+    ----------
+    coordinates : fitted coordinates
+        With ``transform`` and ``vjp``, such as ``LinearCoordinates("pca").fit(X)``; what they do not see is not moved.
+    degree : int, default=2
+        Highest power.
+
+    Examples
+    --------
+    >>> import numpy as np, gpukoop as gk
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> Powers(gk.spectrum.LinearCoordinates("pca").fit(X)).features(X).shape
+    (200, 10)
+    """
+
+    def __init__(self, coordinates: Any, degree: int = 2) -> None:
+        self.coordinates, self.degree = coordinates, check_count(degree, "degree")
+
+    def __repr__(self) -> str:
+        return f"Powers({self.coordinates!r}, {self.degree})"
+
+    def features(self, X: Array) -> Array:
+        """Return the powers, (n, degree * p), those of the first degree first."""
+        G = self.coordinates.transform(X)
+        return namespace(G).concatenate([G**k for k in range(1, self.degree + 1)], axis=1)
+
+    def gradient(self, X: Array) -> Array:
+        """Return their gradients, (n, degree * p, d)."""
+        xp = namespace(X)
+        G = self.coordinates.transform(X)
+        axes = xp.eye(G.shape[1], dtype=G.dtype)
+        slopes = [k * G[:, :, None] ** (k - 1) * axes for k in range(1, self.degree + 1)]
+        along = xp.concatenate(slopes, axis=1)  # (n, degree * p, p)
+        return xp.stack(
+            [self.coordinates.vjp(X, along[:, j]) for j in range(along.shape[1])], axis=1
+        )
+
+    def slope(self, X: Array, w: Array) -> Array:
+        """Return the gradient of ``features @ w``, (n, d), without the gradients of all features."""
+        G = self.coordinates.transform(X)
+        w = w.reshape(self.degree, G.shape[1])
+        along = sum((k * w[k - 1]) * G ** (k - 1) for k in range(1, self.degree + 1))
+        return self.coordinates.vjp(X, along)
+
+
 @dataclass(frozen=True)
 class DictionaryFunctions:
     """Functions features(z) @ W - offset: the counterpart of RatioFunctions for a user's dictionary."""
@@ -130,6 +184,8 @@ class DictionaryFunctions:
         W = xp.asarray(self.W)
         if c is not None:
             W = (W @ xp.asarray(c))[:, None]
+            if hasattr(self.dictionary, "slope"):
+                return home.restore(self.dictionary.slope(Z, W[:, 0]))
         slopes = xp.einsum("npd,pr->nrd", self.dictionary.gradient(Z), W)
         return home.restore(slopes if c is None else slopes[:, 0])
 

@@ -208,7 +208,10 @@ class GeneratorEDMD(AbstractSpectrum):
         width = dictionary.features(X[:1]).shape[1]
         blocks = _blocks(X, width * (1 if drift is None else X.shape[1]))
         if drift is None:
-            pieces = ((dictionary.features(X[b]), dictionary.gradient(X[b]), a(b)) for b in blocks)
+            even = a.number  # no matrix for what is a number: of a thousand columns it would take most of the time
+            pieces = (
+                (dictionary.features(X[b]), dictionary.gradient(X[b]), even or a(b)) for b in blocks
+            )
             values, W, mean, variance = _dirichlet(pieces, len(X), r)
         else:
             b_of = drift_of(drift, X)
@@ -219,6 +222,7 @@ class GeneratorEDMD(AbstractSpectrum):
         self.n_features_in_ = X.shape[1]
         spread = np.sqrt(variance)
         self.functions_ = DictionaryFunctions(dictionary, W / spread, mean / spread, X.shape[1])
+        self.scale_ = float(to_host(X).astype(float).std(axis=0).max()) * X.shape[1] ** 0.5
         self.diffusivity_ = a.number or calibrate(self.functions_, X, float(values[0].real))
 
 
@@ -235,7 +239,7 @@ def _blocks(X: Array, width: int) -> list[slice]:
 
 
 def _dirichlet(
-    pieces: Iterable[tuple[Array, Array, Array]], n: int, r: int
+    pieces: Iterable[tuple[Array, Array, Any]], n: int, r: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return eigenvalues, combinations, and mean and variance of these, of the form E y = lambda C y."""
     first: Any = 0.0
@@ -244,7 +248,7 @@ def _dirichlet(
     for psi, slopes, a in pieces:
         xp = namespace(psi)
         psi, slopes = psi.astype(float), slopes.astype(float)
-        flux = slopes @ a  # (b, p, d)
+        flux = slopes * a if np.ndim(a) == 0 else slopes @ a  # (b, p, d)
         first = first + to_host(psi.sum(axis=0))
         second = second + to_host(psi.T @ psi)
         energy = energy + to_host(xp.tensordot(slopes, flux, axes=([0, 2], [0, 2])))

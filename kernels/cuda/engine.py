@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.cuda.grid import BLOCKS_OF_SM
 from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Launch, Packing
+from gpukoop.kernels.cuda.pairs.grid import BLOCKS_OF_SM
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan
 from gpukoop.kernels.cuda.program import Program, kept, machine_code
 from gpukoop.kernels.cuda.specification import BLOCK, FORMS

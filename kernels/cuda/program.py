@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gpukoop.kernels.compiled import hold_while_forking, keep, read
+from gpukoop.kernels.cuda import archive
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.specification import OWN, AbstractSpecification
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -177,18 +178,22 @@ def digest(program: Program, cc: tuple[int, int]) -> str:
 
 
 def machine_code(program: Program, cc: tuple[int, int]) -> bytes:
-    """Return what a device of compute capability ``cc`` loads: a cubin, or PTX where there is no linker; kept on disk."""
+    """Return what a device of compute capability ``cc`` loads: a cubin, or PTX where there is no linker; kept on disk.
+
+    What is not there is linked from the text that came with the package, else compiled.
+    """
     name = digest(program, cc)
     code = read("cuda", name)
     if code is None:
-        code = assemble(compile_ptx(program, min(cc, NEWEST_PTX)), cc)
+        ptx = archive.find(program, cc) or compile_ptx(program, min(cc, NEWEST_PTX))
+        code = assemble(ptx, cc)
         keep("cuda", name, code)
     return code
 
 
 def kept(program: Program, cc: tuple[int, int]) -> bool:
-    """Return whether the code of a program is on disk, so that nothing need be compiled."""
-    return read("cuda", digest(program, cc)) is not None
+    """Return whether the code of a program is on disk or in the archive, so that nothing need be compiled."""
+    return read("cuda", digest(program, cc)) is not None or archive.find(program, cc) is not None
 
 
 def assemble(ptx: str, cc: tuple[int, int]) -> bytes:

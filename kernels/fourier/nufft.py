@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array, namespace
 from gpukoop.kernels.cpu.threads import ending, usable_cores
+from gpukoop.kernels.fourier import devices
 
 # Sources of one piece: 3 ms of spreading in one thread, long against a plan; and at least as many as modes.
 PIECE = 2**17
@@ -41,11 +42,11 @@ LOW_UPSAMPLING = {"complex64": (5e-6, 2e-5), "complex128": (1e-9, 1e-9)}
 
 
 def missing(library: str = "numpy") -> str | None:
-    """Return why the transforms cannot run here, or None."""
+    """Return why the transforms cannot run here, or None; that of CuPy arrays is loaded to find out."""
     if library == "cupy":
-        if importlib.util.find_spec("cufinufft") is None:
-            return "cufinufft is not installed (pip install gpukoop[cuda13])"
-    elif importlib.util.find_spec("finufft") is None:
+        found = devices.library()
+        return found if isinstance(found, str) else None
+    if importlib.util.find_spec("finufft") is None:
         return "finufft is not installed (pip install gpukoop[fourier])"
     return None
 
@@ -99,6 +100,7 @@ class Cloud:
     def __init__(self, angles: list[Array], n_modes: int, *, pieces: bool) -> None:
         self.angles, self.n = angles, len(angles[0])
         self.on_host = namespace(angles[0]) is np
+        self.device = nullcontext() if self.on_host else angles[0].device
         count = 1
         if pieces and self.on_host:
             count = max(1, min(MAX_PIECES, self.n // max(PIECE, n_modes)))
@@ -107,14 +109,18 @@ class Cloud:
 
 
 class _Plan:
-    def __init__(self, setup: Setup, kind: int, columns: int, threads: int, on_host: bool) -> None:
+    def __init__(
+        self, setup: Setup, kind: int, columns: int, threads: int, queue: tuple[int, int] | None
+    ) -> None:
         options: dict[str, Any] = {"upsampfac": setup.upsampling}
-        if on_host:
+        library: Any
+        if queue is None:
             import finufft as library
 
             options["nthreads"] = threads
         else:
-            import cufinufft as library
+            library = devices.library()
+            options |= dict(zip(("gpu_device_id", "gpu_stream"), queue, strict=True))
         sign = -1 if kind == 1 else 1
         self.plan = library.Plan(
             kind, setup.shape, columns, setup.eps, sign, dtype=setup.dtype, **options
@@ -149,8 +155,19 @@ if hasattr(os, "register_at_fork"):
 def _borrow(
     setup: Setup, kind: int, columns: int, cloud: Cloud, place: slice, threads: int
 ) -> Iterator[Any]:
-    """Lend a plan with its points set: one that already holds them, one of the same shape, or a new one."""
-    key = setup, kind, columns, threads, cloud.on_host
+    """Lend a plan with its points set: one that already holds them, one of the same shape, or a new one.
+
+    On a device a plan belongs to a stream; what is lent works on CuPy's current one of the points' device.
+    """
+    with cloud.device:
+        yield from _lend(setup, kind, columns, cloud, place, threads)
+
+
+def _lend(
+    setup: Setup, kind: int, columns: int, cloud: Cloud, place: slice, threads: int
+) -> Iterator[Any]:
+    queue = None if cloud.on_host else devices.queue()
+    key = setup, kind, columns, threads, queue
     found = None
     with _lock:
         same = [i for i, (k, _, _) in enumerate(_idle) if k == key]
@@ -164,7 +181,7 @@ def _borrow(
             if choice:
                 found = _idle.pop(choice[0])[1]
                 break
-    plan = found or _Plan(setup, kind, columns, threads, cloud.on_host)
+    plan = found or _Plan(setup, kind, columns, threads, queue)
     plan.visit(cloud, place)
     yield plan.plan
     # Not in a finally: after an error the plan's state is unknown, and it is dropped.

@@ -23,8 +23,8 @@ import numpy as np
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import forms, slope_parts
 from gpukoop.kernels.cuda.functions import Functions
-from gpukoop.kernels.cuda.grid import CAPACITY, split
 from gpukoop.kernels.cuda.packing import Clouds, Launch, Packing
+from gpukoop.kernels.cuda.pairs.grid import CAPACITY, split
 from gpukoop.kernels.cuda.pairs.shape import columns, specify
 from gpukoop.kernels.cuda.program import Program, label
 from gpukoop.kernels.cuda.specification import (
@@ -113,7 +113,7 @@ class Part(AbstractPart):
         self.rows = -(-c.n // self.rows_of_block)
         self.tiles = -(-c.m // self.shape.tile)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
-        capacity = sizes.capacity * (8 if sizes.listed else 1)
+        capacity = sizes.capacity * (16 if sizes.listed else 1)
         self.per, self.splits = split(self.rows, self.tiles, capacity)
 
     @property

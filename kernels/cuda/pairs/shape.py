@@ -14,7 +14,8 @@ from gpukoop.kernels.operation import Operation
 # 32-bit registers that the points and sums of a thread may take. With the temporaries of the pairs in flight the count
 # ends near 128, which leaves 16 warps on an SM.
 REGISTERS = 112
-# Pairs written out in the loop body: more costs compile time, fewer costs loop overhead.
+# Pairs written out in the loop body: more costs compile time, fewer costs loop overhead. Products in float32 are short and
+# take eight sources at once, which also halves the additions of groups to a tile: 6.5 slots a pair instead of 6.7 at d = 3.
 UNROLLED = 32
 # The same of 255 registers in float64, pairs in flight included, for all but products: functions are sequences of
 # instructions there, which want up to 80 registers of their own (rational quadratic, by ptxas).
@@ -65,9 +66,11 @@ def specify(
     targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
     if operation.log and operation.slope:
         targets = min(targets, 4)
-    group = max(2, min(4, UNROLLED // targets))
-    if d * targets * group > 400 or sums * targets * group > 128:
-        group = 2
+    short = words == 1 and operation.value and not (operation.log or operation.slope)
+    most = 8 if short else max(2, min(4, UNROLLED // targets))
+    added = 256 if short else 128  # multiply-adds into sums
+    able = (g for g in (8, 4) if d * targets * g <= 400 and sums * targets * g <= added)
+    group = next((g for g in able if g <= most), 2)
     if words == 2 and (operation.log or operation.slope):
         # ptxas interleaves the pairs of a group: about three numbers each.
         held = targets * (d + 3 * sums)

@@ -125,6 +125,11 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     if GROUP >= 4:
                         pairs(X, N, H, G, tile, j + W2, s)
                         pairs(X, N, H, G, tile, j + W3, s)
+                    if GROUP >= 8:
+                        pairs(X, N, H, G, tile, j + W4, s)
+                        pairs(X, N, H, G, tile, j + W5, s)
+                        pairs(X, N, H, G, tile, j + W6, s)
+                        pairs(X, N, H, G, tile, j + W7, s)
                     for r in range(R):
                         P[r, u0] = plus(P[r, u0], G[r, u0])
                 else:
@@ -134,6 +139,11 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     if GROUP >= 4:
                         pairs(X, N, H, P, tile, j + W2, s)
                         pairs(X, N, H, P, tile, j + W3, s)
+                    if GROUP >= 8:
+                        pairs(X, N, H, P, tile, j + W4, s)
+                        pairs(X, N, H, P, tile, j + W5, s)
+                        pairs(X, N, H, P, tile, j + W6, s)
+                        pairs(X, N, H, P, tile, j + W7, s)
                 j += STEP
             for r in range(R):
                 for a in range(A):
@@ -151,5 +161,6 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                             for k in range(D):
                                 slope[i * D + k] = s[1] * S[r, FIRST_SLOPE + c * D + k]
 
-    u0, W2, W3 = u(0), u(2 * spec.record), u(3 * spec.record)
+    u0 = u(0)
+    W2, W3, W4, W5, W6, W7 = (u(i * spec.record) for i in range(2, 8))
     return frame

@@ -14,9 +14,9 @@ WARP = 32
 POSITIONS = 64
 # Bytes of a tile in shared memory: four blocks an SM leave room for the cache.
 TILE_BYTES = 2**14
-# 32-bit registers that the targets may take, and, by targets, up to which four steps at once keep a thread at 128.
+# 32-bit registers that the targets may take, and, by targets, up to which four or eight steps at once keep a thread at 128.
 REGISTERS = 96
-FOUR_STEPS = {8: 76, 4: 84, 2: 84, 1: 84}
+SEVERAL_STEPS = {8: 76, 4: 84, 2: 84, 1: 84}
 
 
 def planes(record: int, dtype: str) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def symmetric_specification(
     strips = max(s for s in (4, 2, 1) if s == 1 or s * POSITIONS * record * size <= TILE_BYTES)
     each = size // 4 * (d + 4 * t + 2)
     targets = next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
-    group = one_sided.group if targets * each <= FOUR_STEPS[targets] else 2
+    group = one_sided.group if targets * each <= SEVERAL_STEPS[targets] else 2
     if block < BLOCK:  # the simulator
         targets, strips = min(targets, 2), 1
     tile, group = strips * WARP, max(2, group)

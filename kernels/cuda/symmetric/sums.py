@@ -61,15 +61,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
     )
     WIDTH, LAST = u(widths[0]), u(widths[-1])
     WHOLE, REST = u((len(widths) - 1) * widths[0]), u((len(widths) - 1) * widths[0] * POSITIONS)
-    u0, one, two, three, step, zero, OFFSET = (
-        u(0),
-        u(1),
-        u(2),
-        u(3),
-        u(spec.group),
-        real(0),
-        real(of.offset),
-    )
+    u0, one, two, three, four, five, six, seven = (u(i) for i in range(8))
+    step, zero, OFFSET = u(spec.group), real(0), real(of.offset)
     REGISTERS, VECTOR = spec.d + spec.t + spec.biased, spec.t
 
     @device
@@ -197,6 +190,11 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                         if GROUP >= 4:
                             pairs(X, N, V, Y, G, C, tile, ring, base, j + two, lane, tid, s)
                             pairs(X, N, V, Y, G, C, tile, ring, base, j + three, lane, tid, s)
+                        if GROUP >= 8:
+                            pairs(X, N, V, Y, G, C, tile, ring, base, j + four, lane, tid, s)
+                            pairs(X, N, V, Y, G, C, tile, ring, base, j + five, lane, tid, s)
+                            pairs(X, N, V, Y, G, C, tile, ring, base, j + six, lane, tid, s)
+                            pairs(X, N, V, Y, G, C, tile, ring, base, j + seven, lane, tid, s)
                         for r in range(R):
                             P[r, u0] = plus(P[r, u0], G[r, u0])
                     else:
@@ -205,6 +203,11 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                         if GROUP >= 4:
                             pairs(X, N, V, Y, P, C, tile, ring, base, j + two, lane, tid, s)
                             pairs(X, N, V, Y, P, C, tile, ring, base, j + three, lane, tid, s)
+                        if GROUP >= 8:
+                            pairs(X, N, V, Y, P, C, tile, ring, base, j + four, lane, tid, s)
+                            pairs(X, N, V, Y, P, C, tile, ring, base, j + five, lane, tid, s)
+                            pairs(X, N, V, Y, P, C, tile, ring, base, j + six, lane, tid, s)
+                            pairs(X, N, V, Y, P, C, tile, ring, base, j + seven, lane, tid, s)
                     j += step
                 for c in range(T):
                     sums[(warp * T + c) * TILE + strip * LANES + lane] = C[c]

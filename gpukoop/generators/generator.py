@@ -1,0 +1,330 @@
+"""The estimator: a network trained by a flow, with scikit-learn's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from gpukoop.arrays import points, to_host
+from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.verdict import set_aside
+from gpukoop.fitted import remember_columns, whole
+from gpukoop.flow.loop import seed_from
+from gpukoop.generators.critics import NetworkCritic
+from gpukoop.generators.drawing import DrawingMixin
+from gpukoop.generators.networks import convolutional, library, perceptron
+from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
+from gpukoop.generators.running import LOOKED_AT, LOOKS, run
+from gpukoop.generators.samples import checked_labels, distance_multiple, flat
+from gpukoop.generators.saved import Saved
+from gpukoop.generators.training import Schedule, Training
+from gpukoop.parameters import check_shared
+
+if TYPE_CHECKING:
+    import torch
+
+Callback = Callable[[int, "Generator", dict[str, float]], Any]
+
+
+class Generator(DrawingMixin, BaseEstimator):
+    r"""A neural generator that follows a flow: one network evaluation a sample.
+
+    .. math:: \theta \leftarrow \arg\min_\theta \tfrac{1}{2b} \sum_i |G_{\theta_k}(y_i) + h\, v(G_{\theta_k}(y_i)) - G_\theta(y_i)|^2
+
+    by K optimizer steps a batch, v the velocity of the objective (:mod:`gpukoop.generators.objectives`).
+
+    Parameters
+    ----------
+    network : torch.nn.Module or callable, optional
+        (b, latent_dim + number of classes) -> (b, d), or ``network(n_inputs, shape)`` that makes one. Copied, never changed. By
+        default a perceptron for tables and transposed convolutions for images.
+    objective : str
+        "sinkhorn", "w2", "sliced-w2", "mmd", "energy", "sliced-energy", "drmmd", "kale", "drift", "w1", or an f-divergence:
+        "kl", "reverse-kl", "chi2", "reverse-chi2", "js", "hellinger", "tv", "alpha(a)".
+    critic : "kernel" or "network"
+        Who classifies particles against samples for an f-divergence.
+    latent_dim : int
+        Of the standard normal latent points.
+    scale : float or sequence of float, optional
+        Of the Gaussian kernels, in units of the data; by default a mixture around the median distance.
+    blur : float, optional
+        sqrt(eps) of Sinkhorn, in units of the data; a twentieth of their width by default.
+    regularization : float
+        Of drmmd, kale and the classifier in closed form.
+    step_size : float
+        h; 1 sends each particle all the way that the objective says.
+    persistence : int
+        K.
+    jko : float, optional
+        tau of a JKO step, None for forward Euler steps: the velocity is asked for at each of the K steps, and a pull 1 / tau
+        keeps the particles near where the step began.
+    batch_size, n_iter : int
+        Samples (and particles) of a batch, and batches.
+    learning_rate : float
+        Of Adam at the start; it falls to 2 % along a cosine.
+    ema_decay : float
+        Of the running mean of the parameters, which is what samples.
+    clip : float, optional
+        Largest norm of a gradient.
+    validation_fraction : float
+        Share of the samples kept aside, at most half; their energy distance is in ``history_``.
+    device : str or torch.device, optional
+        "cpu", "cuda"; by default that of the data if they are tensors, else the network's.
+    mixed_precision : bool
+        Half precision inside the network, on CUDA.
+    backend : str, optional
+        Who computes kernel sums.
+    random_state : None, int, Generator or RandomState
+        One seed gives the same network on the same CPU and number of threads, bit for bit.
+    verbose : int
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    history_ : dict of str to array
+        "energy" (the objective on the batch), "velocity" (root mean square), "regression_error", "seconds" of each step, and
+        "step", "distance" at the looks: energy distance to the samples kept aside, in units of what as many fresh samples
+        show (about 1 is as good as data). Lengths are in units of the data.
+    classes_ : array, optional
+        Labels given to ``fit``.
+    network_ : torch.nn.Module
+        The running mean; it works in units of the data's width around their mean.
+    n_features_in_, n_iter_ : int
+
+    References
+    ----------
+    .. [1] Y.-J. Huang, Z. Malik, arXiv 2406.13619. .. [2] C. Caucheteux, C. Bonet, A. Korba, arXiv 2605.31369. .. [3] M. Deng et al., arXiv 2602.04770.
+    """
+
+    def __init__(
+        self,
+        network: Any = None,
+        objective: str = "sinkhorn",
+        critic: str = "kernel",
+        latent_dim: int = 16,
+        scale: float | tuple[float, ...] | None = None,
+        blur: float | None = None,
+        regularization: float = REGULARIZATION,
+        step_size: float = 1.0,
+        persistence: int = 1,
+        jko: float | None = None,
+        batch_size: int = 512,
+        n_iter: int = 2_000,
+        learning_rate: float = 1e-3,
+        ema_decay: float = 0.995,
+        clip: float | None = None,
+        validation_fraction: float = 0.1,
+        device: Any = None,
+        mixed_precision: bool = False,
+        backend: str | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.network = network
+        self.objective = objective
+        self.critic = critic
+        self.latent_dim = latent_dim
+        self.scale = scale
+        self.blur = blur
+        self.regularization = regularization
+        self.step_size = step_size
+        self.persistence = persistence
+        self.jko = jko
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.learning_rate = learning_rate
+        self.ema_decay = ema_decay
+        self.clip = clip
+        self.validation_fraction = validation_fraction
+        self.device = device
+        self.mixed_precision = mixed_precision
+        self.backend = backend
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_parameters(self) -> None:
+        check_shared(self)
+        check_objective(self.objective, self.critic)
+        for name in ("latent_dim", "persistence", "batch_size", "n_iter"):
+            check_count(getattr(self, name), name, least=2 if name == "batch_size" else 1)
+        for name in ("regularization", "step_size", "learning_rate"):
+            check_positive(getattr(self, name), name)
+        for name in ("jko", "clip", "blur"):
+            if getattr(self, name) is not None:
+                check_positive(getattr(self, name), name)
+        for length in () if self.scale is None else np.atleast_1d(self.scale):
+            check_positive(float(length), "scale")
+        for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
+            if check_positive(getattr(self, name), name, zero=True) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}: pass a number in [0, {most}]")
+
+    @whole
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        callback: Callback | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> Generator:
+        """Train the network on samples.
+
+        Parameters
+        ----------
+        X : array or tensor of shape (m, d), (m, height, width) or (m, height, width, colours)
+            Images are flattened; ``sample`` gives them back in their shape.
+        y : array of shape (m,), optional
+            Labels: the generator is then conditional, ``sample(n, y=label)``.
+        callback : callable, optional
+            ``callback(step, generator, metrics)`` after each step; returning True stops. ``generator.sample`` works in it.
+        checkpoint : path, optional
+            State of the training, written atomically; if the file is there, the training that wrote it continues and, on a
+            CPU, ends with the same bits.
+        checkpoint_every : int, optional
+            Steps between two writes; a twentieth of the run by default.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ImportError
+            If PyTorch is not installed.
+        ValueError, TypeError
+            If the samples are no finite numbers, a parameter is out of range, or the checkpoint is of another training.
+        FloatingPointError
+            If the training diverges.
+
+        Notes
+        -----
+        Ctrl-C ends the training and keeps what was trained. Cost of a step: one evaluation of the network and its gradient for
+        each of K, and the objective on a batch.
+        """
+        self._check_parameters()
+        training, aside = self._begin(X, y)
+        saved = None
+        if checkpoint is not None:
+            every = max(1, self.n_iter // LOOKS) if checkpoint_every is None else checkpoint_every
+            saved = Saved(
+                checkpoint, self._identity(training), check_count(every, "checkpoint_every")
+            )
+        self._source = training.source
+        self.history_ = run(
+            training,
+            self.n_iter,
+            None if aside is None else lambda: self._look(aside),
+            None if callback is None else lambda step, metrics: callback(step, self, metrics),
+            saved,
+            bool(self.verbose),
+        )
+        self.n_iter_, self.network_ = training.iteration, training.mean
+        return self
+
+    def _begin(self, X: Any, y: Any) -> tuple[Training, np.ndarray | None]:
+        """Return the training before its first step, and the samples kept aside in its units."""
+        torch = library()
+        device = self.device
+        if isinstance(X, torch.Tensor):
+            device = X.device if device is None else device
+            X = X.detach().cpu().numpy()
+        device = torch.device("cpu" if device is None else device)
+        remember_columns(self, X)
+        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
+        self.n_features_in_ = native.shape[1]
+        labels = None if y is None else checked_labels(y, len(native))
+        self.classes_ = None if labels is None else np.unique(labels)
+        numbered = np.arange(len(native))[:, None].astype(float)
+        kept, _, aside = set_aside(numbered, None, self.validation_fraction)
+        rows = kept[:, 0].astype(int)
+        self.centre_ = native.mean(axis=0, dtype=float)
+        self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
+        if self.width_ == 0:
+            raise ValueError("all rows of X coincide: there is no law to learn")
+        self.X_ = native
+        self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
+        standard = self._standard(native[rows])
+        classes = None
+        if labels is not None:
+            classes = (labels[rows, None] == self.classes_).astype(np.float32)
+        seed = seed_from(self.random_state)
+        n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
+        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / self.width_)
+        chosen = choices(
+            standard,
+            self.objective,
+            scale,
+            None if self.blur is None else self.blur / self.width_,
+            self.regularization,
+            self.backend,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % 2**63)
+            network = self._network(n_inputs)
+            critic = None
+            if self.objective in NETWORK_ONLY or self.critic == "network":
+                seen = self.n_features_in_ + n_inputs - self.latent_dim
+                critic = NetworkCritic(self.objective, seen, device)
+        training = Training(
+            network,
+            standard,
+            classes,
+            self.objective,
+            chosen,
+            critic,
+            Schedule(
+                self.batch_size,
+                self.n_iter,
+                float(self.step_size),
+                self.persistence,
+                None if self.jko is None else float(self.jko),
+                float(self.learning_rate),
+                float(self.ema_decay),
+                None if self.clip is None else float(self.clip),
+                bool(self.mixed_precision) and device.type == "cuda",
+            ),
+            self.latent_dim,
+            device,
+            seed % 2**63,
+        )
+        return training, self.X_held_out_
+
+    def _network(self, n_inputs: int) -> torch.nn.Module:
+        import copy
+
+        torch = library()
+        if isinstance(self.network, torch.nn.Module):
+            return copy.deepcopy(self.network)
+        if self.network is not None:
+            made = self.network(n_inputs, self.shape_)
+            if not isinstance(made, torch.nn.Module):
+                raise TypeError(
+                    f"network(n_inputs, shape) returned a {type(made).__name__}, expected a torch.nn.Module"
+                )
+            return made
+        if len(self.shape_) > 1:
+            return convolutional(n_inputs, self.shape_)
+        return perceptron(n_inputs, self.n_features_in_)
+
+    def _look(self, aside: np.ndarray) -> float:
+        size = min(LOOKED_AT, len(aside))
+        return distance_multiple(self._draw(size, None, 0), aside[:size])
+
+    def _standard(self, native: np.ndarray) -> np.ndarray:
+        return ((native - self.centre_) / self.width_).astype(np.float32)
+
+    def _identity(self, training: Training) -> str:
+        from gpukoop.flow.identity import identity
+
+        parameters = {
+            k: v for k, v in self.get_params(deep=False).items() if k not in ("verbose", "network")
+        }
+        weights = [t.detach().cpu().numpy() for t in training.network.state_dict().values()]
+        classes = None if training.classes is None else training.classes.cpu().numpy()
+        return identity((type(self).__qualname__, parameters, self.X_, classes, weights))

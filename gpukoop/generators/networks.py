@@ -1,0 +1,104 @@
+"""Default networks: a perceptron for tables, transposed convolutions for images. Any module (b, latent) -> (b, d) will do."""
+
+from __future__ import annotations
+
+import itertools
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+HIDDEN, LAYERS = 256, 3
+# Channels of the two upsampling layers.
+CHANNELS = (64, 32)
+
+
+def library() -> Any:
+    """Return the torch module, or say how to install it."""
+    try:
+        return import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            "a neural generator needs PyTorch, which is not installed: pip install gpukoop[torch]; without it, "
+            "gpukoop.maps has generators in closed form"
+        ) from error
+
+
+def perceptron(
+    n_inputs: int, n_outputs: int, *, hidden: int = HIDDEN, layers: int = LAYERS
+) -> torch.nn.Module:
+    """Return a fully connected network with SiLU between its layers.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Latent dimension (and classes), and d.
+    hidden, layers : int
+        Width and number of the hidden layers.
+    """
+    nn = library().nn
+    sizes = [n_inputs, *[hidden] * layers]
+    parts: list[Any] = []
+    for wide, narrow in itertools.pairwise(sizes):
+        parts += [nn.Linear(wide, narrow), nn.SiLU()]
+    return nn.Sequential(*parts, nn.Linear(sizes[-1], n_outputs))
+
+
+def convolutional(
+    n_inputs: int, shape: tuple[int, ...], *, channels: tuple[int, int] = CHANNELS
+) -> torch.nn.Module:
+    """Return a decoder to images: one linear layer to a quarter of the side, two transposed convolutions.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Latent dimension (and classes).
+    shape : (height, width) or (height, width, colours)
+        Sides that are multiples of 4.
+    channels : (int, int)
+        Channels at a quarter and at half of the side.
+
+    Returns
+    -------
+    torch.nn.Module
+        (b, n_inputs) -> (b, height * width * colours), colours last, as rows of flattened images are.
+
+    Notes
+    -----
+    No batch normalization: a generated point must not depend on the others of its batch, or the targets of a flow would
+    belong to another function than the one that is regressed.
+    """
+    nn = library().nn
+    height, width, *rest = shape
+    colours = rest[0] if rest else 1
+    if height % 4 or width % 4:
+        raise ValueError(
+            f"images are {height} x {width}: the default network needs sides that are multiples of 4; pad them, or "
+            "pass network="
+        )
+    wide, narrow = channels
+    small = (height // 4, width // 4)
+    return nn.Sequential(
+        nn.Linear(n_inputs, 2 * HIDDEN),
+        nn.SiLU(),
+        nn.Linear(2 * HIDDEN, wide * small[0] * small[1]),
+        nn.SiLU(),
+        nn.Unflatten(1, (wide, *small)),
+        nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.ConvTranspose2d(narrow, colours, 4, stride=2, padding=1),
+        _colours_last(nn),
+    )
+
+
+def _colours_last(nn: Any) -> Any:
+    module: Any = nn.Module
+
+    class ColoursLast(module):
+        """(b, c, h, w) -> (b, h w c)."""
+
+        def forward(self, x: Any) -> Any:
+            return x.permute(0, 2, 3, 1).flatten(1)
+
+    return ColoursLast()

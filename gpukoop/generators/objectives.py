@@ -1,0 +1,184 @@
+r"""Objectives by name: each is a velocity of this package towards a batch of samples, and drives particles and networks alike.
+
+================ ===================================== ==================================================
+objective        velocity at z                         known elsewhere as
+================ ===================================== ==================================================
+sinkhorn         T_zx z - T_zz z, debiased plans       W-Flow; Sinkhorn generative models
+w2               T z - z, exact plan of the batch      W2-FE; minibatch OT
+sliced-w2        mean over lines                       sliced Wasserstein generators
+mmd              -grad of the witness                  MMD-GAN with a fixed kernel, moment matching networks
+energy           the same, kernel -\|x - y\|            Cramer GAN, energy-distance networks
+sliced-energy    the same, by sorting                  sliced MMD flows
+drmmd            de-regularized witness                between MMD and chi2
+kale             its entropic sister                   between MMD and KL
+drift            mean shift to samples less to own     drifting models
+kl, js, chi2,    -r f''(r) grad log r, log r by a      f-GAN; js is the GAN, reverse-kl VGrow
+reverse-kl, ...  classifier in closed form or a network
+w1               -grad of a 1-Lipschitz critic         WGAN-GP
+================ ===================================== ==================================================
+
+``critic="network"`` replaces the closed form of the f-divergences; ``w1`` is always a network (:mod:`.critics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import Array
+from gpukoop.flow.critic import JoinedDictionary, KernelDictionary, PolynomialDictionary
+from gpukoop.flow.descent import Field
+from gpukoop.flow.drift import drift_field
+from gpukoop.flow.drmmd import drmmd_field, kale_field
+from gpukoop.flow.mmd import mmd_field
+from gpukoop.flow.ratio import PULLS, RatioField, pull
+from gpukoop.flow.sliced import sliced_field
+from gpukoop.flow.wasserstein import SinkhornField, exact_field
+from gpukoop.kernels.formula.catalogue import Energy, Gaussian
+from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.scales import median_scale
+
+# Scales of a mixture, in median distances of the samples: one scale alone sees either the shape or the details.
+MIXTURE = (0.1, 0.2, 0.5, 1.0)
+DRIFT_SCALES = (0.05, 0.1, 0.2)
+# Sinkhorn's blur in root mean square widths; the marginal error of a batch is far above this tolerance anyway.
+BLUR, SINKHORN_ITER, SINKHORN_TOL, SCALING = 0.05, 50, 1e-2, 0.6
+REGULARIZATION = 1e-2
+# Functions of the closed-form classifier.
+LANDMARKS = 100
+PROJECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an objective needs to know beside the batch, in the units of the samples it was made for.
+
+    Attributes
+    ----------
+    scales : tuple of float
+        Of the Gaussian kernels of a mixture.
+    blur : float
+    regularization : float
+    n_projections : int
+    backend : str, optional
+    """
+
+    scales: tuple[float, ...]
+    blur: float
+    regularization: float = REGULARIZATION
+    n_projections: int = PROJECTIONS
+    backend: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the kernel sums."""
+        return {} if self.backend is None else {"backend": self.backend}
+
+    @property
+    def mixture(self) -> AbstractKernel:
+        """Gaussians of all scales, each times scale^2: so their gradients are lengths and none outshouts the others."""
+        parts = [Gaussian(s) * (s * s / len(self.scales)) for s in self.scales]
+        whole: AbstractKernel = parts[0]
+        for part in parts[1:]:
+            whole = whole + part
+        return whole
+
+
+def choices(
+    X: np.ndarray,
+    objective: str,
+    scale: float | tuple[float, ...] | None,
+    blur: float | None,
+    regularization: float,
+    backend: str | None,
+) -> Choices:
+    """Return the choices for samples X; what is None is derived from them."""
+    if scale is None:
+        relative = DRIFT_SCALES if objective == "drift" else MIXTURE
+        # with m = 1 the rule is the median distance over sqrt(2 log 2), whatever the number of samples
+        median = median_scale(X, 1) * float(np.sqrt(2 * np.log(2)))
+        scales = tuple(c * median for c in relative)
+    else:
+        scales = tuple(np.atleast_1d(np.asarray(scale, dtype=float)).tolist())
+    width = float(np.sqrt(X.var(axis=0, dtype=float).sum()))
+    return Choices(scales, BLUR * width if blur is None else blur, regularization, backend=backend)
+
+
+def _sinkhorn(X: Array, c: Choices, rng: np.random.Generator) -> Field:
+    return SinkhornField(
+        X,
+        blur=c.blur,
+        own=0.0,
+        n_iter=SINKHORN_ITER,
+        tol=SINKHORN_TOL,
+        scaling=SCALING,
+        options=c.options,
+    )
+
+
+def _classifier(divergence: str) -> Callable[[Array, Choices, np.random.Generator], Field]:
+    def make(X: Array, c: Choices, rng: np.random.Generator) -> Field:
+        rows = rng.choice(len(X), min(LANDMARKS, len(X)), replace=False)
+        functions = (
+            PolynomialDictionary(X),
+            KernelDictionary(Gaussian(max(c.scales)), X[rows], **c.options),
+        )
+        return RatioField(
+            X, JoinedDictionary(functions), divergence, regularization=c.regularization
+        )
+
+    return make
+
+
+# name -> field towards a batch (X, choices, generator of the batch)
+OBJECTIVES: dict[str, Callable[[Array, Choices, np.random.Generator], Field]] = {
+    "sinkhorn": _sinkhorn,
+    "w2": lambda X, c, rng: exact_field(X, fixed=False),
+    "sliced-w2": lambda X, c, rng: sliced_field(
+        X, flow="wasserstein", n_projections=c.n_projections
+    ),
+    "mmd": lambda X, c, rng: mmd_field(c.mixture, X, **c.options),
+    "energy": lambda X, c, rng: mmd_field(Energy(), X, **c.options),
+    "sliced-energy": lambda X, c, rng: sliced_field(
+        X, flow="energy", n_projections=c.n_projections
+    ),
+    "drmmd": lambda X, c, rng: drmmd_field(
+        Gaussian(max(c.scales)), X, regularization=c.regularization, **c.options
+    ),
+    "kale": lambda X, c, rng: kale_field(
+        Gaussian(max(c.scales)), X, regularization=c.regularization, **c.options
+    ),
+    "drift": lambda X, c, rng: drift_field(X, c.scales, **c.options),
+    **{name: _classifier(name) for name in PULLS},
+}
+# Objectives whose critic is a network, by name of the objective.
+NETWORK_ONLY = ("w1",)
+
+
+def check_objective(objective: str, critic: str) -> None:
+    """Raise unless there is such an objective with such a critic."""
+    known = [*OBJECTIVES, *NETWORK_ONLY, "alpha(a)"]
+    divergence = isinstance(objective, str) and (
+        objective in PULLS or objective.startswith("alpha(")
+    )
+    if divergence:
+        pull(objective)
+    elif objective not in known:
+        raise ValueError(f"objective is {objective!r}: choose one of {', '.join(known)}")
+    if critic not in ("kernel", "network"):
+        raise ValueError(f"critic is {critic!r}: choose 'kernel' or 'network'")
+    if critic == "network" and not divergence and objective not in NETWORK_ONLY:
+        raise ValueError(
+            f"critic='network' belongs to the f-divergences and w1; {objective} has its velocity in closed form"
+        )
+
+
+def closed_form(objective: str) -> Callable[[Array, Choices, np.random.Generator], Field]:
+    """Return what makes the field of an objective towards a batch."""
+    return OBJECTIVES.get(objective) or _classifier(objective)
+
+
+__all__ = ["OBJECTIVES", "Choices", "check_objective", "choices", "closed_form"]

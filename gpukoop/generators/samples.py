@@ -1,0 +1,41 @@
+"""What goes into a generator's training: rows, images and labels; and how far its samples are from others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpukoop.arrays import points
+from gpukoop.metrics import energy_distance
+
+
+def distance_multiple(Z: np.ndarray, X: np.ndarray) -> float:
+    """Return the energy distance over (1/n + 1/m) E|x - x'|, its mean for two independent clouds of the law of X."""
+    Z, X = Z.astype(float), X.astype(float)
+    apart = np.linalg.norm(X - X[np.random.default_rng(0).permutation(len(X))], axis=1)
+    floor = (1 / len(Z) + 1 / len(X)) * apart.sum() / max(1, len(X) - 1)
+    return energy_distance(Z, X) / floor if floor > 0 else np.inf
+
+
+def flat(X: Any) -> np.ndarray:
+    """Return images as rows of float32."""
+    if np.ndim(X) not in (3, 4):
+        raise ValueError(
+            f"X has shape {np.shape(X)}, expected (m, d), (m, height, width) or (m, height, width, colours)"
+        )
+    images = np.asarray(X)
+    if images.dtype.kind not in "fiu":
+        raise TypeError(f"X has dtype {images.dtype}, expected images of real numbers")
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return np.asarray(points(flat, "X")[0])
+
+
+def checked_labels(y: Any, n: int) -> np.ndarray:
+    """Return n labels as an array."""
+    labels = np.asarray(y)
+    if labels.shape != (n,) or labels.dtype.kind not in "iuUSb":
+        raise ValueError(
+            f"y has shape {labels.shape} and dtype {labels.dtype}, expected {n} labels: integers or strings"
+        )
+    return labels

@@ -1,0 +1,287 @@
+r"""Training of a generator network by a flow.
+
+========== ==================================================================
+G          network, (b, latent) -> (b, d)
+y, X       latent points and samples of a batch
+v          velocity of the objective at the particles G(y), towards X
+h, K, tau  step size, persistence, length of a JKO step
+========== ==================================================================
+
+Forward Euler: targets :math:`\zeta = G(y) + h\, v(G(y))` stay while the optimizer takes K steps on
+
+.. math:: \tfrac{1}{2 b} \sum_i |\zeta_i - G(y_i)|^2 .
+
+K = 1 is the generator step of a GAN with that objective, large K makes the particles take the flow's step. A JKO step asks
+for the velocity again at each of the K steps and adds the pull :math:`-(G(y) - G_k(y)) / \tau` towards where it began.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpukoop.flow.descent import Field
+from gpukoop.generators.critics import NetworkCritic
+from gpukoop.generators.networks import library
+from gpukoop.generators.objectives import Choices, closed_form
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Points that go through the network at once when it samples.
+DRAWN = 10_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What decides a step beside the objective."""
+
+    batch_size: int
+    n_iter: int
+    step_size: float
+    persistence: int
+    tau: float | None
+    learning_rate: float
+    ema_decay: float
+    clip: float | None
+    mixed_precision: bool
+
+
+@dataclass
+class Source:
+    """What samples: a network, and the standard normal latent points that go in.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+    latent_dim : int
+    device : torch.device
+    shares : array of shape (c,), optional
+        How often each class occurs.
+    """
+
+    network: torch.nn.Module
+    latent_dim: int
+    device: Any
+    shares: np.ndarray | None = None
+
+    def latent(self, labels: torch.Tensor | int, chance: torch.Generator) -> torch.Tensor:
+        """Return latent points for one-hot labels, or so many without."""
+        torch = library()
+        size = labels if isinstance(labels, int) else len(labels)
+        y = torch.randn(size, self.latent_dim, generator=chance, device=self.device)
+        return y if isinstance(labels, int) else torch.cat([y, labels.to(y)], dim=1)
+
+    def draw(self, n: int, chosen: np.ndarray | None, seed: int) -> np.ndarray:
+        """Return n new points of the classes with these indices, on the host."""
+        torch = library()
+        chance = torch.Generator(device=self.device).manual_seed(seed)
+        if self.shares is not None:
+            if chosen is None:
+                chosen = np.random.default_rng(seed).choice(len(self.shares), n, p=self.shares)
+            one_hot = np.eye(len(self.shares), dtype=np.float32)[chosen]
+        parts = []
+        with torch.no_grad():
+            for start in range(0, n, DRAWN):
+                size = min(DRAWN, n - start)
+                labels: Any = size
+                if self.shares is not None:
+                    labels = torch.as_tensor(one_hot[start : start + size], device=self.device)
+                parts.append(self.network(self.latent(labels, chance)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+class Training:
+    """A network on its way: parameters, their running mean, optimizer and random streams.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    X : array of shape (m, d), float32
+        Samples in units of their width.
+    classes : array of shape (m, c), optional
+        One-hot labels.
+    objective : str
+    choices : Choices
+    critic : NetworkCritic, optional
+    schedule : Schedule
+    latent_dim : int
+    device : torch.device
+    seed : int
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        X: np.ndarray,
+        classes: np.ndarray | None,
+        objective: str,
+        choices: Choices,
+        critic: NetworkCritic | None,
+        schedule: Schedule,
+        latent_dim: int,
+        device: Any,
+        seed: int,
+    ) -> None:
+        torch = library()
+        self.network, self.critic, self.schedule = network.to(device), critic, schedule
+        self.mean = copy.deepcopy(self.network).requires_grad_(False)
+        shares = None if classes is None else classes.mean(axis=0, dtype=float)
+        self.source = Source(self.mean, latent_dim, device, shares)
+        self.objective, self.choices, self.device = objective, choices, device
+        self.X = torch.as_tensor(X, device=device)
+        self.classes = None if classes is None else torch.as_tensor(classes, device=device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), schedule.learning_rate, betas=(0.9, 0.99)
+        )
+        self.annealing = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, max(1, schedule.n_iter), eta_min=0.02 * schedule.learning_rate
+        )
+        self.rng = np.random.default_rng(seed)
+        self.chance = torch.Generator(device=device).manual_seed(seed)
+        self.scaler = torch.amp.GradScaler(enabled=schedule.mixed_precision)
+        self.iteration = 0
+
+    def step(self) -> dict[str, float]:
+        """Take one step on a batch of samples; return what it measured."""
+        torch = library()
+        plan = self.schedule
+        size = min(plan.batch_size, len(self.X))
+        rows = torch.as_tensor(self.rng.choice(len(self.X), size, replace=False)).to(self.device)
+        X, classes = self.X[rows], None if self.classes is None else self.classes[rows]
+        # Particles have the classes of the samples, row by row: each class is a problem of its own with as many of both.
+        y = self.source.latent(size if classes is None else classes, self.chance)
+        fields = [] if self.critic else self._fields(X, classes)
+        start: Any = None
+        target: Any = None
+        measures: dict[str, float] = {}
+        for k in range(plan.persistence):
+            particles = self._forward(y)
+            if target is None or plan.tau is not None:
+                velocity, energy = self._velocity(particles.detach(), X, classes, fields)
+                if k == 0:
+                    start = particles.detach()
+                    measures = {"energy": energy, "velocity": _rms(velocity)}
+                if plan.tau is not None:
+                    velocity = velocity - (particles.detach() - start) / plan.tau
+                target = particles.detach() + plan.step_size * velocity
+            loss = ((target - particles) ** 2).sum() / (2 * size)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the regression loss is {float(loss)} at step {self.iteration}: lower learning_rate or step_size"
+                )
+            self._descend(loss)
+        self.annealing.step()
+        self._average()
+        self.iteration += 1
+        measures["regression_error"] = float(np.sqrt(2 * float(loss.detach())))
+        return measures
+
+    def _forward(self, y: torch.Tensor) -> torch.Tensor:
+        torch = library()
+        with torch.autocast(self.device.type, enabled=self.schedule.mixed_precision):
+            return self.network(y).float()
+
+    def _fields(
+        self, X: torch.Tensor, classes: torch.Tensor | None
+    ) -> list[tuple[torch.Tensor, Field]]:
+        """Return the rows of each class in the batch, and the field towards its samples."""
+        torch = library()
+        if classes is None:
+            groups = [torch.arange(len(X), device=self.device)]
+        else:
+            labels = classes.argmax(1)
+            groups = [torch.nonzero(labels == c).squeeze(1) for c in torch.unique(labels)]
+        make = closed_form(self.objective)
+        return [(rows, make(_array(X[rows]), self.choices, self.rng)) for rows in groups]
+
+    def _velocity(
+        self,
+        Z: torch.Tensor,
+        X: torch.Tensor,
+        classes: torch.Tensor | None,
+        fields: list[tuple[torch.Tensor, Field]],
+    ) -> tuple[torch.Tensor, float]:
+        """Return the velocity at the particles and the objective's value."""
+        torch = library()
+        if self.critic is not None:
+            if classes is None:
+                return self.critic.velocity(Z, X, self.chance)
+            whole = [torch.cat([cloud, classes], dim=1) for cloud in (Z, X)]
+            velocity, energy = self.critic.velocity(whole[0], whole[1], self.chance)
+            return velocity[:, : Z.shape[1]], energy
+        velocity, energy = torch.empty_like(Z), 0.0
+        for rows, field in fields:
+            motion = field(_array(Z[rows]), {}, self.rng, self.iteration)
+            velocity[rows] = _tensor(motion.velocity).to(Z)
+            energy += float(motion.energy) * len(rows) / len(Z)
+        return velocity, energy
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        torch = library()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.schedule.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.schedule.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _average(self) -> None:
+        """Move the running mean of the parameters; young means forget faster."""
+        torch = library()
+        decay = min(self.schedule.ema_decay, (1 + self.iteration) / (10 + self.iteration))
+        with torch.no_grad():
+            for mean, now in zip(self.mean.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+            for kept, latest in zip(self.mean.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(latest)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the following steps depend on: tensors, numbers, strings and containers of them."""
+        return {
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "annealing": self.annealing.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "chance": self.chance.get_state(),
+            "critic": None if self.critic is None else self.critic.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state: the following steps give the bits they would have given."""
+        self.network.load_state_dict(state["network"])
+        self.mean.load_state_dict(state["mean"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.annealing.load_state_dict(state["annealing"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.rng.bit_generator.state = state["rng"]
+        self.chance.set_state(state["chance"])
+        if self.critic is not None:
+            self.critic.restore(state["critic"])
+        self.iteration = state["iteration"]
+
+
+def _array(x: torch.Tensor) -> Any:
+    """Return the tensor's memory as an array of the same device."""
+    if x.device.type == "cpu":
+        return x.detach().numpy()
+    import cupy
+
+    return cupy.from_dlpack(x.detach().contiguous())
+
+
+def _tensor(x: Any) -> torch.Tensor:
+    torch = library()
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
+
+
+def _rms(x: torch.Tensor) -> float:
+    return float((x.double() ** 2).sum(dim=1).mean().sqrt())

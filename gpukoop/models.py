@@ -1,0 +1,59 @@
+"""Fitted estimators on disk: what ``fit`` learned, kept for another day.
+
+A file is a line of our own, the version, the identity of the fit, and a pickle. Reading a pickle runs what it says:
+open only files that you, or someone you trust, have written.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from gpukoop.files import open_regular, write_atomically
+
+_MAGIC = b"gpukoop model 1\n"
+_IDENTITY = 64  # hexadecimal digits, or blanks where no identity was asked for
+
+
+def write_model(path: Path, estimator: Any, identity: str = "") -> None:
+    """Write an estimator, fitted or not, whole or not at all.
+
+    Raises
+    ------
+    TypeError
+        If a part of it cannot be pickled, such as a lambda; the message says so.
+    """
+    try:
+        data = pickle.dumps(estimator, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"{path}: {type(estimator).__name__} cannot be written ({error}): pass functions that a module defines, no lambdas"
+        ) from None
+    write_atomically(path, _MAGIC + identity.ljust(_IDENTITY).encode() + data)
+
+
+def read_model(path: Path, identity: str | None = None) -> Any:
+    """Return the estimator that a file holds; with ``identity``, only if it was written under the same one.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or damaged, or of another identity.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a model that `gpukoop fit` wrote")
+    with open_regular(path) as file:
+        data = file.read()
+    head = len(_MAGIC)
+    if not data.startswith(_MAGIC):
+        raise ValueError(f"{path} is no model file: write one with `gpukoop fit`")
+    if identity is not None and data[head : head + _IDENTITY].decode() != identity:
+        raise ValueError(
+            f"{path} holds another fit: its data, its parameters or its class differ; name another file, or delete this one"
+        )
+    try:
+        return pickle.loads(data[head + _IDENTITY :])
+    except Exception as error:  # noqa: BLE001
+        # Damaged pickles raise anything.
+        raise ValueError(f"{path} is damaged, or was written by another version: {error}") from None

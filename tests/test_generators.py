@@ -1,0 +1,252 @@
+"""Neural generators: velocities with answers, training that repeats and resumes to the bit, files, and words for bad input."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+import gpukoop as gk
+from gpukoop.flow.drift import drift_field
+from gpukoop.flow.ratio import PULLS, alpha, pull, value
+
+torch = pytest.importorskip("torch")
+
+from gpukoop.generators import OBJECTIVES, perceptron  # noqa: E402
+from gpukoop.generators.critics import NetworkCritic  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small networks on one thread: the same bits whatever else the machine does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small(objective="energy", **changes):
+    given = {"latent_dim": 2, "n_iter": 3, "batch_size": 48, "random_state": 0} | changes
+    return gk.Generator(
+        objective=objective, network=lambda a, s: perceptron(a, s[0], hidden=16), **given
+    )
+
+
+X = np.random.default_rng(0).normal(size=(200, 2)) @ np.array([[2.0, 0.5], [0.0, 1.0]]) + 5.0
+
+# -- velocities
+
+
+def test_drift_against_sums_by_hand():
+    rng = np.random.default_rng(1)
+    Z, Y = rng.normal(size=(9, 3)), rng.normal(size=(11, 3)) + 0.5
+    scales = (0.7, 1.5)
+    expected = np.zeros_like(Z)
+    for s in scales:
+        k = lambda a, b, s=s: np.exp(-((a - b) ** 2).sum() / (2 * s * s))
+        for i, z in enumerate(Z):
+            w = np.array([k(z, y) for y in Y])
+            others = [j for j in range(9) if j != i]
+            u = np.array([k(z, Z[j]) for j in others])
+            expected[i] += (w @ Y / w.sum() - u @ Z[others] / u.sum()) / len(scales)
+    motion = drift_field(Y, scales)(Z, {}, rng, 0)
+    np.testing.assert_allclose(motion.velocity, expected, atol=1e-12)
+
+
+def test_drift_stands_still_on_its_samples_and_reaches_from_afar():
+    rng = np.random.default_rng(2)
+    Y = rng.normal(size=(40, 2))
+    # a lone particle sees no others, and samples 50 scales away still call it
+    lone = drift_field(Y, (1.0,))(np.array([[50.0, 0.0]]), {}, rng, 0).velocity
+    assert np.isfinite(lone).all()
+    assert -52 < lone[0, 0] < -46
+    # twice the same cloud: every particle has its own copy on the other side, once more than itself left out
+    both = drift_field(np.repeat(Y, 2, axis=0), (1.0,))(np.repeat(Y, 2, axis=0), {}, rng, 0)
+    assert np.abs(both.velocity).max() < 0.2
+
+
+@pytest.mark.parametrize("name", [*PULLS, "alpha(0.5)", "alpha(-1)"])
+def test_divergences_between_normal_laws(name):
+    """E f(r) under the reference by quadrature, and r f''(r) as the derivative of f'(r) in log r."""
+    functions = {
+        "kl": lambda r: r * np.log(r),
+        "reverse-kl": lambda r: -np.log(r),
+        "chi2": lambda r: (r - 1) ** 2,
+        "reverse-chi2": lambda r: (r - 1) ** 2 / r,
+        "js": lambda r: r * np.log(r) - (r + 1) * np.log((r + 1) / 2),
+        "hellinger": lambda r: (np.sqrt(r) - 1) ** 2,
+        "tv": lambda r: np.abs(r - 1) / 2,
+        "alpha(0.5)": lambda r: (r**0.5 - 0.5 * r - 0.5) / -0.25,
+        "alpha(-1)": lambda r: (1 / r + r - 2) / 2,
+    }
+    f = functions[name]
+    x = np.linspace(-9, 9, 20_001)
+    mu, nu = np.exp(-((x - 0.4) ** 2) / 2), np.exp(-(x**2) / 2)
+    s = 0.4 * x - 0.08
+    exact = (nu * f(np.exp(s))).sum() / nu.sum()
+    # value() takes a mean over particles: quadrature points repeated by their weight under mu
+    rows = np.repeat(s, np.round(2000 * mu).astype(int))
+    assert value(name, rows) == pytest.approx(exact, rel=2e-3)
+    if name != "tv":
+        h = 1e-4
+        prime = lambda r: (f(r + h) - f(r - h)) / (2 * h)
+        for s0 in (-1.0, 0.3, 1.0):
+            slope = (prime(np.exp(s0 + h)) - prime(np.exp(s0 - h))) / (2 * h)
+            assert float(pull(name)(s0, np.exp)) == pytest.approx(slope, rel=1e-3)
+
+
+def test_names_of_divergences():
+    assert alpha("alpha(-0.5)") == -0.5
+    for bad in ("alpha(1)", "alpha(x)", "kullback", "alpha(nan)"):
+        with pytest.raises(ValueError, match="choose one of kl"):
+            alpha(bad)
+
+
+@pytest.mark.parametrize("name", ["w1", "js"])
+def test_a_network_critic_points_from_one_normal_law_to_another(name):
+    torch.manual_seed(0)
+    chance = torch.Generator().manual_seed(0)
+    Y, Z = torch.randn(256, 2, generator=chance), torch.randn(256, 2, generator=chance) + 2.0
+    critic = NetworkCritic(name, 2, torch.device("cpu"), steps=60)
+    velocity, energy = critic.velocity(Z, Y, chance)
+    assert energy > 0
+    direction = velocity.mean(0) / velocity.mean(0).norm()
+    assert float(direction @ torch.tensor([-1.0, -1.0])) / math.sqrt(2) > 0.9
+
+
+# -- training
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "w1", "alpha(0.5)"])
+def test_every_objective_trains(objective):
+    critic = {"critic": "network"} if objective in ("js",) else {}
+    g = small(objective, **critic).fit(X)
+    assert g.n_iter_ == 3
+    assert g.sample(7).shape == (7, 2)
+    assert {"energy", "velocity", "regression_error", "seconds", "distance", "step"} == set(
+        g.history_
+    )
+    assert all(np.isfinite(v).all() for v in g.history_.values())
+
+
+def test_a_generator_learns_a_normal_law():
+    many = (
+        np.random.default_rng(1).normal(size=(2_000, 2)) @ np.array([[2.0, 0.5], [0.0, 1.0]]) + 5.0
+    )
+    g = gk.Generator(
+        objective="sliced-energy",
+        network=lambda a, s: perceptron(a, s[0], hidden=32, layers=1),
+        latent_dim=2,
+        n_iter=250,
+        learning_rate=1e-2,
+        batch_size=128,
+        random_state=0,
+    ).fit(many)
+    start = small("sliced-energy", n_iter=1, learning_rate=1e-9).fit(many)
+    # energy distance in units of what as many fresh samples show: 1 in the mean, 3 is beyond one draw in a hundred
+    assert start.history_["distance"][-1] > 20
+    assert g.history_["distance"][-1] < 3
+    assert g.history_["energy"][-20:].mean() < 0.1 * g.history_["energy"][0]
+    Z = g.sample(4_000)
+    np.testing.assert_allclose(Z.mean(0), many.mean(0), atol=0.4)
+    np.testing.assert_allclose(np.cov(Z.T), np.cov(many.T), atol=1.2)
+
+
+def test_a_jko_step_is_held_back():
+    far = small("energy", n_iter=1, persistence=40, learning_rate=1e-2, step_size=1.0).fit(X)
+    held = small("energy", n_iter=1, persistence=40, learning_rate=1e-2, jko=1e-2).fit(X)
+    start = small("energy", n_iter=1, persistence=1, learning_rate=1e-9).fit(X)
+    moved = [
+        np.linalg.norm(
+            g._source.network(torch.eye(2)).numpy() - start._source.network(torch.eye(2)).numpy()
+        )
+        for g in (far, held)
+    ]
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize("critic", ["kernel", "network"])
+def test_the_same_bits_twice_and_after_a_stop(tmp_path, critic):
+    given = {"objective": "js", "critic": critic, "n_iter": 6}
+    once, twice = (small(**given).fit(X) for _ in range(2))
+    assert np.array_equal(once.sample(9), twice.sample(9))
+    path = tmp_path / "run.ckpt"
+    stop = lambda step, g, m: step == 2
+    small(**given).fit(X, callback=stop, checkpoint=path, checkpoint_every=3)
+    resumed = small(**given).fit(X, checkpoint=path)
+    assert resumed.n_iter_ == 6
+    assert np.array_equal(once.sample(9), resumed.sample(9))
+    assert np.array_equal(once.history_["energy"], resumed.history_["energy"])
+    with pytest.raises(ValueError, match="another training"):
+        small(**given | {"step_size": 0.5}).fit(X, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="no readable gpukoop generator checkpoint"):
+        small(**given).fit(X, checkpoint=path)
+
+
+def test_classes_and_images_and_files(tmp_path):
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 255, (60, 8, 12), dtype=np.uint8)
+    labels = np.array(["cat", "dog"])[rng.integers(0, 2, 60)]
+    g = gk.Generator(objective="mmd", latent_dim=3, n_iter=2, batch_size=20, random_state=0).fit(
+        images, labels
+    )
+    assert g.sample(5).shape == (5, 8, 12)
+    cats = g.sample(4, y="cat", random_state=1)
+    assert not np.array_equal(cats, g.sample(4, y="dog", random_state=1))
+    with pytest.raises(ValueError, match="'cow'"):
+        g.sample(2, y="cow")
+    g.save(tmp_path / "model.pt")
+    back = gk.Generator.load(tmp_path / "model.pt")
+    assert np.array_equal(back.sample(4, y="cat", random_state=1), cats)
+    own = small().fit(X)
+    own.save(tmp_path / "own.pt")
+    with pytest.raises(ValueError, match="network of its own"):
+        gk.Generator.load(tmp_path / "own.pt")
+    again = gk.Generator.load(tmp_path / "own.pt", network=own.network)
+    assert np.array_equal(again.sample(3), own.sample(3))
+    (tmp_path / "bad.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no readable gpukoop generator"):
+        gk.Generator.load(tmp_path / "bad.pt")
+
+
+def test_ctrl_c_keeps_what_was_trained():
+    def stop(step, generator, metrics):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    g = small(n_iter=50).fit(X, callback=stop)
+    assert g.n_iter_ == 2
+    assert np.isfinite(g.sample(3)).all()
+
+
+def test_units_do_not_matter():
+    plain, large = small().fit(X), small().fit(1_000 * X)
+    np.testing.assert_allclose(large.sample(20), 1_000 * plain.sample(20), rtol=1e-3, atol=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objective": "gan"}, "objective is 'gan': choose one of sinkhorn"),
+        ({"critic": "network", "objective": "mmd"}, "critic='network' belongs to"),
+        ({"persistence": 0}, "persistence"),
+        ({"jko": -1.0}, "jko"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"n_iter": 2.5}, "n_iter"),
+    ],
+)
+def test_wrong_parameters(changes, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        small(**changes).fit(X)
+
+
+def test_wrong_data():
+    with pytest.raises(ValueError, match="labels"):
+        small().fit(X, np.zeros(3, dtype=int))
+    with pytest.raises(ValueError, match="no law to learn"):
+        small().fit(np.ones((30, 2)))
+    with pytest.raises(ValueError, match="NaN or inf"):
+        small().fit(np.full((30, 2), np.nan))
+    with pytest.raises(NotFittedError):
+        small().sample(2)
