@@ -5,7 +5,7 @@
 Each usable backend is timed on a grid of (n, d, t); a non-negative least squares fit gives seconds a pair, a feature and
 a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64: ``gpukoop/backends.py``. Fourier sums
 are timed on clouds and scales that weigh points, stencils and modes differently: ``kernels/fourier/cost.py``. ``--device cuda``
-measures a device alone: its backend, the rates of one and two clouds (``kernels/cuda/cost.py``) and of copies. What this
+measures a device alone: its backend, the rates of one and two clouds (``kernels/cuda/pairs/rates.py``) and of copies. What this
 machine cannot run is left as it is, and its origin stays in the comment.
 """
 
@@ -24,8 +24,8 @@ from scipy.optimize import nnls
 import gpukoop as gk
 from bench.__main__ import machine
 from gpukoop.backends import BACKENDS, RATES
-from gpukoop.kernels.cuda import cost as device_cost
-from gpukoop.kernels.cuda.cost import Rates
+from gpukoop.kernels.cuda.pairs import rates as device_cost
+from gpukoop.kernels.cuda.pairs.rates import Rates
 from gpukoop.kernels.fourier import cost as fourier_cost
 from gpukoop.kernels.fourier.cost import FourierRate
 from gpukoop.kernels.fourier.memory import Memory
@@ -198,7 +198,7 @@ def copy_rate(size: int = 2**28) -> float:
 
 
 def rewritten(text: str, rates: Rates, stamp: str) -> str:
-    """Return the text of ``kernels/cuda/cost.py`` with new rates and their origin."""
+    """Return the text of ``kernels/cuda/pairs/rates.py`` with new rates and their origin."""
     origin = f"# Measured, in calls that follow each other: {stamp}. Rewritten by bench/calibrate.py --device cuda."
     return re.sub(
         r"^# Measured.*\nRATES = .*$",

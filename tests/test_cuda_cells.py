@@ -12,10 +12,10 @@ import pytest
 
 from gpukoop import cuda as gpu
 from gpukoop.kernels import cells
-from gpukoop.kernels.cuda import cost
 from gpukoop.kernels.cuda import reduce as reduce_cuda
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists as cells_cuda
+from gpukoop.kernels.cuda.pairs import rates
 from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import (
     Energy,
@@ -217,22 +217,21 @@ def test_lists_are_never_slower_than_all_pairs_by_the_rates(scale, tol, n, same,
     Y = X if same else rng.normal(size=(n, 2)).astype("float32")
     V = rng.normal(size=n).astype("float32")
     sizes = Sizes(PRODUCT, Clouds(n, n, 2, "float32", same), 1, tol)
-    once = same and cells_cuda.once_pays(Gaussian(scale), sizes)
-    made = cells_cuda.make_local(Gaussian(scale), sizes, X, Y, V, Lists())
+    made = cells_cuda.make_local(Gaussian(scale), sizes, X, Y, V, Lists(), same)
     k = np.exp(-((X[:, None].astype(float) - Y) ** 2).sum(-1) / (2 * scale**2)) * abs(V)
     least = (k > tol * k.mean(axis=1, keepdims=True)).mean()
     found = cells_cuda.visited(Gaussian(scale), X, Y, V, tol, False, np)
     assert found == pytest.approx(least, abs=5 * np.sqrt(least / 256) + 0.01)  # rows of a sample
     if made is not None:
-        assert cost.listed_cost(found) < cost.exact_cost(once)
+        assert rates.listed_cost(found) < rates.exact_cost(same)
 
 
 @pytest.mark.parametrize(("share", "apart", "once"), [(0.4, True, True), (0.6, True, False)])
 def test_a_share_pays_against_the_way_that_would_be_taken(share, apart, once):
     """One cloud is summed at twice the rate, so half of its pairs are no gain."""
-    assert (cost.listed_cost(share) < cost.exact_cost(False)) is apart
-    assert (cost.listed_cost(share) < cost.exact_cost(True)) is once
-    assert not cost.listed_cost(1.0) < cost.exact_cost(False)
+    assert (rates.listed_cost(share) < rates.exact_cost(False)) is apart
+    assert (rates.listed_cost(share) < rates.exact_cost(True)) is once
+    assert not rates.listed_cost(1.0) < rates.exact_cost(False)
 
 
 def test_a_plan_has_lists_only_where_asked():

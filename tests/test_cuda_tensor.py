@@ -74,7 +74,7 @@ def test_words_lie_where_lanes_look_for_them(parts):
     y = rng.integers(-64, 64, (shape.tile, 37)).astype(np.float32)
     words, xs = packing.targets(x, shape, np)
     zeros = np.zeros(len(y), np.float32)
-    tiles = packing.sources(y, zeros, zeros, None, shape, np)
+    tiles = packing.sources(packing.source_points(y, shape, np), zeros, zeros, None, shape, np)
     A = matrix_a(words.reshape(-1, shape.chunks, parts, 32, 4))[:, :, 0]
     points = tiles[:, : shape.groups * shape.group_words[0]]
     B = matrix_b(points.reshape(-1, shape.chunks, 32, parts, 2)[:, :, :, 0])

@@ -19,7 +19,6 @@ from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
-from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
@@ -273,9 +272,6 @@ class KSWGD(
         )
         if coordinates is not None:
             step = in_coordinates(step, coordinates, self.project)
-        elif not self.langevin and self.project is None:
-            first = 0 if self.coarse_ is None else round(COARSE_FRACTION * steps)
-            step = Repeated(step, first)
         return step, State(Z), steps, float(self.step_size)
 
     def _steps(self) -> int:

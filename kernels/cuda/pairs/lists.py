@@ -39,10 +39,9 @@ from gpukoop.kernels.cells import (
     in_cells,
     squared_gaps,
 )
-from gpukoop.kernels.cuda.cost import exact_cost, listed_cost
 from gpukoop.kernels.cuda.pairs.plan import Part, Plan, Sizes
+from gpukoop.kernels.cuda.pairs.rates import exact_cost, listed_cost
 from gpukoop.kernels.cuda.specification import WIDEST_TILE
-from gpukoop.kernels.cuda.symmetric.plan import pays as once_pays
 from gpukoop.kernels.formula.profile import AbstractKernel, trace
 from gpukoop.kernels.operation import PRODUCT
 from gpukoop.kernels.reference import evaluate, squared_distances
@@ -59,9 +58,17 @@ LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
 
 
 def make_local(
-    kernel: AbstractKernel, sizes: Sizes, X: Array, Y: Array, V: Array, engine: Any
+    kernel: AbstractKernel,
+    sizes: Sizes,
+    X: Array,
+    Y: Array,
+    V: Array,
+    engine: Any,
+    once: bool = False,
 ) -> LocalSums | None:
     """Return the local sums of a request, or None where nothing would be saved; ``engine`` runs plans.
+
+    ``once`` says that exact sums would visit each pair of one cloud once.
 
     The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
     gradient that may vanish.
@@ -71,7 +78,6 @@ def make_local(
         return None
     if c.n * c.m < MIN_PAIRS or c.n < MIN_TARGETS:
         return None
-    exact = sizes
     # Ordered points are copies; that much of the tolerance is left to the forms of q.
     apart = replace(c, same=False)
     sizes = replace(sizes, clouds=apart, tol=(1 - SHARE) * tol, listed=True)
@@ -86,7 +92,7 @@ def make_local(
     if not all(bound.decays(half, tol) for bound in bounds):
         return None
     share = visited(kernel, X, Y, V, tol, operation.log, engine.xp)
-    if listed_cost(share) >= exact_cost(c.same and once_pays(kernel, exact)):
+    if listed_cost(share) >= exact_cost(once):
         return None
     first = Plan(kernel, replace(sizes, operation=PRODUCT)) if scale else plan
     return LocalSums(first, plan, bounds, X, Y, V, tol, engine)
