@@ -42,7 +42,7 @@ else:
     options = {"n_components": 200, "project": datasets.project_torus, "coarse": True,
                "kernel": gk.Gaussian(0.3), "n_landmarks": 3_000}
 X, start = X.astype(np.float32), start.astype(np.float32)
-flow = gk.KSWGD(step_size=0.1, random_state=0, langevin=langevin, **{"n_landmarks": 2_000, **options})
+flow = gk.KSWGD(step_size=0.1, random_state=0, langevin=langevin, units="absolute", **{"n_landmarks": 2_000, **options})
 t = [time.perf_counter()]
 flow.fit(X); t.append(time.perf_counter())
 Z = flow.transport(start); t.append(time.perf_counter())

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, native_array, require_finite, to_host
+from gpukoop.draws import check_positive
+
+LARGEST_LENGTH = 1e150
 
 
 def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
@@ -38,6 +41,38 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
     if native.size:
         require_finite(native, name)
     return native
+
+
+def check_length(value: Any, name: str, *, zero: bool = False) -> float:
+    """Return a positive number that has, like its inverse, a square in the range of float64, or raise with its name."""
+    length = check_positive(value, name, zero=zero)
+    if length and not 1 / LARGEST_LENGTH <= length <= LARGEST_LENGTH:
+        raise ValueError(
+            f"{name} is {length}: pass a number between {1 / LARGEST_LENGTH:.0e} and {LARGEST_LENGTH:.0e}, in other units"
+        )
+    return length
+
+
+def check_kind(value: Any, kind: type, name: str) -> None:
+    """Raise with the name unless a value is of a kind, such as a part that another call returns."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected {kind.__name__}")
+
+
+def covariance_roots(S: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues and eigenvectors of a covariance matrix, or of a stack of them; raise where it is none."""
+    if np.abs(S - S.swapaxes(-1, -2)).max(initial=0.0) > 1e-9 * np.abs(S).max(initial=0.0):
+        raise ValueError(f"{name} is not symmetric: pass a covariance matrix")
+    try:
+        values, vectors = np.linalg.eigh(S)
+    except np.linalg.LinAlgError:
+        values = np.full(S.shape[:-1], np.nan)
+        vectors = S
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} has entries that leave the range of float64: rescale the data")
+    if values.size and values.min() < 0:
+        raise ValueError(f"{name} has a negative eigenvalue: pass a covariance matrix")
+    return values, vectors
 
 
 def masses(weights: Any, name: str, n: int) -> np.ndarray:

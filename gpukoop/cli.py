@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from gpukoop import commands
-from gpukoop.terminal import complain, finish_printing, show_choices, show_warning, write_log
+from gpukoop.terminal import (
+    complain,
+    finish_printing,
+    show_choices,
+    show_warning,
+    worded,
+    write_log,
+)
 
 # Kinds of tables, told by their ending.
 TABLE = ".npy|.npz|.csv|.parquet"
@@ -45,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The last resort: a user never sees a traceback unasked.
         if arguments.debug:
             traceback.print_exc()
-        expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
         text = " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        if not text or not isinstance(error, expected):
+        if not worded(error):
             text = f"{arguments.doing} failed: {type(error).__name__}: {text}"
             if not arguments.debug:
                 text += f" (log: {write_log(arguments.doing)}; --debug shows it here)"

@@ -34,6 +34,13 @@ import numpy as np
 
 from gpukoop import config
 from gpukoop.arrays import like, to_host
+from gpukoop.connection import (
+    check_partial,
+    require_open,
+    require_scheduler,
+    require_versions,
+    result_of,
+)
 from gpukoop.dispatch import AccuracyWarning, choose_named, run_here
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.partial_sums import Partial, blocks, combine
@@ -68,7 +75,9 @@ def use_cluster(client: Any) -> _Cluster | None:
     ImportError
         If Dask is not installed.
     TypeError, ValueError
-        If ``client`` is no client, or a closed one.
+        If ``client`` is no client, a closed one, or has workers with other versions of Python, NumPy or this package.
+    RuntimeError
+        From a later sum, within 5 s, if the scheduler ends or the cluster is closed.
 
     Notes
     -----
@@ -82,6 +91,11 @@ def use_cluster(client: Any) -> _Cluster | None:
 
     With GPUs: ``pip install dask-cuda``, then ``Client(dask_cuda.LocalCUDACluster())`` starts a worker a GPU and hides the
     others from it; with ``use_backend("numba-cuda")``, or with no choice at all, every block runs on the GPU of its worker.
+
+    Points and weights cross the network as they are. Where others can listen or connect, let Dask encrypt and authenticate with
+    TLS: ``Security(tls_ca_file=..., tls_client_cert=..., tls_client_key=..., require_encryption=True)`` for the client, the
+    same with ``tls_scheduler_cert`` and ``tls_worker_cert`` for scheduler and workers, and addresses ``tls://``. Whoever may
+    connect to a scheduler can run code on its workers.
 
     A worker that dies costs the time of its blocks: what it held is sent again and its tasks run elsewhere.
 
@@ -105,7 +119,8 @@ def use_cluster(client: Any) -> _Cluster | None:
     if client.asynchronous:
         raise TypeError("client is asynchronous: operators need Client(..., asynchronous=False)")
     cluster = _Cluster(client)
-    cluster._require_open()
+    require_open(client)
+    require_versions(client)
     cluster.token = config.cluster.set(cluster)
     return cluster
 
@@ -135,15 +150,9 @@ class _Cluster:
             self.token = None
         self._held.clear()
 
-    def _require_open(self) -> None:
-        if self.client.status != "running":
-            raise ValueError(
-                f"the Dask client is {self.client.status}: make a new one, or leave it with use_cluster(None)"
-            )
-
     def run(self, request: Request, name: str, source: str, V: Array) -> Any:
         """Run a request in blocks, on the backend ``name`` that ``source`` wants."""
-        self._require_open()
+        require_open(self.client)
         clouds = request.clouds
         if clouds is None:
             raise ValueError(f"{request} has no points: it can be asked about, not run")
@@ -226,7 +235,10 @@ class _Job:
                 continue
             for i, future in zip(missing, futures, strict=True):
                 try:
-                    done[i] = future.result()
+                    part = result_of(future, self.cluster.client)
+                    rows = self.rows[i].stop - self.rows[i].start
+                    check_partial(self.request, part, rows, self.V.shape[1], self.X.shape[1])
+                    done[i] = part
                 except (CancelledError, KilledWorker, OSError) as error:
                     # Its worker died with data that nobody else had: they are sent again in the next round.
                     trouble = error
@@ -239,10 +251,14 @@ class _Job:
 
     def _recover(self, attempt: int) -> None:
         """Wait for a worker, and forget the arrays that died with another."""
+        require_scheduler(self.cluster.client)
         time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         try:
             self.cluster.client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-        except TimeoutError:
+        except (OSError, RuntimeError) as error:
+            require_scheduler(self.cluster.client)
+            if not isinstance(error, TimeoutError):
+                raise
             raise RuntimeError(
                 f"the Dask cluster has had no worker for {WORKER_TIMEOUT} s: start one, or leave it with "
                 "use_cluster(None)"

@@ -43,6 +43,10 @@ def runs_of(trajectories: Any, name: str = "trajectories") -> list[Any]:
     if not runs:
         raise ValueError(f"{name} is empty: pass at least one array of shape (n, d)")
     if all(isinstance(row, list | tuple) and row and np.ndim(row[0]) == 0 for row in runs):
+        if len({len(row) for row in runs}) > 1:
+            raise ValueError(
+                f"{name} has frames of different lengths: pass one row a frame, (n, d)"
+            )
         runs = [np.asarray(runs, dtype=float)]  # one run, written as a list of frames
     d = None
     for i, run in enumerate(runs):

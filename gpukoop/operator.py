@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop import scales
 from gpukoop.alarm import listen
 from gpukoop.algebra import AbstractOperator
 from gpukoop.arrays import (
@@ -44,7 +45,7 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_range, check_scales, divided, median_scale, per_feature
+from gpukoop.scales import check_scales, divided, median_scale, per_feature
 
 
 class KernelOperator(AbstractOperator):
@@ -113,13 +114,14 @@ class KernelOperator(AbstractOperator):
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
+        check_scales(isotropic(self.kernel)[0], self.dtype)
         self._prepare()
-        check_scales(self._radial, self.dtype)
-        check_range(self._radial, self.clouds.X, self.clouds.Y)
 
     def _prepare(self) -> None:
         self._radial, self._lengths = isotropic(self.kernel)
-        self.clouds = Clouds(*divided(self._lengths, self.X, self.Y))
+        clouds = divided(self._lengths, self.X, self.Y)
+        self.clouds = Clouds(*scales.within_range(self._radial, *clouds))
+        self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
 
@@ -357,10 +359,7 @@ class KernelOperator(AbstractOperator):
         return self._home_again(value), self._home_again(grad)
 
     def _log(self, operation: Operation, b: Any) -> Any:
-        if not self.kernel.positive:
-            raise ValueError(
-                f"logsumexp needs a positive kernel; {self.kernel!r} takes values <= 0: use K @ v"
-            )
+        scales.check_logarithms(self.kernel, self.dtype, self._moved)
         native, _ = native_array(b, "b")
         if native.ndim != 1:
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")

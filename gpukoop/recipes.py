@@ -102,14 +102,9 @@ def _mmd(options: Any, common: dict[str, Any]) -> Any:
         return estimators.MMDFlow(
             n_projections=64, step_size=1.0, momentum=0.7, n_iter=n_iter, **common
         )
-    if not isinstance(options.scale, float):
-        raise ValueError(
-            f"--scale {options.scale}: mmd needs a number, because the stable step is half of its square; "
-            "leave --scale out for the energy distance, which has none"
-        )
-    # Descent is certain up to step_size = 2 scale^2 / 3.
+    # Descent is certain up to 2/3 of the square of the scale, whatever it is.
     return estimators.MMDFlow(
-        kernel, step_size=0.5 * options.scale**2, n_iter=n_iter, **_given(tol=options.tol), **common
+        kernel, step_size=0.5, n_iter=n_iter, **_given(tol=options.tol), **common
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
-from gpukoop.kernels.formula.catalogue import RationalQuadratic
+from gpukoop.kernels.formula.catalogue import RationalQuadratic, Riesz
 from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation
@@ -17,6 +17,8 @@ MEDIAN_SAMPLE = 2_000
 MEDIAN_SEED = 0
 # The square of a scale and of its inverse must be numbers, in float64 whatever the dtype of the points.
 LARGEST_SCALE = 1e150
+# Lengths after which kernels that decay exponentially are 0 in float64: exp(-745) is.
+DECAYED = 1_000
 
 
 def median_scale(X: Array, n_samples: int | None = None) -> float:
@@ -72,7 +74,12 @@ def divided(lengths: Lengths, *clouds: Array) -> tuple[Array, ...]:
             f"the kernel has {len(lengths)} scales and the points have {clouds[0].shape[1]} features: pass one scale for each "
             "feature, or a number for all"
         )
-    made = {id(A): A / namespace(A).asarray(lengths, dtype=A.dtype) for A in clouds}
+    with np.errstate(over="ignore"):
+        made = {id(A): A / namespace(A).asarray(lengths, dtype=A.dtype) for A in clouds}
+    if any(not is_cupy(A) and not np.isfinite(A).all() for A in made.values()):
+        raise ValueError(
+            f"points divided by the scales {lengths} leave the range of {clouds[0].dtype}: rescale the points, or pass other scales"
+        )
     return tuple(made[id(A)] for A in clouds)
 
 
@@ -98,19 +105,60 @@ def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
         )
 
 
-def check_range(kernel: AbstractKernel, *clouds: Array) -> None:
-    """Raise if squares of distances leave the range of the dtype where the kernel does not vanish: sums would be 0 or NaN."""
-    slow = any(isinstance(radial, RationalQuadratic) for _, radial in kernel.terms)
-    # Other positive kernels are 0 there; on a device the host would have to wait for the largest coordinate.
-    if (kernel.positive and not slow) or any(is_cupy(A) for A in clouds):
-        return
+def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
+    """Return points whose distances have squares in the range of the dtype, and the same sums; the same arrays as a rule.
+
+    Far out a kernel that decays exponentially is 0, so points beyond the range may stand anywhere else far out, apart from all
+    others. Where that fails, or the kernel decays slowly or grows, sums would be 0 or NaN, and a ValueError says so.
+    """
+    # On a device the host would have to wait for the largest coordinate.
+    if any(is_cupy(A) for A in clouds):
+        return clouds
     dtype = clouds[0].dtype
-    largest = max(float(np.abs(A).max()) for A in clouds)
+    # Sums see squares in units of the scale; Riesz kernels have scale 1.
+    scales = [float(radial.scale) for _, radial in kernel.terms]
+    largest = max(max(float(A.max()), -float(A.min())) for A in clouds) / min(scales)
     limit = float(np.sqrt(np.finfo(dtype).max)) / (4 * clouds[0].shape[1])
     smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)
-    if largest > limit or (0 < largest < smallest and not slow):
-        remedy = "rescale them" + (", or pass them as float64" if dtype == np.float32 else "")
+    slow, grows = (
+        any(isinstance(radial, kind) for _, radial in kernel.terms)
+        for kind in (RationalQuadratic, Riesz)
+    )
+    if largest <= limit and not (grows and 0 < largest < smallest):
+        return clouds
+    if not slow and not grows:
+        nearer = _brought_in(clouds, limit * min(scales) / 2, DECAYED * max(scales))
+        if nearer is not None:
+            return nearer
+    remedy = "rescale them" + (", or pass them as float64" if dtype == np.float32 else "")
+    raise ValueError(
+        f"{kernel!r}: points of size {largest:.1e} (over the scale) have squares beyond the range of {dtype}, which holds those of "
+        f"points between {smallest:.0e} and {limit:.0e}: {remedy}"
+    )
+
+
+def check_logarithms(kernel: AbstractKernel, dtype: np.dtype, moved: bool) -> None:
+    """Raise unless the kernel has logarithms in the range; ``moved`` says that points had to be moved for its sums."""
+    if not kernel.positive:
         raise ValueError(
-            f"{kernel!r}: points of size {largest:.1e} have squares beyond the range of {dtype}, which holds those of points "
-            f"between {smallest:.0e} and {limit:.0e}: {remedy}"
+            f"logsumexp needs a positive kernel; {kernel!r} takes values <= 0: use K @ v"
         )
+    if moved:
+        raise ValueError(
+            f"{kernel!r}: the points are so far apart that logarithms of the kernel leave the range of {dtype}: rescale them, or "
+            "leave out those far away"
+        )
+
+
+def _brought_in(clouds: tuple[Array, ...], reach: float, apart: float) -> tuple[Array, ...] | None:
+    """Return points with coordinates beyond ``reach`` between it and its double, in order; None if closer than ``apart``."""
+    far = np.unique(np.concatenate([np.abs(A[np.abs(A) > reach]) for A in clouds]))
+    if reach / len(far) < apart:
+        return None
+    made = {}
+    for A in clouds:
+        place = (np.searchsorted(far, np.abs(A)) + 1) / len(far)
+        made[id(A)] = np.where(np.abs(A) > reach, np.sign(A) * reach * (1 + place), A).astype(
+            A.dtype
+        )
+    return tuple(made[id(A)] for A in clouds)

@@ -18,6 +18,15 @@ def complain(text: str) -> None:
         print(f"gpukoop: {text}", file=sys.stderr)
 
 
+def worded(error: BaseException) -> bool:
+    """Tell whether an error speaks to the user: raised in words by this package, or by the system about a file or memory."""
+    if isinstance(error, OSError | ImportError | MemoryError):
+        return bool(str(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return bool(inside and "raise" in (frames[-1].line or "") and str(error))
+
+
 def write_log(doing: str) -> str:
     """Write the traceback of the present error to a file of its own and return its name."""
     try:

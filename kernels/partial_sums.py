@@ -44,6 +44,9 @@ def combine(operation: Operation, a: Partial, b: Partial) -> Partial:
     Sums add. Log-sum-exps are combined by logaddexp, their gradients by the softmax weights exp(L_a - L), exp(L_b - L).
     """
     left, right = a[0], b[0]
+    shapes = [[part.shape for part in parts] for parts in (left, right)]
+    if shapes[0] != shapes[1]:  # would be broadcast in silence
+        raise RuntimeError(f"two blocks of {operation} have the shapes {shapes[0]} and {shapes[1]}")
     if operation.log:
         L = np.logaddexp(left[0], right[0])
         parts: tuple[Array, ...] = (L,)

@@ -29,7 +29,8 @@ from gpukoop.kernels.operation import Operation
 
 # Entries of one row block: 2**20 float64 numbers are 8 MB, so a handful of temporaries stay in cache or near it.
 BLOCK_ENTRIES = 2**20
-LARGEST_SQUARE = 1e300
+# Above every square of points that may come (gpukoop.scales.check_range), and a polynomial of degree 1 in it is finite.
+LARGEST_SQUARE = 1e307
 
 
 @lru_cache(maxsize=256)

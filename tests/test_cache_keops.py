@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gpukoop.kernels.keops import files
 from gpukoop.kernels.keops.files import delete_cut_files
 
 ONE_PRODUCT = """
@@ -43,6 +44,39 @@ def test_only_cut_files_are_deleted(tmp_path):
         "header.so",
     }
     assert {p.name for p in build.iterdir()} == {"whole_cache.pkl", "elsewhere.so"}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners of files are POSIX")
+def test_the_lock_is_in_a_folder_of_ones_own_and_no_link(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEOPS_CACHE_FOLDER", str(tmp_path / "keops"))
+    with files._alone("a formula"):
+        lock = tmp_path / "keops" / files.LOCK
+        assert lock.stat().st_mode & 0o077 == 0
+        code = (
+            "import fcntl, os, sys, zlib\n"
+            "f = os.open(sys.argv[1], os.O_RDWR)\n"
+            "try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(sys.argv[2].encode()))\n"
+            "except OSError: print('held')\n"
+        )
+        for what, found in (("a formula", "held"), ("another", "")):
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(lock), what], capture_output=True, text=True
+            )
+            assert done.stdout.strip() == found, done.stderr
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    lock.unlink()
+    for trap in (lock.symlink_to, lock.hardlink_to):
+        trap(victim)
+        assert files._lock_file() is None
+        with files._alone("a formula"):
+            pass
+        assert victim.read_text() == "precious"
+        lock.unlink()
+    os.mkfifo(lock)
+    assert files._lock_file() is None
+    monkeypatch.setenv("KEOPS_CACHE_FOLDER", str(victim / "below a file"))
+    assert files._lock_file() is None
 
 
 @pytest.mark.slow

@@ -1,13 +1,20 @@
-"""The command line as in a container: nobody's home, a package that cannot be written, no passwd entry, few cores of many."""
+"""The command line as in a container: no home, nothing to write but TMPDIR and the working folder, no passwd entry, few cores."""
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gpukoop
+
 NOBODY = 54_321  # a user that no passwd file knows
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # of linux/prctl.h and linux/capability.h
 
 
 # What a process starts with where the user cannot be changed: the passwd file does not know it.
@@ -25,26 +32,48 @@ else:
 
 
 @pytest.fixture
-def run(tmp_path):
+def box():
+    """Yield a folder that another user may look into, with a copy of the package that nobody may write."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        package = root / "site" / "gpukoop"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(gpukoop.__file__).parent, package, ignore=ignored)
+        for work in ("work", "tmp"):
+            (root / work).mkdir()
+        (root / "file").write_text("")
+        for path in (root / "site", *(root / "site").rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        root.chmod(0o555)  # what stands beside TMPDIR cannot be written
+        yield root
+        for path in (root, root / "site", *(root / "site").rglob("*")):
+            path.chmod(0o755)
+
+
+@pytest.fixture
+def run(box):
     """Return a function that runs a command of gpukoop in a container-like process."""
     if not hasattr(os, "geteuid"):
         pytest.skip("POSIX")
     cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
-    work, temporary = (tmp_path / name for name in ("work", "tmp"))
-    for folder in (work, temporary):
-        folder.mkdir()
-    (tmp_path / "file").write_text("")
+    work, temporary = box / "work", box / "tmp"
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path / "file" / "home"),  # below a file: even root cannot make it
+        "PYTHONPATH": str(box / "site"),
+        "HOME": str(box / "file" / "home"),  # below a file: even root cannot make it
         "TMPDIR": str(temporary),
         "GPUKOOP_BACKEND": "numba-cpu",
     }
+
+    libc = ctypes.CDLL(None, use_errno=True)
 
     def begin():
         if cores:
             os.sched_setaffinity(0, cores)
         os.umask(0o077)
+        if os.geteuid() == 0 and sys.platform == "linux":
+            libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)  # root, but permissions hold
 
     def nobody():
         begin()
@@ -82,6 +111,31 @@ def run(tmp_path):
 
     command.work = work
     return command
+
+
+def test_the_box_is_closed(run, box):
+    """Otherwise the other tests here show nothing."""
+    code = (
+        "import os, sys, gpukoop\n"
+        "print(os.path.dirname(gpukoop.__file__))\n"
+        "print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 2)\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: open(name, 'w')\n"
+        "    except OSError as error: print(type(error).__name__)\n"
+    )
+    closed = [
+        box / "neighbour",
+        box / "site" / "x",
+        box / "site" / "gpukoop" / "x",
+        box / "file" / "home",
+    ]
+    done = run("-c", code, *map(str, closed))
+    package, cores, *errors = done.stdout.split()
+    assert Path(package) == box / "site" / "gpukoop", done.stderr
+    assert int(cores) <= 2
+    if os.geteuid() == 0 and "PermissionError" not in errors:
+        pytest.skip("this root cannot lay down its rights, and no other user can read Python")
+    assert errors == ["PermissionError"] * 3 + ["NotADirectoryError"]
 
 
 @pytest.mark.slow

@@ -217,3 +217,107 @@ def test_a_killed_worker_costs_time_only(client, monkeypatch):
     assert np.array_equal(got, calm)
     close(K.kernel, X, Y, v, "product", got, want)
     assert victim not in client.run(os.getpid).values()
+
+
+@pytest.mark.parametrize("op", ["product", "gradient", "logsumexp"])
+def test_partial_results_are_checked(client, points, monkeypatch, op):
+    """A worker that returns other shapes or another dtype is caught, not broadcast."""
+    X, Y, V = points
+    K = gk.Gaussian(1.0)(X, Y, backend="numpy")
+    spoiled = {
+        "one column": lambda parts: tuple(p[..., :1] for p in parts),
+        "a row too many": lambda parts: tuple(np.concatenate([p, p[:1]]) for p in parts),
+        "float32": lambda parts: tuple(p.astype("float32") for p in parts),
+        "nothing": lambda parts: (),
+    }
+    result_of = gd.result_of
+    for spoil in spoiled.values():
+
+        def spoiled_result(future, client, spoil=spoil):
+            parts, *rest = result_of(future, client)
+            return spoil(parts), *rest
+
+        monkeypatch.setattr(gd, "result_of", spoiled_result)
+        with gd.use_cluster(client), pytest.raises(RuntimeError, match="a worker returned"):
+            run(K, op, V[:, 0] if op == "logsumexp" else V)
+    left, right = np.ones((5, 2)), np.ones((5, 1))
+    with pytest.raises(RuntimeError, match="two blocks"):
+        partial_sums.combine(
+            K._request(gk.operator.PRODUCT, 2).operation, ((left,), None, ()), ((right,), None, ())
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gpukoop": "0.0.1"}, "gpukoop 0.0.1 instead of"),
+        ({"gpukoop": None}, "gpukoop missing instead of"),
+        ({"numpy": "1.0"}, "numpy 1.0 instead of"),
+        ({"python": "3.9.1.final.0"}, "python 3.9 instead of"),
+    ],
+)
+def test_workers_of_other_versions_are_refused(client, monkeypatch, change, words):
+    found = client.get_versions(packages=["gpukoop", "numpy", "distributed"])
+    address = sorted(found["workers"])[1]
+    found["workers"][address]["packages"].update(change)
+    monkeypatch.setattr(client, "get_versions", lambda **_: found)
+    with pytest.raises(ValueError, match=words) as refused:
+        gd.use_cluster(client)
+    assert address in str(refused.value)
+    assert gk.config.cluster.get() is None
+
+
+def _long_sum(client, begun):
+    """Start a sum of many blocks that no test waits for; return how long its error took to come, and the error."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(20_000, 3))
+    K = gk.Gaussian(1.0)(X, X[::-1].copy(), backend="numpy")
+    found = {}
+
+    def work():
+        try:
+            with gd.use_cluster(client):
+                begun.set()
+                K @ np.ones(len(X))
+        except Exception as error:  # noqa: BLE001
+            found["error"], found["at"] = error, time.monotonic()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    begun.wait()
+    return thread, found
+
+
+@pytest.mark.parametrize("end", ["cluster closed", "scheduler killed"])
+@pytest.mark.slow
+def test_the_end_of_the_scheduler_is_told_in_seconds(monkeypatch, end):
+    monkeypatch.setattr(partial_sums, "PAIRS_PER_TASK", 2**20)
+    if end == "cluster closed":
+        cluster = dask_distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+        )
+        address, stop = cluster.scheduler_address, lambda: cluster.close(timeout=2)
+    else:
+        code = (
+            "import dask.distributed as d, sys, time\n"
+            "c = d.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, protocol='tcp',\n"
+            "    dashboard_address=':0')\n"
+            "print(c.scheduler_address, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        address, stop = process.stdout.readline().strip(), process.kill
+    client = dask_distributed.Client(address)
+    thread, found = _long_sum(client, threading.Event())
+    while not any("gpukoop-product" in str(key) for key in client.who_has()):
+        time.sleep(0.01)
+    stopped = time.monotonic()
+    stop()
+    thread.join(timeout=60)
+    assert "the Dask scheduler is gone" in str(found["error"])
+    assert found["at"] - stopped < 5
+    with pytest.raises(ValueError, match="Dask client is"):
+        gd.use_cluster(client)
+    client.close(timeout=1)
+    if end == "scheduler killed":
+        process.communicate()

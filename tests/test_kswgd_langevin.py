@@ -18,7 +18,7 @@ def circle_flow(**options):
     return gk.KSWGD(
         kernel=gk.Gaussian(0.2), n_components=2, step_size=0.1, total_time=6.0, coarse=False,
         project=datasets.project_sphere, random_state=0,
-        validation_fraction=0, **options,
+        validation_fraction=0, units="absolute", **options,
     ).fit(X)  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_particles_end_as_good_as_independent_draws():
     options = {"n_components": 100, "n_landmarks": 2_000, "step_size": 0.1, "random_state": 0}
     distance = {}
     for langevin in (0.0, 0.02):
-        Z = gk.KSWGD(langevin=langevin, **options).fit(X).transport(start)
+        Z = gk.KSWGD(langevin=langevin, units="absolute", **options).fit(X).transport(start)
         distance[langevin] = metrics.sliced_wasserstein(Z, X)
         coverage = metrics.coverage(Z, WELL["centres"], WELL["radius"])
         assert abs(coverage - WELL["coverage"]) < (1.5 if langevin else 4.0)
@@ -87,7 +87,8 @@ def test_holes_of_the_start_close():
 
     options = {"n_landmarks": 2_000, "step_size": 0.1, "random_state": 0}
     open_, closed = (
-        fill(gk.KSWGD(langevin=kappa, **options).fit(X).transport(start)) for kappa in (0.0, 0.02)
+        fill(gk.KSWGD(langevin=kappa, units="absolute", **options).fit(X).transport(start))
+        for kappa in (0.0, 0.02)
     )
     assert abs(closed / fill(X) - 1) < 0.05  # as independent draws; measured .97
     assert open_ > 1.7 * fill(X)  # measured 2.04
@@ -105,7 +106,7 @@ def test_particles_keep_their_dtype():
     Z = np.random.default_rng(4).normal(size=(50, 2)).astype(np.float32)
     seen = []
     X = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
-    flow = gk.KSWGD(n_components=4, langevin=0.1, random_state=0).fit(X)
+    flow = gk.KSWGD(n_components=4, langevin=0.1, units="absolute", random_state=0).fit(X)
     flow.transport(Z, n_iter=3, callback=lambda i, particles: seen.append(particles.dtype))
     assert seen == [np.float32] * 3
 

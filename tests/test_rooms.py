@@ -31,6 +31,8 @@ ROOMS = [
         "baselines",
         "cuda",
         "listing",
+        "connection",
+        "interop",
         "distributed",
         "rounding",
         "testing",

@@ -27,7 +27,7 @@ from gpukoop.sampler import (
     sat_inverse,
     spectral_report,
 )
-from gpukoop.sampler.evolution import symmetrized
+from gpukoop.sampler.solves import symmetrized
 
 MIXTURE = MixtureTeacher(
     [0.5, 0.3, 0.2],

@@ -94,9 +94,9 @@ def test_converged_is_found_when_asked_for_after_transport(good, wells):
 @pytest.mark.parametrize(
     "flow",
     [
-        gk.MMDFlow(n_iter=1),
-        gk.WassersteinFlow("sliced", n_iter=1),
-        gk.JKOFlow("w2", n_steps=1),
+        gk.MMDFlow(n_iter=1, init="gaussian"),
+        gk.WassersteinFlow("sliced", n_iter=1, init="gaussian"),
+        gk.JKOFlow("w2", n_steps=1, init="gaussian"),
         gk.KoopmanSampler(n_features=3, dictionary="polynomial", degree=1, time_degree=1),
     ],
 )

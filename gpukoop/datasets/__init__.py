@@ -17,22 +17,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpukoop.checks import check_length, real_array
 from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
 from gpukoop.datasets.fields import allen_cahn, heat_equation
 from gpukoop.datasets.images import digits
-from gpukoop.datasets.manifolds import circle, project_circle, project_torus, torus, torus_angles
+from gpukoop.datasets.manifolds import circle, project_torus, torus, torus_angles
 from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
 from gpukoop.datasets.uneven import (
     banana,
     mises_fisher,
-    project_sphere,
     slow_well,
     student_t,
     unequal_mixture,
 )
 from gpukoop.draws import check_count
 from gpukoop.lagged import pairs
+from gpukoop.maps.manifolds import project_circle, project_sphere
 
 __all__ = [
     "allen_cahn",
@@ -161,7 +162,12 @@ def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
 
     Known for ``"quadruple_well"``, ``"double_well"`` and ``"ornstein_uhlenbeck"``.
     """
-    return _known(POTENTIAL, name, "potential", parameters)(_rows(Z, name), **parameters)
+    function = _known(POTENTIAL, name, "potential", parameters)
+    with np.errstate(over="ignore"):
+        V = function(_rows(Z, name), **parameters)
+    if not np.isfinite(V).all():
+        raise ValueError("Z has points so far out that their potential leaves the range of float64")
+    return V
 
 
 def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
@@ -195,6 +201,9 @@ def _known(
     allowed = [
         key for key in inspect.signature(function).parameters if key not in ("Z", "n_eigenvalues")
     ]
+    for key, value in parameters.items():
+        if key in allowed:
+            _check_parameter(key, value)
     unknown = ", ".join(key for key in parameters if key not in allowed)
     if unknown:
         raise TypeError(
@@ -203,11 +212,17 @@ def _known(
     return function
 
 
+def _check_parameter(name: str, value: Any) -> None:
+    if name.startswith("n_"):
+        check_count(value, name)
+    elif name == "barrier":
+        diffusions.check_barrier(value)
+    else:
+        check_length(value, name, zero=name in ("noise", "gap"))
+
+
 def _rows(Z: ArrayLike, name: str) -> np.ndarray:
-    Z = np.asarray(Z)
-    if Z.dtype.kind not in "fiub":
-        raise TypeError(f"Z has dtype {Z.dtype}: {name!r} takes an array of real numbers")
-    Z = Z.astype(float)
+    Z = real_array(Z, "Z")
     d = FEATURES.get(name, 2)
     if Z.ndim != 2 or d not in (None, Z.shape[1]):
         raise ValueError(f"Z has shape {Z.shape}: {name!r} takes an array of shape (n, {d or 'd'})")

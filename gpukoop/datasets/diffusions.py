@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.checks import check_length
 from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
 
@@ -121,7 +122,7 @@ def ornstein_uhlenbeck(
     n, lag = check_count(n_samples), check_positive(lag_time, "lag_time")
     d, sd = (
         check_count(n_features, "n_features"),
-        math.sqrt(check_positive(temperature, "temperature")),
+        math.sqrt(check_length(temperature, "temperature")),
     )
     rng = random_generator(random_state)
     decay = math.exp(-lag)
@@ -144,10 +145,23 @@ def _well_pairs(
     independent: bool,
     n_substeps: int | None,
 ) -> Pairs:
-    b = check_positive(barrier, "barrier")
+    b = check_barrier(barrier)
     return langevin_pairs(
         _wells_law(d, b), _walk_wells, n_samples, lag_time, random_state, independent, n_substeps, b
     )
+
+
+# Lower wells reach beyond the grid of the integrals, higher ones fall between its points.
+BARRIERS = 0.05, 500.0
+
+
+def check_barrier(barrier: float) -> float:
+    """Return a height of barrier that integrals over [-5, 5] on this grid resolve, or raise."""
+    b = check_positive(barrier, "barrier")
+    low, high = BARRIERS
+    if not low <= b <= high:
+        raise ValueError(f"barrier is {b}: pass a height between {low} and {high}")
+    return b
 
 
 def _walk_wells(
@@ -197,6 +211,7 @@ def _well_mass(barrier: float) -> float:
 
 def well_density(Z: np.ndarray, *, barrier: float = 1.0) -> np.ndarray:
     """Return exp(-V) / Z of :func:`well_potential`, shape (n,)."""
+    barrier = check_barrier(barrier)
     return np.exp(-well_potential(Z, barrier=barrier)) / _well_mass(barrier) ** Z.shape[1]
 
 

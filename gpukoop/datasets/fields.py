@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.checks import check_length
 from gpukoop.datasets.trajectories import Pairs, consecutive
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 
@@ -92,9 +93,9 @@ def _wave_numbers(g: int) -> np.ndarray:
 def _amplitudes(
     g: int, diffusion: float, decay: float, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    D, kappa = check_positive(diffusion, "diffusion", zero=True), check_positive(decay, "decay")
+    D, kappa = check_length(diffusion, "diffusion", zero=True), check_length(decay, "decay")
     rates = kappa + D * (2 * math.pi * _wave_numbers(g)) ** 2
-    return rates, check_positive(noise, "noise") ** 2 / (2 * rates)
+    return rates, check_length(noise, "noise") ** 2 / (2 * rates)
 
 
 def _modes(g: int) -> np.ndarray:
@@ -198,8 +199,8 @@ def allen_cahn(
     """
     n, g = check_count(n_samples), check_count(n_grid, "n_grid", least=3)
     k, wait = check_count(n_substeps, "n_substeps"), check_count(burn_in, "burn_in", least=0)
-    lag, D = check_positive(lag_time, "lag_time"), check_positive(diffusion, "diffusion", zero=True)
-    epsilon, s = check_positive(width, "width"), check_positive(noise, "noise", zero=True)
+    lag, D = check_length(lag_time, "lag_time"), check_length(diffusion, "diffusion", zero=True)
+    epsilon, s = check_length(width, "width"), check_length(noise, "noise", zero=True)
     h = lag / k
     # stable while h times the fastest rate is below 2: the Laplacian up to 8 / dx^2, the reaction 2 / eps^2 at u = 1
     rate = 8 * D * g**2 + 2 / epsilon**2

@@ -15,8 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
+from gpukoop.checks import check_length
 from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
+from gpukoop.maps.manifolds import rows_of
 
 
 @overload
@@ -67,9 +69,9 @@ def circle(
     float64 array of shape (n_samples, 2), or two of them
     """
     n = check_count(n_samples)
-    if not 0 < arc <= 2 * math.pi:
+    if check_positive(arc, "arc") > 2 * math.pi:
         raise ValueError(f"arc is {arc}: pass a length in (0, 2 pi]")
-    if not 0 <= inner_radius <= 1:
+    if check_positive(inner_radius, "inner_radius", zero=True) > 1:
         raise ValueError(f"inner_radius is {inner_radius}: pass a number from 0 to 1")
     rng = random_generator(random_state)
 
@@ -82,7 +84,7 @@ def circle(
     if lag_time is None:
         return points(arc * rng.random(n))
     start = arc * rng.random(n if independent else 1)
-    kicks = math.sqrt(2 * check_positive(lag_time, "lag_time")) * rng.standard_normal(n)
+    kicks = math.sqrt(2 * check_length(lag_time, "lag_time")) * rng.standard_normal(n)
     if independent:
         return points(start), points(start + kicks)
     states = points(np.concatenate([start, start + np.cumsum(kicks)]))
@@ -165,34 +167,10 @@ def torus(
 
 def check_radii(R: float, rho: float) -> tuple[float, float]:
     """Return the radii of a torus, or raise if the tube would meet itself."""
-    R, rho = check_positive(R, "R"), check_positive(rho, "rho")
+    R, rho = check_length(R, "R"), check_length(rho, "rho")
     if rho >= R:
         raise ValueError(f"rho = {rho} is not below R = {R}: the tube would cross the axis")
     return R, rho
-
-
-def project_circle(Z: np.ndarray, *, arc: float = 2 * math.pi) -> np.ndarray:
-    """Return the nearest point of the unit circle, or of an arc from the angle 0, for every row of Z.
-
-    Parameters
-    ----------
-    Z : array of shape (n, 2)
-        NumPy or CuPy; the origin, which has no nearest point, goes to (1, 0).
-    arc : float, default=2 pi
-        Length of the arc, as in :func:`circle`.
-
-    Returns
-    -------
-    array of shape (n, 2)
-        Library and dtype of Z. Fits ``KSWGD(project=...)``.
-    """
-    _check_rows(Z, 2)
-    angle = np.arctan2(Z[:, 1], Z[:, 0])
-    if arc < 2 * math.pi:
-        # measured from the middle of the arc in (-pi, pi], the nearest point is the clipped angle
-        from_middle = np.mod(angle - arc / 2 + math.pi, 2 * math.pi) - math.pi
-        angle = arc / 2 + np.clip(from_middle, -arc / 2, arc / 2)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndarray:
@@ -206,16 +184,10 @@ def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndar
 
 def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
     """Return the angles (t, f) of the rows of Z, each in (-pi, pi], shape (n, 2)."""
-    _check_rows(Z, 3)
+    Z, R = rows_of(Z, 3), check_length(R, "R")
     t = np.arctan2(Z[:, 1], Z[:, 0])
     f = np.arctan2(Z[:, 2], np.hypot(Z[:, 0], Z[:, 1]) - R)
     return np.stack([t, f], axis=1)
-
-
-def _check_rows(Z: np.ndarray, d: int) -> None:
-    if getattr(Z, "ndim", None) != 2 or Z.shape[1] != d:
-        came = f"shape {Z.shape}" if hasattr(Z, "shape") else type(Z).__name__
-        raise ValueError(f"Z is {came}: pass an array of shape (n, {d})")
 
 
 def _embed_torus(angles: np.ndarray, R: float, rho: float) -> np.ndarray:

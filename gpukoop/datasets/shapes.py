@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from scipy import special
 
+from gpukoop.checks import check_length
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -74,7 +75,7 @@ def eight_gaussians(
     .. [1] Huang, Malik, "GANs as gradient flows that converge", arXiv 2406.13619: the test bed of W2-FE.
     """
     n = check_count(n_samples)
-    centres = gaussian_centres(check_positive(radius, "radius"))
+    centres = gaussian_centres(check_length(radius, "radius"))
     rng = random_generator(random_state)
     labels = rng.integers(MODES, size=n)
     X = _blurred(centres[labels], noise, rng)
@@ -131,7 +132,7 @@ def three_rings(
     .. [1] Glaser, Arbel, Gretton, "KALE flow", 2021: the test bed of this name.
     """
     n = check_count(n_samples)
-    radius, gap = check_positive(radius, "radius"), check_positive(gap, "gap", zero=True)
+    radius, gap = check_length(radius, "radius"), check_length(gap, "gap", zero=True)
     rng = random_generator(random_state)
     which, angle = rng.integers(3, size=n), rng.uniform(0, 2 * math.pi, n)
     ring = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -285,7 +286,7 @@ def checkerboard_density(Z: np.ndarray) -> np.ndarray:
 
 
 def _blurred(X: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    return X + check_positive(noise, "noise", zero=True) * rng.standard_normal(X.shape)
+    return X + check_length(noise, "noise", zero=True) * rng.standard_normal(X.shape)
 
 
 def _mixture_density(

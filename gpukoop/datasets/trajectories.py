@@ -24,6 +24,7 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 SUBSTEPS = 10  # of one lag, as in the published quadruple well
 LONGEST_STEP = 0.01  # longer lags take more substeps: the cubic drift of the wells is stiff
+MOST_SUBSTEPS = 10**6
 NOISE_BLOCK = 2**15  # lags whose noise is held at once; the draws do not depend on it
 
 
@@ -45,6 +46,11 @@ def langevin_pairs(
     """
     n, lag = check_count(n_samples), check_positive(lag_time, "lag_time")
     if n_substeps is None:
+        if lag > LONGEST_STEP * MOST_SUBSTEPS:
+            raise ValueError(
+                f"lag_time is {lag:.3g}: steps of {LONGEST_STEP} are {lag / LONGEST_STEP:.1e} to a lag, which take too long; pass a "
+                "shorter lag_time, or n_substeps"
+            )
         n_substeps = max(SUBSTEPS, math.ceil(lag / LONGEST_STEP))
     k = check_count(n_substeps, "n_substeps")
     rng = random_generator(random_state)

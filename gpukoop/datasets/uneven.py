@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.checks import check_length
 from gpukoop.datasets.diffusions import (
     double_well,
     exact_wells,
@@ -19,7 +20,7 @@ from gpukoop.datasets.diffusions import (
     well_spectrum,
 )
 from gpukoop.datasets.trajectories import Pairs
-from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.draws import RandomState, check_count, random_generator
 
 # --- banana
 
@@ -39,7 +40,7 @@ def banana(n_samples: int, random_state: RandomState = None, *, noise: float = 0
     -------
     float64 array of shape (n_samples, 2)
     """
-    n, noise = check_count(n_samples), check_positive(noise, "noise", zero=True)
+    n, noise = check_count(n_samples), check_length(noise, "noise", zero=True)
     x, e = random_generator(random_state).standard_normal((2, n))
     return np.stack([x, x**2 + noise * e], axis=1)
 
@@ -52,7 +53,7 @@ def exact_banana(noise: float = 0.3) -> dict[str, Any]:
 def banana_density(Z: np.ndarray, *, noise: float = 0.3) -> np.ndarray:
     """Return the density, shape (n,)."""
     x, y = Z.T
-    exponent = x**2 + ((y - x**2) / check_positive(noise, "noise")) ** 2
+    exponent = x**2 + ((y - x**2) / check_length(noise, "noise")) ** 2
     return np.exp(-exponent / 2) / (2 * math.pi * noise)
 
 
@@ -102,6 +103,9 @@ def unequal_mixture_density(Z: np.ndarray) -> np.ndarray:
 # --- Student's t
 
 
+LEAST_DEGREES = 0.1
+
+
 def student_t(
     n_samples: int,
     random_state: RandomState = None,
@@ -127,7 +131,11 @@ def student_t(
     float64 array of shape (n_samples, n_features)
     """
     n, d = check_count(n_samples), check_count(n_features, "n_features")
-    nu, rng = check_positive(degrees, "degrees"), random_generator(random_state)
+    nu, rng = check_length(degrees, "degrees"), random_generator(random_state)
+    if nu < LEAST_DEGREES:
+        raise ValueError(
+            f"degrees is {nu}: pass a number from {LEAST_DEGREES}; fewer leave the range of float64"
+        )
     return rng.standard_normal((n, d)) / np.sqrt(rng.chisquare(nu, (n, 1)) / nu)
 
 
@@ -175,16 +183,6 @@ def mises_fisher(n_samples: int, random_state: RandomState = None) -> np.ndarray
     side -= np.sum(side * POLES[which], axis=1, keepdims=True) * POLES[which]
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     return height[:, None] * POLES[which] + np.sqrt(1 - height**2)[:, None] * side
-
-
-def project_sphere(Z: np.ndarray) -> np.ndarray:
-    """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...)."""
-    if getattr(Z, "ndim", None) != 2:
-        raise ValueError(f"Z has shape {np.shape(Z)}: pass an array of shape (n, d)")
-    length = (Z**2).sum(axis=1, keepdims=True) ** 0.5
-    lost = length == 0
-    first = (np.arange(Z.shape[1]) == 0).astype(Z.dtype)
-    return np.where(lost, first, Z / np.where(lost, 1, length))
 
 
 def exact_mises_fisher() -> dict[str, Any]:
@@ -242,8 +240,8 @@ def slow_well(
     -------
     X, Y : float64 arrays of shape (n_samples, n_features)
     """
-    d, w = check_count(n_features, "n_features", least=2), check_positive(width, "width")
-    lag = check_positive(lag_time, "lag_time")
+    d, w = check_count(n_features, "n_features", least=2), check_length(width, "width")
+    lag = check_length(lag_time, "lag_time")
     rng = random_generator(random_state)
     slow = double_well(n_samples, lag, rng, independent=independent, barrier=barrier)
     fast = ornstein_uhlenbeck(n_samples, lag / w**2, rng, n_features=d - 1, independent=independent)

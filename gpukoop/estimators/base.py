@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, to_host
 from gpukoop.draws import check_count
+from gpukoop.estimators.motion import barely_moved
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import own_points, remember_columns
 from gpukoop.flow.identity import identity
@@ -105,7 +108,8 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         Warns
         -----
         ConvergenceWarning
-            If a step makes a particle infinite; the last finite particles are returned.
+            If a step makes a particle infinite; the last finite particles are returned. If the estimator's own number of steps
+            moved the particles less than a hundredth of their way.
 
         Notes
         -----
@@ -134,6 +138,10 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         history = self._closed(step, outcome, seed)
         self.n_iter_, self.history_ = outcome.n_iter, history
         self.converged_ = outcome.converged  # no entry of __dict__ where the verdict decides
+        if n_iter is None and not outcome.message and outcome.n_iter == steps > 0:
+            reason = barely_moved(start, outcome.particles, self.X_)
+            if reason:
+                warnings.warn(f"{type(self).__name__} {reason}", ConvergenceWarning, stacklevel=2)
         return home.restore(like(outcome.particles, native))
 
     def _closed(self, step: Step, outcome: Outcome, seed: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,13 @@ import numpy as np
 
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.kept import kept
-from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight, resolved
+from gpukoop.estimators.particles import (
+    AbstractParticleFlow,
+    check_choice,
+    check_weight,
+    resolved,
+    unit_length,
+)
 from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
     DIVERGENCES,
@@ -27,7 +33,7 @@ from gpukoop.flow.loop import Step, seed_from
 from gpukoop.flow.mmd import mmd_field
 from gpukoop.flow.riesz import implicit_step
 from gpukoop.flow.wasserstein import SinkhornField, exact_field
-from gpukoop.kernels.formula.catalogue import Gaussian, Riesz
+from gpukoop.kernels.formula.catalogue import Energy, Gaussian, Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 
@@ -35,6 +41,8 @@ OBJECTIVES = ("mmd", "kl", "kl-dual", "chi2", "js", "kale", "w2")
 # Largest exact assignment; more particles are coupled by Sinkhorn.
 LARGEST_EXACT = 2_000
 BLUR = 0.05
+# Default steps; an implicit step towards the energy distance goes as far as it may.
+TAU, RIESZ_TAU = 0.1, 10.0
 
 
 class JKOFlow(AbstractParticleFlow):
@@ -47,12 +55,14 @@ class JKOFlow(AbstractParticleFlow):
     objective : {"mmd", "kl", "kl-dual", "chi2", "js", "kale", "w2"}
         D: MMD^2 / 2; Kullback-Leibler in the Donsker-Varadhan form or as an f-dual; chi-squared; Jensen-Shannon (KL to the
         mixture, both ways); KALE; W2^2 / 2. The f-divergences are estimated by a critic.
-    tau : float
-        Step. D never rises, whatever tau.
+    tau : float, optional
+        Step; D never rises, whatever tau. In multiples of scale^2 of the kernel ("mmd", "kale"; of :math:`u^{2 - r}` for Riesz
+        kernels), of u^2 (critics), u the root mean square deviation of a column of X, or as it stands ("w2"). By default 10 for
+        Riesz kernels, which take any step in one solve, else .1.
     n_steps : int
         JKO steps.
     kernel : kernel, optional
-        Of the MMD, KALE or the critic; ``Gaussian("median")`` by default. For Riesz kernels with exponent in [1, 2) MMD
+        Of the MMD, KALE or the critic. By default ``Energy()`` for "mmd", which reaches everywhere, else ``Gaussian("median")``. For Riesz kernels with exponent in [1, 2) MMD
         steps are the implicit ones (exact on the line, DC in d dimensions).
     regularization : float
         rho of the critic, lambda of KALE.
@@ -65,6 +75,11 @@ class JKOFlow(AbstractParticleFlow):
         Bounds of a step's own minimisation; the tolerance is relative to the width of the particles.
     generator, persistence, batch_size : optional
         Parametric JKO: a map of :mod:`gpukoop.maps` is regressed on the proximal points.
+    init : "data", "gaussian", "mixture" or callable
+        Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
+        covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
+    units : "data" or "absolute"
+        "absolute": ``tau`` is a number in the units of X.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -100,7 +115,7 @@ class JKOFlow(AbstractParticleFlow):
     def __init__(
         self,
         objective: str = "mmd",
-        tau: float = 0.1,
+        tau: float | None = None,
         n_steps: int = 20,
         kernel: Any = None,
         regularization: float = 0.01,
@@ -111,6 +126,8 @@ class JKOFlow(AbstractParticleFlow):
         generator: Any = None,
         persistence: float = math.inf,
         batch_size: int | None = None,
+        init: Any = "data",
+        units: str = "data",
         tol: float | None = None,
         backend: str | None = None,
         random_state: Any = None,
@@ -128,6 +145,8 @@ class JKOFlow(AbstractParticleFlow):
         self.generator = generator
         self.persistence = persistence
         self.batch_size = batch_size
+        self.init = init
+        self.units = units
         self.tol = tol
         self.backend = backend
         self.random_state = random_state
@@ -168,6 +187,7 @@ class JKOFlow(AbstractParticleFlow):
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
         native = self.X_
+        self.unit_ = unit_length(native)
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"
@@ -194,7 +214,8 @@ class JKOFlow(AbstractParticleFlow):
     def _check_parameters(self) -> AbstractKernel:
         check_choice(self.objective, "objective", OBJECTIVES)
         check_choice(self.critic, "critic", ("kernel", "features", "quadratic"))
-        check_positive(self.tau, "tau")
+        if self.tau is not None:
+            check_positive(self.tau, "tau")
         check_positive(self.regularization, "regularization")
         check_positive(self.inner_tol, "inner_tol")
         check_count(self.n_steps, "n_steps", least=0)
@@ -202,7 +223,9 @@ class JKOFlow(AbstractParticleFlow):
         check_count(self.inner_iter, "inner_iter")
         check_tol(self.tol)
         self._check_common()
-        kernel = Gaussian("median") if self.kernel is None else self.kernel
+        kernel = self.kernel
+        if kernel is None:
+            kernel = Energy() if self.objective == "mmd" else Gaussian("median")
         if not isinstance(kernel, AbstractKernel):
             raise TypeError(
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
@@ -219,7 +242,12 @@ class JKOFlow(AbstractParticleFlow):
         return kernel
 
     def _length(self) -> float:
-        return float(self.tau)
+        tau = self.tau
+        if tau is None:
+            tau = RIESZ_TAU if self._implicit() else TAU
+        if self.objective in ("mmd", "kale"):
+            return self._kernel_step(tau, self.kernel_)
+        return float(tau) if self.objective == "w2" else self._in_units(tau, 2)
 
     def _steps(self) -> int:
         return self.n_steps

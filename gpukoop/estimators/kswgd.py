@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from gpukoop.arrays import Array, like, native_array, points, require_finite, to_host
+from gpukoop.arrays import Array, like, points
 from gpukoop.estimators import spectra
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
-from gpukoop.estimators.kswgd_parameters import check_kswgd, check_stable
+from gpukoop.estimators.kswgd_parameters import check_kswgd, langevin_rate
+from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
-from gpukoop.flow.start import gaussian_mixture
 from gpukoop.lagged import pairs_of_runs
 
 # Share of the steps that follow the coarse spectrum, if there is one.
@@ -76,13 +76,15 @@ class KSWGD(
         wide, which reaches them; ``coarse_`` is the map taken, or None. "auto" does so unless the spectrum is itself a
         diffusion map with a kernel at least 1/1.5 as wide as the median rule. False is the plain single-spectrum flow.
     langevin : float
-        Langevin time that passes in a unit of LAWGD time at the start of the flow, falling linearly to zero at its end; 0 is
+        Langevin time that passes in a unit of LAWGD time at the start of the flow, in multiples of 1 / lambda_r, falling linearly to zero at its end; 0 is
         the deterministic flow. What the modes do not see stays in the particles of a deterministic flow: holes of the
         start shrink but never close. With ``langevin`` a mode with eigenvalue lambda beyond the last decays by
-        exp(-langevin * lambda * total_time / 2), and the particles end as evenly spread as independent draws or better
-        (measured: quadruple well, 10^5 samples, 100 modes, .02: sliced W2 to the law .0075, at 0 .0126, independent draws
-        .0079). From 1 / lambda_r, the inverse of the last eigenvalue, to five times that is a good choice. The flow
+        exp(-langevin * (lambda / lambda_r) * total_time / 2), and the particles end as evenly spread as independent draws or better
+        (measured: quadruple well, 10^5 samples, 100 modes, .02 in absolute units: sliced W2 to the law .0075, at 0 .0126, independent draws
+        .0079). From 1 to 5 is a good choice. The flow
         then uses all its time: it does not stop early.
+    units : "data" or "absolute"
+        "absolute": ``langevin`` is a number in the square of the units of X.
     tol : float, optional
         Accuracy of kernel sums; None is rounding accuracy.
     validation_fraction : float
@@ -152,6 +154,7 @@ class KSWGD(
         init: Any = "data",
         coarse: Any = "auto",
         langevin: float = 0.0,
+        units: str = "data",
         tol: float | None = None,
         validation_fraction: float = 0.1,
         backend: str | None = None,
@@ -170,6 +173,7 @@ class KSWGD(
         self.init = init
         self.coarse = coarse
         self.langevin = langevin
+        self.units = units
         self.tol = tol
         self.validation_fraction = validation_fraction
         self.backend = backend
@@ -246,7 +250,7 @@ class KSWGD(
 
     def _plan(self, Z: Array, n_iter: int | None, seed: int) -> tuple[Step, State, int, float]:
         steps = self._steps() if n_iter is None else n_iter
-        check_stable(self)
+        kappa = langevin_rate(self)
         coordinates = self.spectrum_.coordinates_
         if spectra.of_a_dictionary(self.spectrum_):
             step = make_dictionary_step(
@@ -262,7 +266,7 @@ class KSWGD(
             step_size=float(self.step_size),
             coarse=self.coarse_,
             coarse_iter=0 if self.coarse_ is None else round(COARSE_FRACTION * steps),
-            langevin=float(self.langevin),
+            langevin=kappa,
             n_iter=steps,
             # Langevin motion disturbs every mode for as long as it lasts, so every mode is held.
             n_samples=None if self.langevin else len(self.X_),
@@ -302,20 +306,7 @@ class KSWGD(
         return moved
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
-        if callable(self.init):
-            Z, _ = native_array(self.init(n, rng), "init(n, rng)")
-            if Z.shape != (n, self.n_features_in_):
-                raise ValueError(
-                    f"init(n, rng) returned shape {Z.shape}, expected {(n, self.n_features_in_)}"
-                )
-            require_finite(Z, "init(n, rng)")
-        elif self.init == "gaussian":
-            Z = super()._start(n, rng)
-        elif self.init == "mixture":
-            Z = gaussian_mixture(to_host(self.X_).astype(float), n, rng)
-        else:
-            Z = spectra.near_data(self.spectrum_.coordinates_, self.X_, n, rng)
-        Z = like(Z, self.X_)
+        Z = drawn_start(self, n, rng, super()._start, self.spectrum_.coordinates_)
         return Z if self.project is None else projected(self.project, Z)
 
     def transform(self, X: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpukoop.draws import check_count, check_positive
+from gpukoop.estimators.start import check_init
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.parameters import check_shared
@@ -29,24 +30,28 @@ def check_kswgd(flow: Any) -> None:
             f"project is {flow.project!r}, expected a function (n, d) -> (n, d) to the nearest points of "
             "the manifold"
         )
-    if not (callable(flow.init) or flow.init in ("data", "gaussian", "mixture")):
-        raise ValueError(
-            f"init must be 'data', 'gaussian', 'mixture' or a function init(n, rng), got {flow.init!r}"
-        )
+    check_init(flow.init)
+    if flow.units not in ("data", "absolute"):
+        raise ValueError(f"units must be 'data' or 'absolute', got {flow.units!r}")
     if not (isinstance(flow.coarse, bool) or flow.coarse == "auto"):
         raise ValueError(f"coarse must be 'auto', True or False, got {flow.coarse!r}")
     if flow.kernel is not None and not isinstance(flow.kernel, AbstractKernel):
         raise TypeError(f"kernel is {flow.kernel!r}, expected a kernel such as Gaussian('auto')")
 
 
-def check_stable(flow: Any) -> None:
-    """Raise if a step with Langevin motion would amplify the last mode."""
+def langevin_rate(flow: Any) -> float:
+    """Return kappa, the Langevin time in a unit of LAWGD time; raise if a step would amplify the last mode."""
+    if not flow.langevin:
+        return 0.0
+    unit = 1.0 if flow.units == "absolute" else 1.0 / float(flow.eigenvalues_[-1])
     last = float(flow.eigenvalues_[-1])
     if flow.coarse_ is not None:
         last = max(last, float(flow.coarse_.eigenvalues_[-1]))
-    if flow.langevin and flow.step_size * (1 + flow.langevin * last) >= 2:
-        most = max(0.0, (2 / flow.step_size - 1) / last)
+    kappa = flow.langevin * unit
+    if flow.step_size * (1 + kappa * last) >= 2:
+        most = max(0.0, (2 / flow.step_size - 1) / last) / unit
         raise ValueError(
             f"langevin is {flow.langevin:g}, with step_size = {flow.step_size:g} and the last eigenvalue {last:.3g} it must "
             f"be below {most:.3g}, or a step multiplies the last mode by less than -1"
         )
+    return float(kappa)

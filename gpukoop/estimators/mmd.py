@@ -10,7 +10,7 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.kept import kept
-from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved
+from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved, unit_length
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field
 from gpukoop.flow.drmmd import drmmd_field, kale_field
@@ -33,13 +33,14 @@ class MMDFlow(AbstractParticleFlow):
     kernel : kernel, optional
         ``Energy()`` by default: it reaches everywhere and has no scale to choose.
     step_size : float
-        h, multiplies the plain velocity. Gaussian: monotone up to 2 scale^2 / 3. Any size with ``scheme="implicit"``.
+        h, multiplies the plain velocity; in multiples of scale^2 of the kernel, of :math:`u^{2 - r}` for Riesz kernels, u the root
+        mean square deviation of a column of X. Gaussian: monotone up to 2/3. Any size with ``scheme="implicit"``.
     n_iter : int
         Steps.
     scheme : "explicit" or "implicit"
         Implicit: Riesz kernels with exponent in [1, 2) only; the energy never rises. Exact on the line.
     noise : float or callable
-        beta, or ``callable(i)``: the velocity is taken at z + beta u, u standard normal; the particles stay.
+        beta in multiples of u, or ``callable(i)``: the velocity is taken at z + beta xi, xi standard normal; the particles stay.
     momentum : float
         mu in [0, 1): G <- v + mu G.
     n_projections : int, optional
@@ -52,6 +53,11 @@ class MMDFlow(AbstractParticleFlow):
         Nystroem landmarks of DrMMD's linear solve.
     generator, persistence, batch_size : optional
         Train a map of :mod:`gpukoop.maps` instead of moving free particles; see :class:`WassersteinFlow`.
+    init : "data", "gaussian", "mixture" or callable
+        Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
+        covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
+    units : "data" or "absolute"
+        "absolute": ``step_size`` and ``noise`` are numbers in the units of X.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -100,6 +106,8 @@ class MMDFlow(AbstractParticleFlow):
         generator: Any = None,
         persistence: float = 1,
         batch_size: int | None = None,
+        init: Any = "data",
+        units: str = "data",
         tol: float | None = None,
         backend: str | None = None,
         random_state: Any = None,
@@ -118,6 +126,8 @@ class MMDFlow(AbstractParticleFlow):
         self.generator = generator
         self.persistence = persistence
         self.batch_size = batch_size
+        self.init = init
+        self.units = units
         self.tol = tol
         self.backend = backend
         self.random_state = random_state
@@ -153,6 +163,7 @@ class MMDFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
+        self.unit_ = unit_length(native)
         self.kernel_ = resolved(kernel, native)
         self.backend_ = (
             "sorting"
@@ -243,7 +254,7 @@ class MMDFlow(AbstractParticleFlow):
         return plain and not noisy and not self._sorted()
 
     def _length(self) -> float:
-        return float(self.step_size)
+        return self._kernel_step(self.step_size, self.kernel_)
 
     def _field(self, batch_size: int | None) -> Field:
         if self._sorted():
@@ -259,6 +270,9 @@ class MMDFlow(AbstractParticleFlow):
         noise = self.noise
         if not callable(noise):
             noise = None if noise == 0 else _constant(float(noise))
+        if noise is not None and self.units == "data":
+            given, unit = noise, self.unit_
+            noise = lambda i: unit * given(i)
         return mmd_field(self.kernel_, self.X_, noise=noise, **options)
 
     def _particle_step(self, field: Field) -> Step:

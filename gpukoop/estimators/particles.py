@@ -14,16 +14,22 @@ from gpukoop.arrays import Array, like, namespace, points
 from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
-from gpukoop.flow.descent import Field, begin, explicit
+from gpukoop.estimators.start import check_init, drawn_start
+from gpukoop.flow.descent import Field, begin, explicit, width
 from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
 from gpukoop.flow.training import StagewiseTrainer, Trainer
+from gpukoop.kernels.formula.catalogue import Riesz
+from gpukoop.kernels.formula.lengths import mean_and_lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.maps.base import AbstractMap
 from gpukoop.maps.regression import check_persistence
 from gpukoop.maps.stages import StagewiseMap
 from gpukoop.operator import median_scale
 from gpukoop.parameters import check_shared
+
+# Numbers in the data's own units, or as they stand.
+UNITS = ("data", "absolute")
 
 
 class Recorder:
@@ -44,6 +50,9 @@ class AbstractParticleFlow(AbstractFlowEstimator):
     """A flow given by a velocity field, of particles or, with ``generator``, of a map."""
 
     n_iter: int
+    units: str
+    init: Any
+    unit_: float
     generator: Any = None
     persistence: float = 1
     momentum: float = 0.0
@@ -78,8 +87,25 @@ class AbstractParticleFlow(AbstractFlowEstimator):
     def _steps(self) -> int:
         return self.n_iter
 
+    def _in_units(self, value: float, power: float) -> float:
+        """Return a number that is given in powers of the unit of length, in the units of the data."""
+        return float(value) if self.units == "absolute" else float(value) * self.unit_**power
+
+    def _kernel_step(self, value: float, kernel: AbstractKernel) -> float:
+        """Return a step size for half the squared MMD: in scale^2 of the kernel, of Riesz kernels in unit^(2 - exponent)."""
+        if isinstance(kernel, Riesz):
+            return self._in_units(value, 2 - kernel.exponent)
+        scale = mean_and_lengths(kernel.terms[0][1].scale)[0]
+        return float(value) if self.units == "absolute" else float(value) * scale**2
+
+    def _start(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw starting points as ``init`` says."""
+        return drawn_start(self, n, rng, super()._start)
+
     def _check_common(self) -> None:
         check_shared(self)
+        check_init(self.init)
+        check_choice(self.units, "units", UNITS)
         check_persistence(self.persistence)
         if self.generator is not None:
             if not isinstance(self.generator, AbstractMap):
@@ -224,7 +250,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Draw new points: particles moved from a normal start, or the generator at fresh latent points.
+        """Draw new points: particles moved from where ``init`` says, or the generator at fresh latent points.
 
         Parameters
         ----------
@@ -255,6 +281,11 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         else:
             Y = self._latent[rng.integers(len(self._latent), size=n)]
         return self._home.restore(self.generator_(Y))
+
+
+def unit_length(X: Array) -> float:
+    """Return the root mean square deviation of a column of the samples, the unit of lengths; 1 where they do not differ."""
+    return width(X) / math.sqrt(X.shape[1]) or 1.0
 
 
 def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:

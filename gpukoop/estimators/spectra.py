@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
-from gpukoop.flow.start import smoothed_bootstrap
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
@@ -150,17 +149,6 @@ def backend_of(spectrum: Any, X: Array, options: dict[str, Any]) -> str:
         return "dictionary"
     K = spectrum.kernel_(spectrum.seen(X), spectrum.sources_, **options)
     return str(K.explain("value_and_gradient", t=2).backend)
-
-
-def near_data(coordinates: Any, X: Array, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return n particles near the samples, (n, d) on the host; what is near, coordinates say if there are any."""
-    samples = to_host(X).astype(float)
-    if coordinates is None:
-        return smoothed_bootstrap(samples, n, rng)
-    G = to_host(coordinates.transform(X)).astype(float)
-    if coordinates.invertible:  # all of the noise is measured there: columns have no unit
-        return coordinates.inverse(smoothed_bootstrap(G, n, rng))
-    return smoothed_bootstrap(samples, n, rng, G)
 
 
 def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:

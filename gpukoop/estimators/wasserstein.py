@@ -13,7 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.kept import kept
-from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, check_weight
+from gpukoop.estimators.particles import (
+    AbstractParticleFlow,
+    check_choice,
+    check_weight,
+    unit_length,
+)
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
@@ -43,7 +48,8 @@ class WassersteinFlow(AbstractParticleFlow):
         Who is paired with whom. Exact: an assignment, sizes up to some thousands (on the line any size). Sinkhorn: any
         size, streamed. Sliced: millions of points, needs step sizes of order d.
     blur : float, optional
-        sqrt(eps) of Sinkhorn in the units of the data; a tenth of the width of the samples by default.
+        sqrt(eps) of Sinkhorn in multiples of u, the root mean square deviation of a column of X; by default a tenth of the root mean
+        square distance of the samples from their mean.
     step_size : float
         h; the gap of the means shrinks by 1 - h (sliced: 1 - h/d).
     n_iter : int
@@ -65,6 +71,11 @@ class WassersteinFlow(AbstractParticleFlow):
     sinkhorn_tol : float, optional
         Marginal error at which they stop; 1e-6 in float64, 1e-4 in float32 by default. The law of the means
         holds whatever it is.
+    init : "data", "gaussian", "mixture" or callable
+        Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
+        covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
+    units : "data" or "absolute"
+        "absolute": ``blur`` is a number in the units of X.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -109,6 +120,8 @@ class WassersteinFlow(AbstractParticleFlow):
         debias: bool = True,
         sinkhorn_iter: int = 200,
         sinkhorn_tol: float | None = None,
+        init: Any = "data",
+        units: str = "data",
         tol: float | None = None,
         backend: str | None = None,
         random_state: Any = None,
@@ -125,6 +138,8 @@ class WassersteinFlow(AbstractParticleFlow):
         self.debias = debias
         self.sinkhorn_iter = sinkhorn_iter
         self.sinkhorn_tol = sinkhorn_tol
+        self.init = init
+        self.units = units
         self.tol = tol
         self.backend = backend
         self.random_state = random_state
@@ -165,7 +180,10 @@ class WassersteinFlow(AbstractParticleFlow):
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
         native = self.X_
-        self.blur_ = float(self.blur) if self.blur is not None else BLUR * (width(native) or 1.0)
+        self.unit_ = unit_length(native)
+        self.blur_ = BLUR * (width(native) or 1.0)
+        if self.blur is not None:
+            self.blur_ = self._in_units(self.blur, 1)
         if self.coupling == "sinkhorn":
             K = Gaussian(self.blur_)(native, **self._options())
             # as many particles as samples are the usual case: small clouds keep their costs, and NumPy sums them

@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.flow.margins import directions, with_margins
+
 # Neighbours that span the noise: enough for its directions, few enough to stay local; more where there are more features.
 NEIGHBOURS, MOST_NEIGHBOURS = 12, 64
 # Median distance of a particle to its nearest sample over that of an unseen sample. At 1 the noise would show.
@@ -38,6 +40,8 @@ SMALLEST, LARGEST, HALVINGS = 0.02, 2.0, 10
 TREE_FEATURES, POOL = 12, 5_000
 # Components of a Gaussian mixture among which the BIC chooses.
 MOST_COMPONENTS = 10
+# Fewer particles have no margins to speak of.
+LEAST_MARGINS = 20
 # Numbers of neighbourhoods held at once, 16 MB.
 BLOCK_NUMBERS = 2**21
 
@@ -161,6 +165,8 @@ def smoothed_bootstrap(
         block = slice(start, start + size)
         centre, own, noise = near.around(rows[block], rng)
         Z[block] = centre + a * own + b * noise
+    if n >= LEAST_MARGINS:
+        Z = with_margins(Z, near.X[rows], directions(near.X), min(n, m))
     return mean + reach * Z[rng.permutation(n)]
 
 

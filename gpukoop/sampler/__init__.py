@@ -5,10 +5,19 @@ generator of a field of their own.
 """
 
 from gpukoop.sampler.clock import Clock, Frame
-from gpukoop.sampler.evolution import (
-    Evolution,
-    Options,
-    Stage,
+from gpukoop.sampler.evolution import Evolution, Options, Stage
+from gpukoop.sampler.expm import ExponentialOverflow, expm_action
+from gpukoop.sampler.forecast import Relaxation
+from gpukoop.sampler.fourier import FourierFeatures
+from gpukoop.sampler.integration import integrate
+from gpukoop.sampler.latent import Latent
+from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
+from gpukoop.sampler.moments import Moments, assemble
+from gpukoop.sampler.nystroem import NystroemFeatures
+from gpukoop.sampler.pictures import images, picture
+from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures
+from gpukoop.sampler.report import SpectralReport, mode_projector, spectral_report
+from gpukoop.sampler.solves import (
     denoiser,
     energy_ratio,
     generator,
@@ -17,16 +26,6 @@ from gpukoop.sampler.evolution import (
     sat,
     sat_inverse,
 )
-from gpukoop.sampler.expm import ExponentialOverflow, expm_action
-from gpukoop.sampler.forecast import Relaxation
-from gpukoop.sampler.fourier import FourierFeatures
-from gpukoop.sampler.latent import Latent
-from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
-from gpukoop.sampler.moments import Moments, assemble
-from gpukoop.sampler.nystroem import NystroemFeatures
-from gpukoop.sampler.pictures import images, picture
-from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures
-from gpukoop.sampler.report import SpectralReport, mode_projector, spectral_report
 from gpukoop.sampler.teacher import (
     AbstractTeacher,
     AffineTeacher,
@@ -35,7 +34,6 @@ from gpukoop.sampler.teacher import (
     GaussianTeacher,
     MixtureTeacher,
     as_teacher,
-    integrate,
 )
 from gpukoop.sampler.triples import Triples
 

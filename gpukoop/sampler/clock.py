@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
+from gpukoop.checks import check_length, real_array
+from gpukoop.draws import check_positive
 
 # e^-7: the truncation is O(e^-7) before, and O(e^-14) after the last denoising.
 LOG_HORIZON = 7.0
@@ -40,6 +42,15 @@ class Clock:
 
     name: str = "linear"
     horizon: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.name not in ("linear", "log"):
+            raise ValueError(f"clock must be 'linear' or 'log', got {self.name!r}")
+        check_positive(self.horizon, "horizon")
+        if self.name == "linear" and self.horizon != 1:
+            raise ValueError(
+                f"the linear clock ends at 1, got horizon={self.horizon}: leave it out"
+            )
 
     @classmethod
     def named(cls, name: str, horizon: float | None = None) -> Clock:
@@ -90,11 +101,20 @@ class Frame:
     mean: np.ndarray
     size: float
 
+    def __post_init__(self) -> None:
+        real_array(self.mean, "mean", (None,))
+        check_length(self.size, "size")
+
     @classmethod
     def of(cls, X: np.ndarray, default: float = 1.0) -> Frame:
         """Return the frame of these points (n, d); points without extent have the default size."""
         mean = X.mean(axis=0)
-        size = float(np.sqrt(((X - mean) ** 2).mean()))
+        with np.errstate(over="ignore"):
+            size = float(np.sqrt(((X - mean) ** 2).mean()))
+        if not np.isfinite(size):
+            raise ValueError(
+                "X has coordinates whose squares leave the range of float64: rescale X"
+            )
         # Rounding of a constant column is no size.
         floor = 1e-12 * float(np.abs(mean).max(initial=0.0))
         return cls(mean, size if size > floor else default)
@@ -111,6 +131,8 @@ class Frame:
     def data_inside(self, x: Array) -> Array:
         """Return data points in the frame."""
         xp = namespace(x)
+        if x.shape[1:] != self.mean.shape:
+            raise ValueError(f"points of shape {x.shape} in a frame of {len(self.mean)} features")
         return (x - xp.asarray(self.mean)) / self.size
 
     def outside(self, w: Array, t: float) -> Array:

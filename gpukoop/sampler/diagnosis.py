@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, to_host
-from gpukoop.sampler.evolution import generator, growth_bound, ridge
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
+from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.learning import Learner
 from gpukoop.sampler.report import SpectralReport, spectral_report
-from gpukoop.sampler.teacher import AbstractTeacher, EmpiricalTeacher, integrate
+from gpukoop.sampler.solves import generator, growth_bound, ridge
+from gpukoop.sampler.teacher import AbstractTeacher, EmpiricalTeacher
 
 REPORT_TIMES = (0.25, 0.5, 0.75, 1.0)
 # Data points whose own field stands for the teacher, and Runge-Kutta steps: error below that of the lift.

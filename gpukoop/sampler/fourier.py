@@ -8,6 +8,8 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
+from gpukoop.checks import check_kind
+from gpukoop.draws import check_count, check_positive
 from gpukoop.sampler.lifting import (
     AbstractFeatures,
     blockwise_product,
@@ -61,11 +63,23 @@ class FourierFeatures(AbstractFeatures):
         spread: float = 4.0,
         smoothness: float = math.inf,
     ) -> None:
+        n_coordinates = check_count(n_coordinates, "n_coordinates")
+        n_features = check_count(n_features, "n_features")
+        scale, time_scale = check_positive(scale, "scale"), check_positive(time_scale, "time_scale")
+        spread = check_positive(spread, "spread")
+        if smoothness != math.inf:
+            check_positive(smoothness, "smoothness")
+        check_kind(rng, np.random.Generator, "rng")
         frequencies = rng.standard_normal((n_coordinates + 1, n_features))
         if math.isfinite(smoothness):
             frequencies /= np.sqrt(rng.chisquare(2 * smoothness, n_features) / (2 * smoothness))
-        frequencies[:-1] *= spread ** rng.random(n_features) / scale
-        frequencies[-1] /= time_scale
+        with np.errstate(over="ignore"):
+            frequencies[:-1] *= spread ** rng.random(n_features) / scale
+            frequencies[-1] /= time_scale
+        if not np.isfinite(frequencies).all():
+            raise ValueError(
+                f"scale={scale} over spread={spread} and time_scale={time_scale} give frequencies beyond the range of float64"
+            )
         self.frequencies = frequencies  # (d+1, M)
         self.phases = rng.uniform(0.0, 2 * np.pi, n_features)
 

@@ -11,18 +11,17 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, to_host, unchecked
+from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.blas import one_thread
-from gpukoop.kernels.formula.catalogue import Energy
-from gpukoop.operator import KernelOperator
 from gpukoop.progress import bar
+from gpukoop.sampler.choice import REG_DEFAULT, by_held_out, by_trajectories
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.distillation import distilled, distilled_recipes
-from gpukoop.sampler.evolution import Evolution, Stage, ridge
-from gpukoop.sampler.expm import ExponentialOverflow
+from gpukoop.sampler.evolution import Evolution, Stage
 from gpukoop.sampler.lifting import Lift, row_blocks
 from gpukoop.sampler.moments import Moments, assemble
 from gpukoop.sampler.recipe import FEW_POINTS, Recipe, build_lift
+from gpukoop.sampler.solves import ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 from gpukoop.sampler.triples import Triples
 
@@ -34,11 +33,6 @@ TRIPLES_PER_FEATURE = (100, 200)
 # Of few points the points are what limits: half as many features and 40 triples a feature cost a fifth to a tenth and are as
 # near to points that were not learned from (energy distance; breast cancer .065 after .060, wine .125 after .124).
 TRIPLES_OF_FEW = (40, 200)
-# Ridges that "auto" tries, relative to tr(S)/D. SAT is flat from 1e-9 to 1e-5; the exponential is not.
-REG_PATH = {"sat": (1e-8, 1e-6, 1e-4), "exponential": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
-REG_DEFAULT = {"sat": 1e-6, "exponential": 1e-5}
-# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
-HELD_OUT = (20, 1_000)
 # Beyond this many numbers the moments of all classes and bins keep fewer bins: 512 MB.
 MOMENT_ENTRIES = 2**26
 
@@ -67,7 +61,7 @@ class Learner:
         label -> Frame. Each class has its own, so that a narrow class is as easy as a wide one.
     evolutions : dict
         label -> Evolution.
-    reg, reg_path : float, list of (reg, energy distance)
+    reg, reg_path : float, list of (reg, score)
     """
 
     def __init__(self, recipe: Recipe, teacher: AbstractTeacher | None, seed: int) -> None:
@@ -169,18 +163,18 @@ class Learner:
             result.append(parts[0].pooled(parts[1:]))
         return result
 
-    def solve(self, reg: float | str, held_out: Array | None = None) -> None:
-        """Choose the ridge if it is "auto", and solve every slab of every class."""
+    def solve(self, reg: float | str, data: Array, held_out: Array | None = None) -> None:
+        """Choose the ridge if it is "auto", by these points in the frame, and solve every slab of every class."""
         with one_thread(16 * max(lift.n_features for lift in self.lifts) ** 2):
-            self._solve(reg, held_out)
+            self._solve(reg, data, held_out)
 
-    def _solve(self, reg: float | str, held_out: Array | None) -> None:
+    def _solve(self, reg: float | str, data: Array, held_out: Array | None) -> None:
         pooled = self.pooled()
         if self.guide is not None:
-            self.guide.solve(reg, held_out)
+            self.guide.solve(reg, data, held_out)
             self.reg, self.reg_path = self.guide.reg, self.guide.reg_path
         elif isinstance(reg, str):
-            self.reg = self._choose(pooled, held_out)
+            self.reg = self._choose(pooled, data, held_out)
         else:
             self.reg = float(reg)
         self.evolutions = {None: self._evolution(pooled, self.reg)}
@@ -212,58 +206,21 @@ class Learner:
         ]
         return Evolution(stages)
 
-    def _choose(self, pooled: list[Moments], held_out: Array | None) -> float:
-        """Return the ridge whose samples are nearest to points that were not learned from, by energy distance."""
-        solver = self.recipe.solver
-        self.reg_path = []
-        if held_out is None:
-            return REG_DEFAULT[solver]
-        rng = np.random.default_rng([self.seed, 2**32])
-        base = like(rng.standard_normal(held_out.shape), held_out)
-        scores: list[Any] = []
-        own = mean_distance(held_out, held_out, self.recipe.backend)
-        for reg in REG_PATH[solver]:
-            try:
-                moved = self._evolution(pooled, reg, ends_only=True).transport(base)
-                scores.append(energy_distance(moved, held_out, self.recipe.backend, own))
-            except (ExponentialOverflow, np.linalg.LinAlgError):
-                scores.append(own + math.inf)
-        scores = to_host(namespace(held_out).stack(scores)).tolist()  # one look at the device
-        self.reg_path = list(zip(REG_PATH[solver], scores, strict=True))
-        _log.debug("energy distance of every reg: %s", self.reg_path)
-        best, score = min(self.reg_path, key=lambda row: row[1])
-        if not math.isfinite(score):
-            raise ExponentialOverflow(
-                f"exp(A) overflows for every ridge of {REG_PATH[solver]}: use solver='sat', clock='log' or fewer features"
-            )
-        return best
+    def _choose(self, pooled: list[Moments], data: Array, held_out: Array | None) -> float:
+        """Return the best ridge of the path, which it keeps; see ``gpukoop.sampler.choice``."""
+        backend = self.recipe.backend
 
+        def endpoints(reg: float, base: Array) -> Array:
+            return self._evolution(pooled, reg, ends_only=True).transport(base)
 
-def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
-    """Return E|x - y|, an array without axes."""
-    K = KernelOperator(Energy(), X, Y, backend=backend)
-    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
-
-
-def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:
-    """Return 2 E|x - y| - E|x - x'| - ``own``, E|y - y'|, an array without axes; inf where X is not finite."""
-    xp = namespace(X)
-    finite = xp.isfinite(X).all()
-    X = xp.where(finite, X, 0.0)
-    with unchecked():
-        score = 2 * mean_distance(X, Y, backend) - mean_distance(X, X, backend) - own
-    return xp.where(finite, score, math.inf)
-
-
-def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array | None]:
-    """Return the rows to learn from and, where there are enough, a tenth to choose the ridge by."""
-    low, high = HELD_OUT
-    size = min(high, len(data) // 10)
-    if size < low:
-        return data, None
-    xp = namespace(data)
-    order = xp.asarray(rng.permutation(len(data)))
-    return data[order[size:]], data[order[:size]]
+        if self.recipe.solver == "exponential":
+            self.reg_path = by_trajectories(endpoints, self.teacher, data, self.seed, backend)
+        elif held_out is not None:
+            self.reg_path = by_held_out(endpoints, held_out, self.seed, backend)
+        else:
+            self.reg_path = []
+            return REG_DEFAULT
+        return min(self.reg_path, key=lambda row: row[1])[0]
 
 
 def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:

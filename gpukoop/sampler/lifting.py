@@ -21,6 +21,8 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace
+from gpukoop.checks import check_kind
+from gpukoop.draws import check_count
 from gpukoop.fusion import fused
 from gpukoop.kernels.reference import squared_distances
 from gpukoop.sampler.clock import Clock
@@ -146,6 +148,7 @@ class UserFeatures(AbstractFeatures):
                     "features_and_jvp(x, t, u), u the velocity"
                 )
         self.source = source
+        n_coordinates = check_count(n_coordinates, "n_coordinates")
         probe = np.asarray(source.features(np.zeros((1, n_coordinates)), np.zeros(1)))
         if probe.ndim != 2 or len(probe) != 1:
             raise ValueError(
@@ -204,9 +207,16 @@ class Lift:
     def __init__(
         self, n_coordinates: int, blocks: Sequence[AbstractFeatures], clock: Clock | None = None
     ) -> None:
-        self.n_coordinates = n_coordinates
+        self.n_coordinates = check_count(n_coordinates, "n_coordinates")
+        if not isinstance(blocks, Sequence) or not all(
+            isinstance(b, AbstractFeatures) for b in blocks
+        ):
+            raise TypeError(
+                f"blocks is {blocks!r}, expected a list of features such as [PolynomialFeatures(d, 2, 1)]"
+            )
         self.blocks = tuple(blocks)
         self.clock = Clock() if clock is None else clock
+        check_kind(self.clock, Clock, "clock")
         self.n_features = 2 + n_coordinates + sum(block.n_features for block in self.blocks)
 
     @property
@@ -225,6 +235,13 @@ class Lift:
         known = np.zeros(self.n_features)
         known[1 if self.clock.log else 0] = -1.0 if self.clock.log else 1.0
         return known
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether no feature but the row of time depends on it, seen at a few points and times."""
+        x = np.random.default_rng(0).standard_normal((4, self.n_coordinates))
+        first, *others = (self.lift(x, t)[:, 2:] for t in (0.0, 0.3, 1.0))
+        return all(np.array_equal(first, other) for other in others)
 
     def _head(self, g: Array, x: Array, t: Any) -> None:
         g[:, 0] = 1.0

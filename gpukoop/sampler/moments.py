@@ -26,6 +26,8 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
+from gpukoop.checks import check_kind, real_array
+from gpukoop.draws import check_count
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, DEVICE_ENTRIES, Lift
 from gpukoop.sampler.triples import Triples, Walk
 
@@ -76,6 +78,11 @@ class Moments:
     _copied: dict[str, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        a, b = real_array(self.slab, "slab", (2,)).tolist()
+        if not a < b:
+            raise ValueError(f"slab is {self.slab}, expected (a, b) with a < b in clock time")
+        for name in ("n_features", "n_coordinates", "n_bins"):
+            check_count(getattr(self, name), name)
         if len(self.edge_counts) == 0:
             self.edge_counts = np.zeros(self.n_bins + 1)
 
@@ -278,6 +285,9 @@ def assemble(
     -----
     Cost: 5 N D^2 flops; memory (2 K + 2) D^2 numbers and one batch.
     """
+    check_kind(lift, Lift, "lift")
+    check_kind(triples, Triples, "triples")
+    n_triples = check_count(n_triples, "n_triples")
     if moments is None:
         whole = (0.0, lift.clock.horizon) if slab is None else slab
         moments = Moments(whole, lift.n_features, lift.n_coordinates, n_bins, ends)

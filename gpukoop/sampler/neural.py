@@ -19,7 +19,8 @@ import numpy as np
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
-from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher, integrate
+from gpukoop.sampler.integration import integrate
+from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
 N_TIMES = (
     5  # states kept of each exact path: the times of the consistency and reconstruction losses

@@ -12,7 +12,8 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, to_host, unchecked
+from gpukoop.arrays import Array, is_cupy, namespace, points, require_finite, to_host, unchecked
+from gpukoop.checks import check_kind, check_length, real_array
 from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel, trace
@@ -72,17 +73,27 @@ class NystroemFeatures(AbstractFeatures):
         kernel: AbstractKernel | None = None,
         backend: str | None = None,
     ) -> None:
+        if kernel is not None:
+            check_kind(kernel, AbstractKernel, "kernel")
         self.kernel = Gaussian(1.0) if kernel is None else kernel.resolve(lambda rule: 1.0)
         if any(radial.profile.kink for _, radial in self.kernel.terms):
             raise ValueError(
                 f"{self.kernel!r} has a kink at 0, so its features have no derivative at a landmark: use "
                 "Gaussian, Matern32, Matern52, InverseMultiquadric or RationalQuadratic"
             )
-        self.scale, self.time_scale, self.backend = float(scale), float(time_scale), backend
+        self.scale, self.backend = check_length(scale, "scale"), backend
+        self.time_scale = check_length(time_scale, "time_scale")
+        landmarks, _ = points(landmarks, "landmarks")
         xp = namespace(landmarks)
+        times = times if is_cupy(times) else real_array(times, "times")
+        if np.ndim(times) != 1 or len(times) != len(landmarks):
+            raise ValueError(
+                f"times has shape {np.shape(times)}, expected ({len(landmarks)},): one time a landmark"
+            )
         self.landmarks = self._scaled(
             landmarks.astype(float), xp.asarray(times, dtype=float)
         )  # (M0, d+1)
+        require_finite(self.landmarks, "landmarks and times over their scales")
         gram = self._values(self.landmarks)[0]
         values, vectors = np.linalg.eigh(to_host(gram))
         kept = values > WHITENING_CUT * values[-1]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import to_host
+from gpukoop.checks import real_array
+from gpukoop.draws import check_count
 from gpukoop.files import write_atomically
 
 N_MODES = 3
@@ -51,6 +53,11 @@ def picture(sampler: Any, path: str | Path | None = None, *, n_trajectories: int
     matplotlib Figure
         Modes are drawn in two coordinates and where the report accepts them; otherwise the reason stands in their place.
     """
+    if not callable(getattr(sampler, "spectral_report", None)):
+        raise TypeError(
+            f"sampler is of type {type(sampler).__name__}, expected a fitted KoopmanSampler"
+        )
+    n_trajectories = check_count(n_trajectories, "n_trajectories")
     report = sampler.spectral_report()
     figure = _figure(12.0, 7.0)
     axes = figure.subplots(2, 3)
@@ -118,11 +125,16 @@ def images(
         Square by default.
     n_columns : int
     """
-    rows = np.asarray(to_host(samples))
-    if shape is None:
+    rows = real_array(samples, "samples", (None, None))
+    n_columns = check_count(n_columns, "n_columns")
+    if rows.size == 0:
+        raise ValueError(f"samples has shape {rows.shape}: pass at least one image")
+    if shape is not None:
+        shape = check_count(shape[0], "shape"), check_count(shape[1], "shape")
+    else:
         side = round(rows.shape[1] ** 0.5)
         shape = (side, side)
-    if rows.ndim != 2 or shape[0] * shape[1] != rows.shape[1]:
+    if shape[0] * shape[1] != rows.shape[1]:
         raise ValueError(
             f"samples has shape {rows.shape}, which are no images of {shape[0]} x {shape[1]} pixels: pass shape="
         )

@@ -16,12 +16,15 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, namespace
+from gpukoop.checks import real_array
+from gpukoop.draws import check_count
 from gpukoop.fusion import fused
 from gpukoop.sampler.lifting import AbstractFeatures, Constant, blockwise_product, column
 
 # Half-width of the box that a monomial sees as [-1, 1], as a quantile on either side.
 QUANTILE = 0.01
 MAX_TERMS = 20_000
+LARGEST_LOG = 700.0  # of a float64
 
 
 @final
@@ -59,10 +62,20 @@ class PolynomialFeatures(AbstractFeatures):
         centre: Any = 0.0,
         half_width: Any = 1.0,
     ) -> None:
-        d = n_coordinates
-        self.degree, self.time_degree = int(degree), int(time_degree)
-        self.centre = np.broadcast_to(np.asarray(centre, dtype=float), (d,))
-        self.half_width = np.broadcast_to(np.asarray(half_width, dtype=float), (d,))
+        d = check_count(n_coordinates, "n_coordinates")
+        self.degree = check_count(degree, "degree", least=0)
+        self.time_degree = check_count(time_degree, "time_degree", least=0)
+        self.centre, self.half_width = (
+            _box_side(centre, "centre", d),
+            _box_side(half_width, "half_width", d),
+        )
+        if not (self.half_width > 0).all():
+            raise ValueError(f"half_width is {half_width}: pass numbers > 0")
+        reach = (1 + np.abs(self.centre).max()) / self.half_width.min()
+        if not (self.degree + 1) * np.log(reach + 1) < LARGEST_LOG:
+            raise ValueError(
+                f"centre={centre} over half_width={half_width} to the power {self.degree} leaves the range of float64"
+            )
         # A monomial is one coordinate times an earlier monomial: (parent, coordinate) in order of degree.
         index: dict[tuple[int, ...], int] = {(): 0}
         self._recurrence: list[tuple[int, int]] = []
@@ -165,6 +178,13 @@ def _three_terms(
     return 2 * c * T1 - T0, 4 * T1 + 2 * c * D1 - D0
 
 
+def _box_side(value: Any, name: str, d: int) -> np.ndarray:
+    side = real_array(value, name)
+    if side.ndim > 1 or side.size not in (1, d):
+        raise ValueError(f"{name} has shape {side.shape}, expected a number or ({d},)")
+    return np.broadcast_to(side, (d,))
+
+
 def quantile_box(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return centre and half-width of the box that holds most points, (d,) each; a flat side has width 1."""
     low, high = np.quantile(x, [QUANTILE, 1 - QUANTILE], axis=0)
@@ -189,9 +209,21 @@ class EndpointFeatures(AbstractFeatures):
     """
 
     def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
-        values, self.basis = np.linalg.eigh(np.atleast_2d(covariance))
+        mean = np.atleast_1d(real_array(mean, "mean"))
+        covariance = np.atleast_2d(real_array(covariance, "covariance"))
+        d = len(mean)
+        if mean.shape != (d,) or d == 0 or covariance.shape != (d, d):
+            raise ValueError(
+                f"mean {mean.shape} and covariance {covariance.shape} do not fit: expected (d,) and (d, d)"
+            )
+        # Rounding may have made a flat direction slightly negative: nothing is asked of the sign.
+        if not np.isfinite(np.trace(covariance)):
+            raise ValueError(
+                "covariance has entries that leave the range of float64: rescale the data"
+            )
+        values, self.basis = np.linalg.eigh(covariance)
         self.values = np.maximum(values, 1e-12 * max(float(values[-1]), 1e-300))
-        self.mean = np.asarray(mean, dtype=float) @ self.basis
+        self.mean = mean @ self.basis
         self._basis = Constant(self.basis)
         self._law = Constant([self.mean, self.values, np.sqrt(self.values)])
 

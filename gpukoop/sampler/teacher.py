@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, points, require_finite
+from gpukoop.arrays import Array, is_cupy, namespace, points, require_finite
+from gpukoop.checks import check_length, covariance_roots, masses, real_array
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.lifting import column
@@ -48,7 +48,10 @@ class CallableTeacher(AbstractTeacher):
     def velocity(self, x: Array, t: Any) -> Array:
         """Return the source's answer, an array beside x."""
         xp = namespace(x)
-        v = xp.asarray(self._function(x, t), dtype=x.dtype)
+        answer = self._function(x, t)
+        if not is_cupy(answer):
+            answer = real_array(answer, "the teacher's velocity")
+        v = xp.asarray(answer, dtype=x.dtype)
         if v.shape != x.shape:
             raise ValueError(
                 f"the teacher's velocity has shape {v.shape} for points of shape {x.shape}: one row per point"
@@ -74,11 +77,11 @@ class AffineTeacher(AbstractTeacher):
     """
 
     def __init__(self, B: Any, c: Any = None) -> None:
-        self.B = np.atleast_2d(np.asarray(B, dtype=float))
+        self.B = np.atleast_2d(real_array(B, "B"))
         d = len(self.B)
         if self.B.shape != (d, d):
             raise ValueError(f"B has shape {self.B.shape}, expected a square matrix")
-        self.c = np.zeros(d) if c is None else np.asarray(c, dtype=float)
+        self.c = np.zeros(d) if c is None else real_array(c, "c")
         if self.c.shape != (d,):
             raise ValueError(f"c has shape {self.c.shape}, expected ({d},) as B has {d} rows")
 
@@ -115,11 +118,14 @@ class GaussianTeacher(AbstractTeacher):
     """
 
     def __init__(self, mean: Any, covariance: Any) -> None:
-        self.mean = np.atleast_1d(np.asarray(mean, dtype=float))
-        self.covariance = np.atleast_2d(np.asarray(covariance, dtype=float))
-        self._s, self._basis = np.linalg.eigh(self.covariance)
-        if self._s[0] < 0:
-            raise ValueError("covariance has a negative eigenvalue: pass a covariance matrix")
+        self.mean = np.atleast_1d(real_array(mean, "mean"))
+        self.covariance = np.atleast_2d(real_array(covariance, "covariance"))
+        d = len(self.mean)
+        if self.mean.shape != (d,) or d == 0 or self.covariance.shape != (d, d):
+            raise ValueError(
+                f"mean {self.mean.shape} and covariance {self.covariance.shape} do not fit: expected (d,) and (d, d)"
+            )
+        self._s, self._basis = covariance_roots(self.covariance, "covariance")
 
     def velocity(self, x: Array, t: Any) -> Array:
         """Return v(x, t)."""
@@ -158,18 +164,20 @@ class MixtureTeacher(AbstractTeacher):
     """
 
     def __init__(self, weights: Any, means: Any, covariances: Any) -> None:
-        self.weights = np.asarray(weights, dtype=float)
-        self.weights = self.weights / self.weights.sum()
-        self.means = np.atleast_2d(np.asarray(means, dtype=float))
-        self.covariances = np.asarray(covariances, dtype=float)
-        K, d = self.means.shape
-        if self.weights.shape != (K,) or self.covariances.shape != (K, d, d):
+        self.means = np.atleast_2d(real_array(means, "means"))
+        self.covariances = real_array(covariances, "covariances")
+        self.weights = real_array(weights, "weights")
+        K, d = self.means.shape if self.means.ndim == 2 else (0, 0)
+        if self.weights.shape != (K,) or self.covariances.shape != (K, d, d) or K * d == 0:
             raise ValueError(
                 f"weights {self.weights.shape}, means {self.means.shape} and covariances "
                 f"{self.covariances.shape} do not fit: expected (K,), (K, d), (K, d, d)"
             )
         # Sigma_k is diagonal in the eigenbasis of S_k at every t: no solve per point.
-        self._s, self._basis = np.linalg.eigh(self.covariances)
+        self._s, self._basis = covariance_roots(self.covariances, "covariances")
+        self.weights = masses(self.weights, "weights", K)
+        if not (self.weights > 0).all():
+            raise ValueError("weights must be positive: leave out components of weight 0")
 
     def velocity(self, x: Array, t: Any) -> Array:
         """Return v(x, t)."""
@@ -227,7 +235,8 @@ class EmpiricalTeacher(AbstractTeacher):
         self, Y: Any, *, smooth: float = 0.0, last: float = 1e-3, backend: str | None = None
     ) -> None:
         self.Y = points(Y, "Y")[0].astype(float)
-        self.smooth, self.last, self.backend = float(smooth), float(last), backend
+        self.smooth = check_length(smooth, "smooth", zero=True)
+        self.last, self.backend = check_length(last, "last"), backend
 
     def denoised(self, x: Array, t: Any) -> Array:
         """Return the mean of the data given x at time t, (n, d)."""
@@ -265,52 +274,3 @@ def as_teacher(source: Any) -> AbstractTeacher | None:
     if source is None or isinstance(source, AbstractTeacher):
         return source
     return CallableTeacher(source)
-
-
-def integrate(
-    teacher: Any, x: Array, times: Sequence[float], *, n_steps: int = 100, method: str = "rk4"
-) -> Array:
-    """Return the flow of a teacher by fixed steps: the reference that one-step sampling is compared with.
-
-    Parameters
-    ----------
-    teacher : object with velocity(x, t), or a function
-    x : array of shape (n, d)
-        Points at time ``times[0]``.
-    times : sequence of float
-        Ascending; the first is where x is.
-    n_steps : int
-        Steps from the first to the last time together, at least one between two times.
-    method : "rk4" or "euler"
-
-    Returns
-    -------
-    array of shape (len(times), n, d)
-
-    Notes
-    -----
-    Cost: 4 (rk4) or 1 (euler) calls of the teacher a step.
-    """
-    if method not in ("rk4", "euler"):
-        raise ValueError(f"method must be 'rk4' or 'euler', got {method!r}")
-    field = as_teacher(teacher)
-    if field is None:
-        raise TypeError("teacher is None: pass an object with velocity(x, t)")
-    xp, v = namespace(x), field.velocity
-    states = [x]
-    span = max(float(times[-1]) - float(times[0]), 1e-300)
-    for a, b in pairwise(times):
-        k = max(1, round(n_steps * (b - a) / span))
-        h = (b - a) / k
-        for i in range(k):
-            t = a + i * h
-            if method == "euler":
-                x = x + h * v(x, t)
-                continue
-            k1 = v(x, t)
-            k2 = v(x + h / 2 * k1, t + h / 2)
-            k3 = v(x + h / 2 * k2, t + h / 2)
-            k4 = v(x + h * k3, t + h)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        states.append(x)
-    return xp.stack(states)

@@ -14,7 +14,9 @@ from typing import Any, final
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, like, namespace
+from gpukoop.arrays import Array, is_cupy, like, namespace, points
+from gpukoop.checks import check_kind
+from gpukoop.draws import check_count
 from gpukoop.fusion import fused
 from gpukoop.sampler.lifting import DEVICE_ENTRIES, column, pair_distances
 from gpukoop.sampler.teacher import AbstractTeacher
@@ -75,6 +77,12 @@ class Triples:
     data: Array
     teacher: AbstractTeacher | None
     seed: int
+
+    def __post_init__(self) -> None:
+        points(self.data, "data")
+        if self.teacher is not None:
+            check_kind(self.teacher, AbstractTeacher, "teacher")
+        check_count(self.seed, "seed", least=0)
 
     def walk(self, first: int, batches: int, rows: int) -> Walk:
         """Return the triples of batches ``first`` to ``first + batches - 1``."""

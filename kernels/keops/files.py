@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import pickletools
+import stat
 import struct
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 _logger = logging.getLogger("gpukoop")
+# One file for all formulas.
+LOCK = ".gpukoop.lock"
 # Formulas that this process has compiled or loaded.
 _compiled: set[str] = set()
 _thread = threading.Lock()
@@ -81,16 +83,40 @@ def genred() -> Callable[..., Any]:
     return pykeops.numpy.Genred
 
 
+def _lock_file() -> int | None:
+    """Open the lock in KeOps' own folder, None where there can be none.
+
+    Not in the folder for temporary files, where anyone may put a link or a file of that name. Here, too, a link is not followed,
+    and a file that another user made is left alone.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder() / LOCK, flags, 0o600)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 @contextmanager
 def _alone(what: str) -> Iterator[None]:
-    """Let one process, and one thread of it, in at a time."""
+    """Let one thread in at a time and, where a lock can be had, one process."""
     import fcntl  # KeOps itself runs on Linux and macOS only
 
-    # One file for everything: each locks the byte of its own checksum, so different formulas compile side by side.
-    path = os.path.join(tempfile.gettempdir(), f"gpukoop-keops-{os.getuid()}.lock")
-    with _thread, open(path, "w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX, 1, zlib.crc32(what.encode()))
-        yield
+    with _thread:
+        lock = _lock_file()
+        try:
+            if lock is not None:
+                # Each locks the byte of its own checksum, so different formulas compile side by side.
+                fcntl.lockf(lock, fcntl.LOCK_EX, 1, zlib.crc32(what.encode()))
+            yield
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def call(formula: str, reduce: Callable[..., Any], *arrays: Any) -> Any:

@@ -1,0 +1,86 @@
+"""A Dask client's connection: whether the workers run what the client runs, whether the scheduler is there, what comes back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gpukoop.kernels.partial_sums import Partial
+from gpukoop.kernels.request import Request
+
+# What decides a block: its own code, and the libraries that pickle and compute it.
+PACKAGES = ("gpukoop", "numpy", "distributed")
+# Seconds between two looks at the connection, and until a lost one counts as gone.
+LOOK, PATIENCE = 0.5, 3.0
+
+
+def require_open(client: Any) -> None:
+    """Raise unless a client is connected."""
+    if client.status != "running":
+        raise ValueError(
+            f"the Dask client is {client.status}: make a new one, or leave it with use_cluster(None)"
+        )
+
+
+def require_versions(client: Any) -> None:
+    """Raise unless scheduler and workers run the versions of this process: other code would return other numbers.
+
+    Of Python the first two numbers count, of packages all.
+    """
+    found = client.get_versions(packages=list(PACKAGES))
+    here = _versions(found["client"])
+    for address, there in found["workers"].items():
+        theirs = _versions(there)
+        if theirs != here:
+            differing = ", ".join(
+                f"{name} {theirs[name] or 'missing'} instead of {here[name]}"
+                for name in here
+                if theirs[name] != here[name]
+            )
+            raise ValueError(
+                f"the Dask worker {address} runs {differing}: install the same versions on every worker"
+            )
+
+
+def _versions(record: Any) -> dict[str, str | None]:
+    packages = record["packages"] if isinstance(record, dict) else {}
+    python = ".".join(str(packages.get("python")).split(".")[:2])
+    return {"python": python, **{name: packages.get(name) for name in PACKAGES}}
+
+
+def require_scheduler(client: Any) -> None:
+    """Wait a little for a connection that is being restored; raise if it is not."""
+    deadline = time.monotonic() + PATIENCE
+    while client.status == "connecting" and time.monotonic() < deadline:
+        time.sleep(LOOK / 10)
+    if client.status != "running":
+        raise RuntimeError(
+            "the Dask scheduler is gone (it ended, or the cluster was closed) and the sum with it: connect a new client, or "
+            "leave this one with use_cluster(None)"
+        )
+
+
+def result_of(future: Any, client: Any) -> Any:
+    """Return the result of a future; raise in seconds if the scheduler is lost while it is waited for."""
+    while True:
+        try:
+            return future.result(timeout=LOOK)
+        except TimeoutError:
+            if future.status == "error":
+                raise
+            require_scheduler(client)
+
+
+def check_partial(request: Request, partial: Partial, rows: int, t: int, d: int) -> None:
+    """Raise unless a partial result has the dtype and the shapes of a block of ``rows`` targets."""
+    operation = request.operation
+    value = (rows,) if operation.log else (rows, t)
+    slope = (rows, d) if operation.log else (rows, t, d)
+    asked = ((value, operation.value), (slope, operation.slope))
+    expected = [(shape, "float64") for shape, wanted in asked if wanted]
+    found = [(part.shape, part.dtype.name) for part in partial[0]]
+    if found != expected:
+        raise RuntimeError(
+            f"a worker returned {found} for a block of {request}, expected {expected}: do all workers run the same version of "
+            "gpukoop?"
+        )
