@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 import warnings
+import weakref
 from collections import OrderedDict
 from contextvars import Token
 from dataclasses import replace
@@ -81,7 +82,8 @@ def use_cluster(client: Any) -> _Cluster | None:
     ``dask worker ADDRESS --nworkers 1 --nthreads 16``.
 
     With GPUs: ``pip install dask-cuda``, then ``Client(dask_cuda.LocalCUDACluster())`` starts a worker a GPU and hides the
-    others from it; with ``use_backend("numba-cuda")``, or with no choice at all, every block runs on the GPU of its worker.
+    others from it; with ``use_backend("numba-cuda")``, or with no choice at all, every block runs on the GPU of its worker,
+    which keeps the points of its blocks there: a second product copies weights in and partial sums out.
 
     A worker that dies costs the time of its blocks: what it held is sent again and its tasks run elsewhere.
 
@@ -296,11 +298,37 @@ def block_sum(
     request = replace(request, n=len(X), m=len(Y), clouds=clouds)
     with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AccuracyWarning)
-        result = run_here(request, choose_named(request, name, source), V)
+        choice = choose_named(request, name, source)
+        if choice.backend == "numba-cuda":
+            request, V = _on_device(request, V)
+        result = run_here(request, choice, V)
+        clouds = request.clouds or clouds
     words = tuple(str(w.message) for w in caught if issubclass(w.category, AccuracyWarning))
     parts = result if isinstance(result, tuple) else (result,)
-    wide = tuple(np.asarray(p, dtype=float) for p in parts)
+    wide = tuple(to_host(p).astype(float) for p in parts)
     return wide, clouds.error_estimate, words
+
+
+# Blocks of points on the device of this worker, by the identity of those that the worker holds.
+_device_blocks: dict[int, Array] = {}
+
+
+def _on_device(request: Request, V: np.ndarray) -> tuple[Request, Array]:
+    """Return a request with its points on the device, copied there once for as long as the worker holds them, and weights."""
+    try:
+        import cupy
+    except ImportError:  # the backend copies at every call
+        return request, V
+    if request.clouds is None:
+        raise ValueError(f"{request} has no points: it can be asked about, not run")
+    placed = []
+    for block in (request.clouds.X, request.clouds.Y):
+        if id(block) not in _device_blocks:
+            _device_blocks[id(block)] = cupy.asarray(block)
+            weakref.finalize(block, _device_blocks.pop, id(block), None)
+        placed.append(_device_blocks[id(block)])
+    where = {"library": "cupy", "device": f"cuda:{placed[0].device.id}"}
+    return replace(request, clouds=Clouds(*placed), **where), cupy.asarray(V)
 
 
 def _share_threads(client_process: int) -> None:
