@@ -580,7 +580,8 @@ def _outside(x, size, lowest, highest, bell, call):
 RAW = {"outside": _outside, "spin": lambda cycles: None}
 
 
-def _pinned(size):
+def pinned(size):
+    """Return memory of the host with an address."""
     memory = (ctypes.c_char * size)()
     memory.ptr = ctypes.addressof(memory)
     return memory
@@ -650,7 +651,7 @@ def _modules(graphs):
     if graphs:
         cupy.cuda.Graph, cupy.cuda.MemoryPool = Graph, MemoryPool
         cupy.cuda.using_allocator = lambda allocator: contextlib.nullcontext()
-    cupy.cuda.alloc_pinned_memory, cupy.RawKernel = _pinned, RawKernel
+    cupy.cuda.alloc_pinned_memory, cupy.RawKernel = pinned, RawKernel
     cupy.get_default_memory_pool = Pool
     cupyx, scipy_ = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     linalg, special = (
