@@ -11,6 +11,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, unchecked
 from gpukoop.flow.graphs import Recording, Repeated
+from gpukoop.flow.memory import named, refilled
 
 logger = logging.getLogger("gpukoop")
 
@@ -59,7 +60,7 @@ class Leaps:
                 state,
                 particles=found.pop(PARTICLES),
                 iteration=state.iteration + count,
-                memory={name: found.get(name, a) for name, a in state.memory.items()},
+                memory=_with(state.memory, found),
             )
             return last, measured
         leapt = self._run(state, count)
@@ -104,13 +105,14 @@ class Leaps:
     def _traced(self, state: Any, arrays: dict[str, Array]) -> dict[str, Array]:
         """Run a leap on the arrays of a recording, and note where its measures lie."""
         own = {name: a for name, a in arrays.items() if name != PARTICLES}
-        start = replace(state, particles=arrays[PARTICLES], memory={**state.memory, **own})
+        start = replace(state, particles=arrays[PARTICLES], memory=_with(state.memory, own))
         leapt = self._run(start, self.length)
         if leapt is None:
             raise RuntimeError("a step ended the flow")
         last, measured, doubt = leapt
-        same = last.memory.keys() == start.memory.keys() and all(
-            is_cupy(a) or a is start.memory[name] for name, a in last.memory.items()
+        before, after = named(start.memory), named(last.memory)
+        same = before.keys() == after.keys() and all(
+            is_cupy(a) or a is before[name] for name, a in after.items()
         )
         if not same:
             raise RuntimeError("what a step remembers changes on the host")
@@ -122,8 +124,13 @@ class Leaps:
 
 def _arrays(state: Any) -> dict[str, Array]:
     """Return the particles and what else of a state is on the device."""
-    memory = {name: a for name, a in state.memory.items() if is_cupy(a)}
+    memory = {name: a for name, a in named(state.memory).items() if is_cupy(a)}
     return {PARTICLES: state.particles, **memory}
+
+
+def _with(memory: Any, arrays: dict[str, Array]) -> Any:
+    """Return a memory with these arrays in place of its own, by name."""
+    return refilled(memory, {name: arrays.get(name, a) for name, a in named(memory).items()})
 
 
 def _packed(measures: dict[str, Any], parts: list[Array]) -> dict[str, Any]:
