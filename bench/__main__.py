@@ -36,6 +36,7 @@ CPU_TABLES = (
     "koopman",
     "fields",
     "verdict",
+    "truth",
     "torch",
     "cuda_static",
     "cuda_tensor",

@@ -13,6 +13,7 @@ import numpy as np
 import gpukoop as gk
 from gpukoop.arrays import Array
 from gpukoop.flow.directions import frames
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.mmd import mmd_field
 from gpukoop.flow.sinkhorn import Potentials, diameter, problem
 from gpukoop.flow.sliced import sliced
@@ -173,7 +174,7 @@ def energy_row(n: int, P: int, d: int) -> dict[str, Any]:
     D = frames(np.random.default_rng(0), P, d)
     sliced(Z[:100], X[:100], D, "energy")
     field = mmd_field(gk.Energy(), X[:100])
-    field(Z[:100], {}, np.random.default_rng(0), 0)
+    field(Z[:100], Kept(), np.random.default_rng(0), 0)
 
     def pairwise() -> Array:
         # Velocity and energy, as a step of the flow takes them; the sliced sum gives both too.

@@ -516,7 +516,8 @@ def _outside(x, size, lowest, highest, bell, call):
 RAW = {"outside": _outside, "spin": lambda cycles: None}
 
 
-def _pinned(size):
+def pinned(size):
+    """Return memory of the host with an address."""
     memory = (ctypes.c_char * size)()
     memory.ptr = ctypes.addressof(memory)
     return memory
@@ -568,7 +569,7 @@ def _modules():
     cupy.cuda.get_current_stream = lambda *_: Stream()
     cupy.cuda.get_device_id = lambda: 0
     cupy.cuda.Device, cupy.cuda.Stream = Device, Stream
-    cupy.cuda.alloc_pinned_memory, cupy.RawKernel = _pinned, RawKernel
+    cupy.cuda.alloc_pinned_memory, cupy.RawKernel = pinned, RawKernel
     cupy.get_default_memory_pool = Pool
     cupyx, scipy_ = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     linalg, special = (

@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import array_api_strict
 import numpy as np
 import pytest
 import scipy.sparse
+from device_counter import RAW, pinned
 
 import gpukoop as gk
 from gpukoop.arrays import is_cupy, like, namespace, native_array, points, to_host, weights
@@ -370,6 +371,8 @@ def cupy(monkeypatch):
     module = ModuleType("cupy")
     module.__getattr__ = lambda name: wrapped(getattr(np, name))
     module.asarray = lambda x, **options: StandIn(np.array(getattr(x, "_a", x), **options))
+    module.RawKernel = lambda code, name: lambda grid, block, args: RAW[name](*map(inside, args))
+    module.cuda = SimpleNamespace(alloc_pinned_memory=pinned)
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
 

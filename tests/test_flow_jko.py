@@ -20,6 +20,7 @@ from gpukoop.flow.critic import (
 from gpukoop.flow.descent import Motion
 from gpukoop.flow.drmmd import drmmd_field, kale_field
 from gpukoop.flow.jko import gaussian_kl_step, jko_field, proximal_step
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.mmd import mmd_field
 
 # Closed laws hold for numbers in the units of the points.
@@ -135,7 +136,7 @@ def test_chi2_with_a_kernel_critic_is_drmmd_and_the_f_dual_is_kale():
         ("kl-dual", kale_field, rho),
     ):
         ours = CriticField(X, dictionary, divergence, regularization=rho)(Z, {})
-        theirs = peer(kernel, X, regularization=lam)(Z, {}, RNG, 0)
+        theirs = peer(kernel, X, regularization=lam)(Z, Kept(), RNG, 0)
         assert ours.energy == pytest.approx(theirs.energy / (1 + lam), rel=1e-8)
         assert np.abs(ours.velocity - theirs.velocity / (1 + lam)).max() < 1e-6
 
@@ -201,7 +202,7 @@ def test_the_fixed_point_is_the_implicit_equation():
     tau = 0.5
     field = mmd_field(gk.Gaussian(1.0), X)
     end = proximal_step(field, Z, tau, tol=1e-10)[0].particles
-    assert np.abs(end - Z - tau * field(end, {}, RNG, 0).velocity).max() < 1e-8
+    assert np.abs(end - Z - tau * field(end, Kept(), RNG, 0).velocity).max() < 1e-8
 
 
 def test_the_toy_saddle():
@@ -223,14 +224,14 @@ def test_a_map_step_follows_minus_the_gradient_to_first_order(tau):
     # As tau -> 0 the regressed step of the map is -tau times the gradient: the residual per tau halves with tau.
     Z, X = clouds(60, 60)
     energy = mmd_field(gk.Gaussian(1.0), X)
-    v = energy(Z, {}, RNG, 0).velocity
+    v = energy(Z, Kept(), RNG, 0).velocity
     residual = []
     for t in (tau, tau / 2):
         field = jko_field(energy, t, tol=1e-10)
         G = gk.maps.RandomFeatureMap(50, random_state=0, reg=1e-9).start(Z)
         Phi = G.features(Z)
         projected = Phi @ np.linalg.lstsq(Phi, v, rcond=1e-10)[0]
-        moved = G.regress(Z, Z + t * field(Z, {}, RNG, 0).velocity, float("inf"))
+        moved = G.regress(Z, Z + t * field(Z, Kept(), RNG, 0).velocity, float("inf"))
         residual.append(np.linalg.norm((moved(Z) - Z) / t - projected) / np.linalg.norm(projected))
     assert residual[1] == pytest.approx(residual[0] / 2, rel=0.15)
 

@@ -10,6 +10,7 @@ from gpukoop import metrics
 from gpukoop.flow import gram
 from gpukoop.flow.drmmd import drmmd_field, kale_field
 from gpukoop.flow.gram import RidgeSolver
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.mmd import mmd_field
 from gpukoop.kernels.formula.catalogue import CATALOGUE
 
@@ -32,13 +33,13 @@ def clouds(n=20, m=27, d=2, gap=0.5, seed=0):
 def difference_quotient(field, Z, memory=None, h=1e-5):
     """Return the largest error of the velocity against -n dF/dz, relative to the largest velocity."""
     rng = np.random.default_rng(0)
-    motion = field(Z, {}, rng, 0)
+    motion = field(Z, Kept(), rng, 0)
     worst = 0.0
     for i in (0, len(Z) // 2):
         for c in range(Z.shape[1]):
             e = np.zeros_like(Z)
             e[i, c] = h
-            up, down = (field(Z + s * e, {}, rng, 0).energy for s in (1, -1))
+            up, down = (field(Z + s * e, Kept(), rng, 0).energy for s in (1, -1))
             worst = max(worst, abs(motion.velocity[i, c] + len(Z) * (up - down) / (2 * h)))
     return worst / np.abs(motion.velocity).max()
 
@@ -50,7 +51,7 @@ def test_velocity_is_minus_n_times_the_gradient(kernel, backend, require):
     Z, X = clouds()
     field = mmd_field(kernel, X, backend=backend)
     assert difference_quotient(field, Z) < 1e-6
-    squared = 2 * field(Z, {}, RNG, 0).energy
+    squared = 2 * field(Z, Kept(), RNG, 0).energy
     assert abs(squared - metrics.mmd(Z, X, kernel) ** 2) < 1e-12
 
 
@@ -64,9 +65,11 @@ def test_regularised_velocities_are_gradients(make, lam):
 def test_large_regularisation_is_the_mmd_and_small_the_divergence():
     Z, X = clouds()
     kernel = gk.Gaussian(1.0)
-    half = mmd_field(kernel, X)(Z, {}, RNG, 0).energy
+    half = mmd_field(kernel, X)(Z, Kept(), RNG, 0).energy
     for make, limit in ((drmmd_field, 2 * half), (kale_field, half)):
-        far = [make(kernel, X, regularization=lam)(Z, {}, RNG, 0).energy for lam in (100, 1e4, 1e6)]
+        far = [
+            make(kernel, X, regularization=lam)(Z, Kept(), RNG, 0).energy for lam in (100, 1e4, 1e6)
+        ]
         error = np.abs(np.array(far) / limit - 1)
         assert error[0] < 2e-2
         assert error[1] < 1e-3
@@ -79,7 +82,8 @@ def test_large_regularisation_is_the_mmd_and_small_the_divergence():
     chi2, kl = np.mean((p - 1) ** 2), np.mean(p * np.log(p))
     for make, limit in ((drmmd_field, chi2), (kale_field, kl)):
         near = [
-            make(kernel, X, regularization=lam)(Z, {}, RNG, 0).energy for lam in (1e-2, 1e-4, 1e-7)
+            make(kernel, X, regularization=lam)(Z, Kept(), RNG, 0).energy
+            for lam in (1e-2, 1e-4, 1e-7)
         ]
         error = np.abs(np.array(near) / limit - 1)
         assert (np.diff(error) < 0).all()
@@ -91,7 +95,7 @@ def test_drmmd_is_its_moreau_envelope():
     Z, X = clouds()
     m, lam = len(X), 0.3
     K = gk.Gaussian(1.0)
-    energy = drmmd_field(K, X, regularization=lam)(Z, {}, RNG, 0).energy
+    energy = drmmd_field(K, X, regularization=lam)(Z, Kept(), RNG, 0).energy
     # min over g in R^m of mean g^2 + |m_mu - m_nu - (1/m) sum_j g_j k(x_j, .)|^2 / lam, signed mass allowed.
     Kxx = K(X).to_dense()
     a = K(X, Z).to_dense().mean(axis=1) - Kxx.mean(axis=1)
@@ -104,18 +108,18 @@ def test_drmmd_is_its_moreau_envelope():
 def test_landmarks_streams_and_factors_solve_the_same_system(monkeypatch):
     Z, X = clouds(30, 60)
     kernel, lam = gk.Gaussian(1.0), 0.05
-    exact = drmmd_field(kernel, X, regularization=lam)(Z, {}, RNG, 0)
-    all_of_them = drmmd_field(kernel, X, regularization=lam, landmarks=X)(Z, {}, RNG, 0)
+    exact = drmmd_field(kernel, X, regularization=lam)(Z, Kept(), RNG, 0)
+    all_of_them = drmmd_field(kernel, X, regularization=lam, landmarks=X)(Z, Kept(), RNG, 0)
     assert np.abs(all_of_them.velocity - exact.velocity).max() < 1e-8
     few = drmmd_field(kernel, X, regularization=lam, landmarks=X[::2])
-    assert abs(few(Z, {}, RNG, 0).energy / exact.energy - 1) < 1e-2
+    assert abs(few(Z, Kept(), RNG, 0).energy / exact.energy - 1) < 1e-2
     assert difference_quotient(few, Z) < 1e-6
-    kale = kale_field(kernel, X, regularization=lam)(Z, {}, RNG, 0)
+    kale = kale_field(kernel, X, regularization=lam)(Z, Kept(), RNG, 0)
     monkeypatch.setattr(gram, "LARGEST_DENSE", 10)
     monkeypatch.setattr("gpukoop.flow.drmmd.NEWTON_DENSE", 10)
-    streamed = drmmd_field(kernel, X, regularization=lam)(Z, {}, RNG, 0)
+    streamed = drmmd_field(kernel, X, regularization=lam)(Z, Kept(), RNG, 0)
     assert np.abs(streamed.velocity - exact.velocity).max() < 1e-8 * np.abs(exact.velocity).max()
-    lazy = kale_field(kernel, X, regularization=lam)(Z, {}, RNG, 0)
+    lazy = kale_field(kernel, X, regularization=lam)(Z, Kept(), RNG, 0)
     assert np.abs(lazy.velocity - kale.velocity).max() < 1e-8 * np.abs(kale.velocity).max()
 
 
@@ -279,7 +283,7 @@ def test_momentum_accumulates_velocity():
     field = mmd_field(gk.Gaussian(1.0), X)
     Y, G = Z, 0.0
     for i in range(3):
-        G = field(Y, {}, RNG, i).velocity + mu * G
+        G = field(Y, Kept(), RNG, i).velocity + mu * G
         Y = Y + h * G
     assert np.abs(flow.transport(Z) - Y).max() < 1e-13
 

@@ -14,6 +14,7 @@ import gpukoop as gk
 from gpukoop import datasets, metrics
 from gpukoop.flow import plans
 from gpukoop.flow.coupling import exact_map, gaussian_map
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.sinkhorn import problem, solve, transport_value
 from gpukoop.flow.wasserstein import SinkhornField, exact_field
 
@@ -99,12 +100,12 @@ def test_weights_are_repetitions():
 def test_the_sinkhorn_velocity_is_minus_n_times_the_gradient(blur):
     Z, X = clouds(15, 20, gap=0.5)
     field = SinkhornField(X, blur=blur, n_iter=2_000, tol=1e-13)
-    motion = field(Z, {}, RNG, 0)
+    motion = field(Z, Kept(), RNG, 0)
     for i in (0, 7):
         for c in range(2):
             e = np.zeros_like(Z)
             e[i, c] = 1e-4
-            up, down = (field(Z + s * e, {}, RNG, 0).energy for s in (1, -1))
+            up, down = (field(Z + s * e, Kept(), RNG, 0).energy for s in (1, -1))
             slope = len(Z) * (up - down) / 2e-4
             assert abs(motion.velocity[i, c] + slope) < 1e-6 * np.abs(motion.velocity).max() + 1e-7
 
@@ -131,13 +132,13 @@ def test_the_gap_of_the_means_contracts_by_one_minus_h(blur, backend, require):
 def test_large_blur_is_the_gap_of_the_means_and_small_blur_the_assignment():
     Z, X = clouds(20, 20)
     gap = Z.mean(axis=0) - X.mean(axis=0)
-    far = SinkhornField(X, blur=100.0)(Z, {}, RNG, 0)
+    far = SinkhornField(X, blur=100.0)(Z, Kept(), RNG, 0)
     assert abs(far.energy / (gap @ gap / 2) - 1) < 1e-3
     # Particles near a grid, shuffled and shifted: a swap of two costs far more than eps.
     X = np.stack(np.meshgrid(*[np.arange(4.0)] * 2), axis=-1).reshape(-1, 2)
     rng = np.random.default_rng(0)
     Z = X[rng.permutation(16)] + 0.1 * rng.normal(size=X.shape) + [2.0, 1.0]
-    near = SinkhornField(X, blur=0.05)(Z, {}, RNG, 0)
+    near = SinkhornField(X, blur=0.05)(Z, Kept(), RNG, 0)
     exact, energy = exact_map(Z, X)
     assert np.abs(near.velocity - (exact - Z)).max() < 1e-3
     assert abs(near.energy / energy - 1) < 1e-3
@@ -278,5 +279,4 @@ def test_bad_weights_are_named(weight):
 
 def test_a_pairing_is_not_kept_where_something_else_moves_the_particles():
     Z, X = clouds()
-    memory = exact_field(X, fixed=False)(Z, {}, RNG, 0).memory
-    assert memory == {}
+    assert exact_field(X, fixed=False)(Z, Kept(), RNG, 0).kept == Kept()

@@ -8,6 +8,7 @@ from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
 from gpukoop.flow.drift import drift_field
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.ratio import PULLS, alpha, pull, value
 
 torch = pytest.importorskip("torch")
@@ -49,7 +50,7 @@ def test_drift_against_sums_by_hand():
             others = [j for j in range(9) if j != i]
             u = np.array([k(z, Z[j]) for j in others])
             expected[i] += (w @ Y / w.sum() - u @ Z[others] / u.sum()) / len(scales)
-    motion = drift_field(Y, scales)(Z, {}, rng, 0)
+    motion = drift_field(Y, scales)(Z, Kept(), rng, 0)
     np.testing.assert_allclose(motion.velocity, expected, atol=1e-12)
 
 
@@ -57,11 +58,11 @@ def test_drift_stands_still_on_its_samples_and_reaches_from_afar():
     rng = np.random.default_rng(2)
     Y = rng.normal(size=(40, 2))
     # a lone particle sees no others, and samples 50 scales away still call it
-    lone = drift_field(Y, (1.0,))(np.array([[50.0, 0.0]]), {}, rng, 0).velocity
+    lone = drift_field(Y, (1.0,))(np.array([[50.0, 0.0]]), Kept(), rng, 0).velocity
     assert np.isfinite(lone).all()
     assert -52 < lone[0, 0] < -46
     # twice the same cloud: every particle has its own copy on the other side, once more than itself left out
-    both = drift_field(np.repeat(Y, 2, axis=0), (1.0,))(np.repeat(Y, 2, axis=0), {}, rng, 0)
+    both = drift_field(np.repeat(Y, 2, axis=0), (1.0,))(np.repeat(Y, 2, axis=0), Kept(), rng, 0)
     assert np.abs(both.velocity).max() < 0.2
 
 

@@ -16,15 +16,21 @@ from gpukoop.flow.loop import Info, State, run_flow, seed_from
 NOISY = """
 import sys, time
 import numpy as np
+from dataclasses import dataclass
 from gpukoop.flow.loop import Info, State, run_flow
+
+@dataclass(frozen=True)
+class Sum:
+    total: np.ndarray | None = None
 
 def step(state, rng):
     Z = 0.9 * state.particles + 0.1 * rng.standard_normal(state.particles.shape)
     time.sleep(float(sys.argv[2]))
-    memory = {"sum": state.memory.get("sum", np.zeros(2)) + Z.mean(axis=0)}
+    before = np.zeros(2) if state.memory.total is None else state.memory.total
+    memory = Sum(before + Z.mean(axis=0))
     return State(Z, memory=memory), Info({"mean": float(Z.mean())})
 
-out = run_flow(step, State(np.ones((500, 2))), 60, seed=3, step_size=0.1, checkpoint=sys.argv[1],
+out = run_flow(step, State(np.ones((500, 2)), memory=Sum()), 60, seed=3, step_size=0.1, checkpoint=sys.argv[1],
                checkpoint_every=1, fingerprint="noisy")
 np.savez(sys.argv[3], Z=out.particles, mean=out.history["mean"])
 """

@@ -32,6 +32,7 @@ ROOMS = [
         "cuda",
         "listing",
         "connection",
+        "interop",
         "distributed",
         "rounding",
         "testing",

@@ -22,18 +22,18 @@ from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
 from gpukoop.datasets.fields import allen_cahn, heat_equation
 from gpukoop.datasets.images import digits
-from gpukoop.datasets.manifolds import circle, project_circle, project_torus, torus, torus_angles
+from gpukoop.datasets.manifolds import circle, project_torus, torus, torus_angles
 from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
 from gpukoop.datasets.uneven import (
     banana,
     mises_fisher,
-    project_sphere,
     slow_well,
     student_t,
     unequal_mixture,
 )
 from gpukoop.draws import check_count
 from gpukoop.lagged import pairs
+from gpukoop.maps.manifolds import project_circle, project_sphere
 
 __all__ = [
     "allen_cahn",

@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from gpukoop.arrays import Array, native_array, points
 from gpukoop.checks import check_length
 from gpukoop.datasets.trajectories import Pairs, consecutive, langevin_pairs
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator, rejection
+from gpukoop.maps.manifolds import rows_of
 
 
 @overload
@@ -173,30 +173,6 @@ def check_radii(R: float, rho: float) -> tuple[float, float]:
     return R, rho
 
 
-def project_circle(Z: np.ndarray, *, arc: float = 2 * math.pi) -> np.ndarray:
-    """Return the nearest point of the unit circle, or of an arc from the angle 0, for every row of Z.
-
-    Parameters
-    ----------
-    Z : array of shape (n, 2)
-        NumPy or CuPy; the origin, which has no nearest point, goes to (1, 0).
-    arc : float, default=2 pi
-        Length of the arc, as in :func:`circle`.
-
-    Returns
-    -------
-    array of shape (n, 2)
-        Library and dtype of Z. Fits ``KSWGD(project=...)``.
-    """
-    Z, arc = rows_of(Z, 2), check_length(arc, "arc")
-    angle = np.arctan2(Z[:, 1], Z[:, 0])
-    if arc < 2 * math.pi:
-        # measured from the middle of the arc in (-pi, pi], the nearest point is the clipped angle
-        from_middle = np.mod(angle - arc / 2 + math.pi, 2 * math.pi) - math.pi
-        angle = arc / 2 + np.clip(from_middle, -arc / 2, arc / 2)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
 def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndarray:
     """Return the nearest point of the torus for every row of Z, shape (n, 3), library and dtype of Z.
 
@@ -212,15 +188,6 @@ def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
     t = np.arctan2(Z[:, 1], Z[:, 0])
     f = np.arctan2(Z[:, 2], np.hypot(Z[:, 0], Z[:, 1]) - R)
     return np.stack([t, f], axis=1)
-
-
-def rows_of(Z: Array, d: int | None = None) -> Array:
-    """Return points (n, d) as an array of their own library and dtype, or raise."""
-    native, _ = native_array(Z, "Z")
-    native, _ = points(native.astype(float) if native.dtype.kind in "iu" else native, "Z")
-    if d not in (None, native.shape[1]):
-        raise ValueError(f"Z has shape {native.shape}: pass an array of shape (n, {d})")
-    return native
 
 
 def _embed_torus(angles: np.ndarray, R: float, rho: float) -> np.ndarray:

@@ -19,7 +19,6 @@ from gpukoop.datasets.diffusions import (
     well_density,
     well_spectrum,
 )
-from gpukoop.datasets.manifolds import rows_of
 from gpukoop.datasets.trajectories import Pairs
 from gpukoop.draws import RandomState, check_count, random_generator
 
@@ -184,15 +183,6 @@ def mises_fisher(n_samples: int, random_state: RandomState = None) -> np.ndarray
     side -= np.sum(side * POLES[which], axis=1, keepdims=True) * POLES[which]
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     return height[:, None] * POLES[which] + np.sqrt(1 - height**2)[:, None] * side
-
-
-def project_sphere(Z: np.ndarray) -> np.ndarray:
-    """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...)."""
-    Z = rows_of(Z)
-    length = (Z**2).sum(axis=1, keepdims=True) ** 0.5
-    lost = length == 0
-    first = (np.arange(Z.shape[1]) == 0).astype(Z.dtype)
-    return np.where(lost, first, Z / np.where(lost, 1, length))
 
 
 def exact_mises_fisher() -> dict[str, Any]:

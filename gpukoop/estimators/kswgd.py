@@ -20,7 +20,7 @@ from gpukoop.estimators.kswgd_parameters import check_kswgd, langevin_rate
 from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
-from gpukoop.flow.kswgd import make_step
+from gpukoop.flow.kswgd import Pushed, make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
 from gpukoop.flow.loop import Callback, State, Step
@@ -260,7 +260,7 @@ class KSWGD(
                 trusted=self.carried_,
                 project=self.project,
             )
-            return step, State(Z), steps, float(self.step_size)
+            return step, State(Z, memory=Pushed()), steps, float(self.step_size)
         step = make_step(
             self.spectrum_,
             step_size=float(self.step_size),
@@ -276,7 +276,7 @@ class KSWGD(
         )
         if coordinates is not None:
             step = in_coordinates(step, coordinates, self.project)
-        return step, State(Z), steps, float(self.step_size)
+        return step, State(Z, memory=Pushed()), steps, float(self.step_size)
 
     def _steps(self) -> int:
         return math.ceil(self.total_time / self.step_size - 1e-9)

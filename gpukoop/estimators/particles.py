@@ -17,6 +17,7 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.start import check_init, drawn_start
 from gpukoop.flow.descent import Field, begin, explicit, width
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.training import StagewiseTrainer, Trainer
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.lengths import mean_and_lengths
@@ -36,12 +37,13 @@ class Recorder:
 
     def __init__(self, step: Step, field: Field) -> None:
         self.step, self.field = step, field
-        self.memory: dict[str, Array] = {}
+        self.kept = Kept()
 
     def __call__(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
         """Take the step."""
         following, info = self.step(state, rng)
-        self.memory = state.memory if info.diverged or info.converged else following.memory
+        stays = info.diverged or info.converged
+        self.kept = (state if stays else following).memory.kept
         return following, info
 
 
@@ -180,11 +182,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         energies = history.get("energy", np.zeros(0))
         if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
             rng = np.random.default_rng([seed, outcome.n_iter])
-            particles, rows = outcome.particles, len(outcome.particles)
-            memory = {
-                k: v for k, v in step.memory.items() if k not in ("target", "own") or len(v) == rows
-            }
-            last = step.field(particles, memory, rng, outcome.n_iter)
+            last = step.field(outcome.particles, step.kept, rng, outcome.n_iter)
             history["energy"] = np.append(energies, float(last.energy))
         return history
 

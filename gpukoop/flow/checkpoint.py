@@ -20,8 +20,9 @@ import numpy as np
 
 from gpukoop.arrays import like, to_host
 from gpukoop.files import open_regular, write_atomically
+from gpukoop.flow.memory import named, refilled
 
-_MAGIC = b"gpukoop checkpoint 2\n"
+_MAGIC = b"gpukoop checkpoint 3\n"
 _LENGTH = 16  # hexadecimal digits
 _HEAD = len(_MAGIC) + _LENGTH + 1 + 64 + 1
 
@@ -58,9 +59,7 @@ class Checkpoint:
             )
         if self.path.exists():
             return self.read(state)
-        size = 2 * (
-            state.particles.nbytes + sum(getattr(a, "nbytes", 0) for a in state.memory.values())
-        )
+        size = 2 * (state.particles.nbytes + sum(a.nbytes for a in named(state.memory).values()))
         free = shutil.disk_usage(self.path.parent).free
         if free < size:
             raise OSError(
@@ -78,7 +77,7 @@ class Checkpoint:
     def write(self, state: Any, history: dict[str, list[Any]], seed: int) -> None:
         """Write the state now."""
         arrays = {"particles": to_host(state.particles)}
-        arrays.update({f"memory:{k}": to_host(v) for k, v in state.memory.items()})
+        arrays.update({f"memory:{k}": to_host(v) for k, v in named(state.memory).items()})
         arrays.update({f"history:{k}": np.array(v) for k, v in history.items()})
         header = {
             "fingerprint": self.fingerprint,
@@ -116,7 +115,8 @@ class Checkpoint:
         memory = {k: _at_home(v, state.particles) for k, v in parts["memory"].items()}
         # A converged run measured once more than it stepped; that measurement is made again.
         history = {k: list(v[: header["iteration"]]) for k, v in parts["history"].items()}
-        restored = type(state)(particles, header["iteration"], memory)
+        kept = refilled(state.memory, memory)
+        restored = type(state)(particles, header["iteration"], kept)
         return restored, history, header["seed"]
 
     def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -34,6 +34,7 @@ import numpy as np
 from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Motion, uniform
+from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.profile import AbstractKernel
 
 DIVERGENCES = ("kl", "kl-dual", "chi2", "js")
@@ -283,14 +284,12 @@ class CriticField:
     def _curvature(self, bend: Array) -> Array:
         return (bend[:, None] * self.at_samples).T @ self.at_samples
 
-    def __call__(
-        self, Z: Array, memory: dict[str, Array], rng: Any = None, iteration: int = 0
-    ) -> Motion:
+    def __call__(self, Z: Array, kept: Kept, rng: Any = None, iteration: int = 0) -> Motion:
         """Return minus the gradient of the divergence at the particles, and the divergence."""
         with one_thread(self.at_samples.size):
-            beta, value, pull = self.critic(Z, memory.get("critic"))
+            beta, value, pull = self.critic(Z, kept.coefficients)
         velocity = -self.dictionary.gradient(Z, beta) * like(pull, Z)[:, None]
-        return Motion(velocity, value, memory={"critic": beta})
+        return Motion(velocity, value, kept=Kept(coefficients=beta))
 
 
 def _sigmoid(s: Array) -> Array:

@@ -7,7 +7,7 @@ energy is. :func:`explicit` makes it a step of the loop; :mod:`gpukoop.flow.trai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
 from gpukoop.flow.loop import Info, State, Step
+from gpukoop.flow.memory import Kept, Memory
 from gpukoop.fusion import fused
 
 # No flow towards the samples needs to pass so many widths of both clouds from their centre; half of it happens
@@ -37,22 +38,20 @@ class Motion:
         F at the particles; on a device an array of shape () that the host has not waited for.
     measures : dict
         Further entries of ``history_``.
-    memory : dict
-        Arrays that the next step may start from (potentials, couplings).
+    kept : Kept
+        What the next step may start from (potentials, couplings).
     """
 
     velocity: Array
     energy: float
     measures: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, Array] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
 
 
 class Field(Protocol):
     """A velocity field, pure: the same arguments give the same motion."""
 
-    def __call__(
-        self, Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def __call__(self, Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         """Return the velocity and the energy of the particles Z."""
 
 
@@ -86,7 +85,7 @@ def row_rms(A: Array) -> float:
 
 def begin(Z: Array, X: Array) -> State:
     """Return the first state of an explicit flow of Z towards X."""
-    return State(Z, memory={"width": extent(Z, X)})
+    return State(Z, memory=Memory(extent(Z, X)))
 
 
 def too_far(
@@ -144,23 +143,20 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
         if not state.watched:
             return _queued(velocity, state, rng, step_size, momentum)
         Z = state.particles
-        motion = velocity(Z, state.memory, rng, state.iteration)
+        before: Memory = state.memory
+        motion = velocity(Z, before.kept, rng, state.iteration)
         energy = float(motion.energy)
-        direction = motion.velocity
-        memory = {**state.memory, **motion.memory}
-        if momentum:
-            if "momentum" in memory:
-                direction = direction + momentum * memory["momentum"]
-            memory["momentum"] = direction
+        direction = _carried(motion.velocity, before, momentum)
+        memory = replace(before, kept=motion.kept, momentum=direction if momentum else None)
         with np.errstate(over="ignore", invalid="ignore"):
             move = step_size * direction
             following = Z + move
         moved = row_rms(move)
-        wide, centre = float(memory["width"][0]), like(memory["width"][1:], Z)
+        wide, centre = memory.width, like(before.extent[1:], Z)
 
         def energy_there() -> float:
             rng = np.random.default_rng(0)
-            return float(velocity(following, memory, rng, state.iteration).energy)
+            return float(velocity(following, motion.kept, rng, state.iteration).energy)
 
         thrown = row_rms(following - centre)
         diverged = too_far(energy_there, energy, moved, thrown, wide)
@@ -178,25 +174,29 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
     return step
 
 
+def _carried(velocity: Array, before: Memory, momentum: float) -> Array:
+    """Return G = v + mu G of the step before."""
+    if not momentum or before.momentum is None:
+        return velocity
+    return velocity + momentum * before.momentum
+
+
 def _queued(
     velocity: Field, state: State, rng: np.random.Generator, step_size: float, momentum: float
 ) -> tuple[State, Info]:
     """Take the explicit step without waiting for the device: what it would decide is left in ``doubt``."""
     Z, share = state.particles, 1.0 / len(state.particles)
-    motion = velocity(Z, state.memory, rng, state.iteration)
-    direction = motion.velocity
-    memory = {**state.memory, **motion.memory}
-    if momentum:
-        if "momentum" in memory:
-            direction = direction + momentum * memory["momentum"]
-        memory["momentum"] = direction
-    wide = float(memory["width"][0])
-    if "centre" not in memory:  # kept on the device from the first queued step on
-        memory["centre"] = like(memory["width"][1:], Z)
+    before: Memory = state.memory
+    motion = velocity(Z, before.kept, rng, state.iteration)
+    direction, wide = _carried(motion.velocity, before, momentum), before.width
+    # kept on the device from the first queued step on
+    centre = like(before.extent[1:], Z) if before.centre is None else before.centre
+    carried = direction if momentum else None
+    memory = replace(before, kept=motion.kept, momentum=carried, centre=centre)
     following = _moved(Z, direction, step_size)
     dissipation = _mean_square(motion.velocity, share)
     moved = _displacement(direction, share, step_size)
-    thrown = _mean_square_from(following, memory["centre"], share)
+    thrown = _mean_square_from(following, centre, share)
     limits = THROWN * wide, wide, ARRIVED * float(np.finfo(Z.dtype).eps) * wide
     doubt = _in_doubt(motion.energy, moved, thrown, *limits)
     measures = {

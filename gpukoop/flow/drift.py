@@ -27,6 +27,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace
 from gpukoop.flow.descent import Field, Motion
+from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.catalogue import Gaussian
 
 
@@ -61,9 +62,7 @@ def drift_field(
     shares = np.full(len(scales), 1 / len(scales)) if weights is None else np.asarray(weights)
     even = namespace(X).full(len(X), -np.log(len(X)), dtype=X.dtype)
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         xp = namespace(Z)
         velocity, energy = xp.zeros_like(Z), 0.0
         equal = xp.zeros(len(Z), dtype=Z.dtype)

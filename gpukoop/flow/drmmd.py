@@ -27,6 +27,7 @@ from gpukoop.arrays import Array, namespace
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Field, Motion, mean, uniform
 from gpukoop.flow.gram import CG_TOL, LARGEST_DENSE, Gram, RidgeSolver, conjugate_gradient
+from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.profile import AbstractKernel
 
 # Dense Newton systems up to this size are factored; beyond, conjugate gradients with the dense or lazy Gram matrix.
@@ -71,18 +72,16 @@ def drmmd_field(
     e_xx = mean(towards_self, b)
     solver = RidgeSolver(kernel, X, lam, landmarks, **options)
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         a = uniform(Z)
         zz, own = kernel(Z, **options).value_and_gradient(a)
         seen = kernel(X, Z, **options) @ a
         gap = seen - towards_self
         with one_thread(len(X) ** 2):
-            alpha = solver.solve(gap, memory.get("alpha"))
+            alpha = solver.solve(gap, kept.coefficients)
         energy = factor * (mean(zz) + e_xx - 2 * mean(seen, b) - float((gap * alpha).sum()))
         slope = own - kernel(Z, X, **options).gradient(b + alpha)
-        return Motion(-2 * factor * slope, energy, memory={"alpha": alpha})
+        return Motion(-2 * factor * slope, energy, kept=Kept(coefficients=alpha))
 
     return field
 
@@ -147,22 +146,20 @@ class Kale:
         # du = y / root would divide by a density that underflows far from the particles.
         return -residual - (self.gram @ (root * y)) / self.lam
 
-    def __call__(
-        self, Z: Array, memory: dict[str, Array], rng: Any = None, iteration: int = 0
-    ) -> Motion:
+    def __call__(self, Z: Array, kept: Kept, rng: Any = None, iteration: int = 0) -> Motion:
         """Return the velocity and KALE at the particles."""
         xp = namespace(Z)
         a, m, lam = uniform(Z), len(self.X), self.lam
         zz, own = self.kernel(Z, **self.options).value_and_gradient(a)
         seen = self.kernel(self.X, Z, **self.options) @ a
         with one_thread(m * m):
-            u = self.density(seen, memory.get("log_density"))
+            u = self.density(seen, kept.log_density)
         p = xp.exp(u)
         squared = mean(zz) - 2 * mean(p * seen) + mean(p * (self.gram @ p))
         # p log p - p + 1 without cancellation where p is near 1.
         energy = (1 + lam) * (mean(p * u - xp.expm1(u)) + squared / (2 * lam))
         slope = own - self.kernel(Z, self.X, **self.options).gradient(p / m)
-        return Motion(-(1 + lam) / lam * slope, energy, memory={"log_density": u})
+        return Motion(-(1 + lam) / lam * slope, energy, kept=Kept(log_density=u))
 
 
 def kale_field(kernel: AbstractKernel, X: Array, *, regularization: float, **options: Any) -> Field:

@@ -27,6 +27,7 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.flow.descent import Field, Motion, row_rms, width
 from gpukoop.flow.loop import State, Step
+from gpukoop.flow.memory import Kept, Memory
 from gpukoop.flow.quasi_newton import InverseHessian
 
 INNER = 100
@@ -56,7 +57,7 @@ def proximal_step(
     energy: Field,
     Z: Array,
     tau: float,
-    memory: dict[str, Array] | None = None,
+    kept: Kept | None = None,
     *,
     seed: int = 0,
     iteration: int = 0,
@@ -73,7 +74,7 @@ def proximal_step(
     Z : array of shape (n, d)
     tau : float
         Step in the convention of \|dx\|^2 / (2 tau).
-    memory : dict, optional
+    kept : Kept, optional
         What the field may start from.
     n_iter, tol : int and float
         Bounds of the inner iterations and of the last inner step relative to the width of Z.
@@ -90,16 +91,16 @@ def proximal_step(
     wide = width(Z) or 1.0
     limit = max(tol, 4 * float(np.finfo(Z.dtype).eps)) * wide
     start = Z.astype(float) if double else Z
-    kept = dict(memory or {})
+    warm = Kept() if kept is None else kept
 
     def at(Y: Array) -> tuple[Motion, float, Array]:
         """Return the motion, the objective and tau times its gradient; what the field keeps serves the next call."""
-        found = energy(Y, kept, np.random.default_rng(seed), iteration)
+        found = energy(Y, warm, np.random.default_rng(seed), iteration)
         penalty = float(((Y - start).astype(float) ** 2).sum()) / (2 * tau * size)
         return found, float(found.energy) + penalty, (Y - start) - tau * found.velocity
 
     first, value, slope = at(start)
-    kept.update(first.memory)
+    warm = first.kept
     Y, used, inverse = start, 0, InverseHessian()
     residual = row_rms(slope)
     while used < n_iter and residual > limit and math.isfinite(value):
@@ -115,7 +116,7 @@ def proximal_step(
             break
         trial, there, new_value, new_slope = found
         inverse.learn((trial - Y).ravel(), (new_slope - slope).ravel())
-        kept.update(there.memory)
+        warm = there.kept
         Y, value, slope = trial, new_value, new_slope
         residual = row_rms(slope)
     return Prox(Y, value, used, residual), first
@@ -158,16 +159,12 @@ def jko_field(
     """Return the field whose explicit step of size tau is the JKO step of ``energy``; see :func:`proximal_step`."""
     bounds: dict[str, Any] = {"n_iter": n_iter, "tol": tol, "double": double}
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         seed = int(rng.integers(2**62))
-        found, here = proximal_step(
-            energy, Z, tau, memory, seed=seed, iteration=iteration, **bounds
-        )
+        found, here = proximal_step(energy, Z, tau, kept, seed=seed, iteration=iteration, **bounds)
         measures = {**here.measures, "inner_iter": found.n_iter}
         velocity = ((found.particles - Z) / tau).astype(Z.dtype, copy=False)
-        return Motion(velocity, here.energy, measures, here.memory)
+        return Motion(velocity, here.energy, measures, here.kept)
 
     return field
 
@@ -175,10 +172,8 @@ def jko_field(
 def field_of_step(step: Step, step_size: float) -> Field:
     """Return an implicit step of the loop as a field, for the training of maps."""
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
-        following, info = step(State(Z, iteration, memory), rng)
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
+        following, info = step(State(Z, iteration, Memory(kept=kept)), rng)
         measures = dict(info.measures)
         energy = measures.pop("energy")
         measures.pop("displacement", None)

@@ -65,6 +65,26 @@ class Far:
 
 
 @dataclass(frozen=True)
+class Pushed:
+    """What a run remembers: the modes that were above their noise once, (r,) of each spectrum, and that the coarse one is done.
+
+    Attributes
+    ----------
+    fine, coarse : array of shape (r,), optional
+    arrived : array of shape (1,), optional
+        True once no moment of the coarse spectrum was left to push.
+    """
+
+    fine: Array | None = None
+    coarse: Array | None = None
+    arrived: np.ndarray | None = None
+
+    def after(self, pushed: Array, early: bool) -> Pushed:
+        """Return it after a step that pushed these modes, of the coarse spectrum if ``early``."""
+        return replace(self, coarse=pushed) if early else replace(self, fine=pushed)
+
+
+@dataclass(frozen=True)
 class Moments:
     """What passes 1 and 2 leave: the operator, denominators, moments and far particles."""
 
@@ -219,9 +239,9 @@ def make_step(
             if coarse is not None:
                 prepared["coarse"] = Modes(coarse, FAR, options)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
-        early = state.iteration < coarse_iter and "arrived" not in state.memory
-        stage = "pushed_coarse" if early else "pushed"
-        xp, seen = namespace(Z), state.memory.get(stage)
+        before: Pushed = Pushed() if state.memory is None else state.memory
+        early = state.iteration < coarse_iter and before.arrived is None
+        xp, seen = namespace(Z), before.coarse if early else before.fine
         floor: Any = _floor(len(Z), n_samples)
         if not early and trusted is not None and not trusted.all():
             if "floor" not in kept:
@@ -241,7 +261,7 @@ def make_step(
         following = found.particles
         if project is not None:
             following = projected(project, following)
-        memory = {**state.memory, stage: found.pushed}
+        memory = before.after(found.pushed, early)
         return State(following, memory=memory), Info(found.measures, doubt=found.doubt)
 
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
@@ -249,19 +269,21 @@ def make_step(
             return queued(state, rng)
         Z = state.particles
         found = moments(spectrum, Z, options)
-        c, memory = found.c, dict(state.memory)
+        c, memory = found.c, Pushed() if state.memory is None else state.memory
         goal = STOP / np.sqrt(len(Z))
-        leading, active, stage = found, spectrum, "pushed"
-        if state.iteration < coarse_iter and "arrived" not in memory:
+        leading, active, early = found, spectrum, False
+        if state.iteration < coarse_iter and memory.arrived is None:
             wide = moments(coarse, Z, options)
-            chosen = above_noise(wide.c, memory.get("pushed_coarse"), len(Z), n_samples)
+            chosen = above_noise(wide.c, memory.coarse, len(Z), n_samples)
             if np.abs(wide.c[chosen]).max(initial=0.0) < goal and not langevin:
-                memory["arrived"] = np.ones(1, bool)
+                memory = replace(memory, arrived=np.ones(1, bool))
             else:
-                leading, active, stage = wide, coarse, "pushed_coarse"
+                leading, active, early = wide, coarse, True
         believed = trusted if active is spectrum else None
-        memory[stage] = above_noise(leading.c, memory.get(stage), len(Z), n_samples, believed)
-        pushed = replace(leading, c=np.where(memory[stage], leading.c, 0.0))
+        seen = memory.coarse if early else memory.fine
+        chosen = above_noise(leading.c, seen, len(Z), n_samples, believed)
+        memory = memory.after(chosen, early)
+        pushed = replace(leading, c=np.where(chosen, leading.c, 0.0))
         reach = float(active.scale_)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
         move, share = limited(step_size * velocity(active, pushed, kappa), reach)

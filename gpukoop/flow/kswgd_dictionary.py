@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace
-from gpukoop.flow.kswgd import STOP, above_noise, limited
+from gpukoop.flow.kswgd import STOP, Pushed, above_noise, limited
 from gpukoop.flow.lifted import projected
 from gpukoop.flow.loop import Info, State, Step
 
@@ -38,7 +38,8 @@ def make_dictionary_step(
     def step(state: State, rng: np.random.Generator) -> tuple[State, Info]:
         Z = state.particles
         c = spectrum.moments(Z).astype(float)
-        pushed = above_noise(c, state.memory.get("pushed"), len(Z), n_samples, trusted)
+        memory = Pushed() if state.memory is None else state.memory
+        pushed = above_noise(c, memory.fine, len(Z), n_samples, trusted)
         kept = np.where(pushed, c, 0.0)
         slope = spectrum.gradient(Z, like(kept / eigenvalues, Z))
         move, share = limited(-step_size * a * slope, reach)
@@ -56,6 +57,6 @@ def make_dictionary_step(
             converged=bool(np.abs(kept).max(initial=0.0) < STOP / np.sqrt(len(Z))),
             diverged="" if np.isfinite(c).all() else "its moments are no longer finite.",
         )
-        return State(following, memory={**state.memory, "pushed": pushed}), info
+        return State(following, memory=memory.after(pushed, False)), info
 
     return step

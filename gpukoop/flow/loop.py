@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +34,8 @@ class State:
     particles : array of shape (n, d)
     iteration : int
         Steps taken.
-    memory : dict
-        Arrays that the next step needs (momentum, potentials).
+    memory : dataclass, optional
+        Arrays that the next step needs (momentum, potentials): see :mod:`gpukoop.flow.memory`.
     watched : bool
         False on a device where the host does not look at single steps: a step that can do without leaves its decisions
         to ``Info.doubt``.
@@ -43,7 +43,7 @@ class State:
 
     particles: Array
     iteration: int = 0
-    memory: dict[str, Array] = field(default_factory=dict)
+    memory: Any = None
     watched: bool = True
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy
 from gpukoop.flow.descent import Field, Motion, mean, uniform
+from gpukoop.flow.memory import Kept
 from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -75,9 +76,7 @@ def mmd_field(
     b = uniform(X) if weights is None else weights
     e_xx = self_energy(kernel, X, b, **options)
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         a = uniform(Z)
         beta = 0.0 if noise is None else noise(iteration)
         zz, repulsion = kernel(Z, **options).value_and_gradient(a)

@@ -43,6 +43,7 @@ from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.flow.critic import AbstractDictionary, CriticField
 from gpukoop.flow.descent import Motion
+from gpukoop.flow.memory import Kept
 
 # Log ratios beyond this are what the classifier believes where it has seen one cloud only.
 LARGEST_LOG = 8.0
@@ -134,14 +135,12 @@ class RatioField:
             X, dictionary, "js", regularization=regularization, weights=weights
         )
 
-    def __call__(
-        self, Z: Array, memory: dict[str, Array], rng: Any = None, iteration: int = 0
-    ) -> Motion:
+    def __call__(self, Z: Array, kept: Kept, rng: Any = None, iteration: int = 0) -> Motion:
         """Return minus the gradient of f'(r) at the particles, and the divergence that the classifier sees."""
         xp = namespace(Z)
         dictionary = self.classifier.dictionary
         with one_thread(self.classifier.at_samples.size):
-            beta, _, _ = self.classifier.critic(Z, memory.get("critic"))
+            beta, _, _ = self.classifier.critic(Z, kept.coefficients)
             s = xp.clip(dictionary.features(Z) @ beta, -LARGEST_LOG, LARGEST_LOG)
         velocity = -dictionary.gradient(Z, beta) * like(self.pull(s, xp.exp), Z)[:, None]
-        return Motion(velocity, value(self.divergence, to_host(s)), memory={"critic": beta})
+        return Motion(velocity, value(self.divergence, to_host(s)), kept=Kept(coefficients=beta))

@@ -217,7 +217,7 @@ def implicit_step(
         following, energy = move(Z)
         moved = row_rms(following - Z)
         measures = {"energy": energy, "displacement": moved}
-        arrived = moved <= ARRIVED * float(np.finfo(Z.dtype).eps) * float(state.memory["width"][0])
+        arrived = moved <= ARRIVED * float(np.finfo(Z.dtype).eps) * state.memory.width
         return State(following, memory=state.memory), Info(measures, arrived)
 
     return step

@@ -28,6 +28,7 @@ import numpy as np
 from gpukoop.arrays import Array, is_cupy, like, namespace
 from gpukoop.flow.descent import Field, Motion
 from gpukoop.flow.directions import frames, riesz_constant
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.sorting import (
     WIDE,
     energy_line,
@@ -111,9 +112,7 @@ def sliced_field(X: Array, *, flow: str, n_projections: int, weights: Array | No
     """
     d = X.shape[1]
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         velocity, energy = sliced(Z, X, frames(rng, n_projections, d), flow, weights)
         return Motion(velocity, energy)
 

@@ -16,6 +16,7 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,8 @@ import numpy as np
 from gpukoop.arrays import Array
 from gpukoop.flow.descent import Field, row_rms
 from gpukoop.flow.loop import Info, State, Step
+from gpukoop.flow.memory import Memory
 
-# Memories of a field that belong to single particles; they mean nothing for another batch.
-PER_PARTICLE = ("target", "own")
 # Targets so many widths of the clouds away are no regression problem but a step size that diverges.
 FAR = 10.0
 
@@ -65,22 +65,22 @@ class Trainer:
 
     def begin(self, state: State) -> State:
         """Return the first state: the parameters travel with it."""
-        return State(
-            state.particles, memory={**state.memory, "parameters": self.generator.parameters}
-        )
+        memory = replace(state.memory, parameters=self.generator.parameters)
+        return State(state.particles, memory=memory)
 
     def step(self, state: State, rng: np.random.Generator) -> tuple[State, Info]:
         """Take one flow step from G(y) and regress the generator on it."""
-        generator = self.generator.with_parameters(state.memory["parameters"])
+        before: Memory = state.memory
+        generator = self.generator.with_parameters(before.parameters)
         y, Z = self.pool, state.particles
-        memory = dict(state.memory)
+        kept = before.kept
         if self.batch_size is not None:
             rows = rng.choice(len(y), self.batch_size, replace=False)
             y, Z = y[rows], Z[rows]
-            memory = {k: v for k, v in memory.items() if k not in PER_PARTICLE}
-        motion = self.velocity(Z, memory, rng, state.iteration)
+            kept = kept.for_others()
+        motion = self.velocity(Z, kept, rng, state.iteration)
         zeta = Z + self.step_size * motion.velocity
-        wide, moved = float(state.memory["width"][0]), row_rms(zeta - Z)
+        wide, moved = before.width, row_rms(zeta - Z)
         diverged = ""
         if not np.isfinite(motion.energy):
             diverged = "the energy is no longer finite."
@@ -97,8 +97,8 @@ class Trainer:
             "regression_error": row_rms(zeta - generator(y)),
             **motion.measures,
         }
-        kept = {**state.memory, **motion.memory, "parameters": generator.parameters}
-        return State(following, memory=kept), Info(measures)
+        after = replace(before, kept=motion.kept, parameters=generator.parameters)
+        return State(following, memory=after), Info(measures)
 
 
 class StagewiseTrainer:
@@ -134,8 +134,5 @@ class StagewiseTrainer:
             replaced = self.generator(self.pool)
             error = row_rms(replaced - following.particles)
             info = Info({**info.measures, "regression_error": error}, False, info.diverged)
-            memory = {
-                k: v for k, v in following.memory.items() if k not in (*PER_PARTICLE, "momentum")
-            }
-            return State(replaced, memory=memory), info
+            return State(replaced, memory=following.memory.for_others()), info
         return following, Info({**info.measures, "regression_error": 0.0}, False, info.diverged)

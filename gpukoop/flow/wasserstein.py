@@ -33,6 +33,7 @@ import numpy as np
 from gpukoop.arrays import Array, namespace
 from gpukoop.flow.coupling import exact_map
 from gpukoop.flow.descent import Field, Motion, row_rms
+from gpukoop.flow.memory import Kept
 from gpukoop.flow.sinkhorn import (
     SCALING,
     problem,
@@ -56,16 +57,14 @@ def exact_field(X: Array, *, weights: Array | None = None, fixed: bool = True) -
         (the flow stays on the geodesic) and one assignment serves the whole run; other sizes are solved anew.
     """
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
-        target = memory.get("target")
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
+        target = kept.target
         if target is None or target.shape != Z.shape:
             target, energy = exact_map(Z, X, weights)
         else:
             energy = row_rms(target - Z) ** 2 / 2
         keep = fixed and weights is None and len(Z) == len(X)
-        return Motion(target - Z, energy, memory={"target": target} if keep else {})
+        return Motion(target - Z, energy, kept=Kept(target=target) if keep else Kept())
 
     return field
 
@@ -118,30 +117,27 @@ class SinkhornField:
             p = problem(X, X, weights, weights, **self.options)
             self.own = float(transport_value(p, solve_symmetric(p, blur, **self.limits)))
 
-    def __call__(
-        self, Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def __call__(self, Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         """Return T_zx - T_zz and S_eps at the particles."""
         p = problem(Z, self.X, None, self.weights, **self.options)
-        start = memory.get("g")
+        start = kept.potential
         if start is not None:
             start = self.shrink * start
         found = solve(p, self.blur, start=start, **self.limits)
         target = p.feasible_map(found, self.blur)
         energy: Any = transport_value(p, found)
         measures = {"marginal_error": found.error, "sinkhorn_iter": found.n_iter}
-        kept = {"g": found.g}
         if not self.debias:
-            return Motion(target - Z, energy, measures, kept)
+            return Motion(target - Z, energy, measures, Kept(potential=found.g))
         q = problem(Z, Z, **self.options)
-        old = memory.get("own")
+        old = kept.own
         mine = solve_symmetric(
             q, self.blur, start=None if old is None or len(old) != len(Z) else old, **self.limits
         )
         centre = q.feasible_map(mine, self.blur)
         energy = energy - 0.5 * (transport_value(q, mine) + self.own)
         measures["marginal_error"] = max(found.error, mine.error)
-        return Motion(target - centre, energy, measures, {**kept, "own": mine.f})
+        return Motion(target - centre, energy, measures, Kept(own=mine.f, potential=found.g))
 
 
 def minibatch(field_of: Any, X: Array, batch_size: int, weights: Array | None = None) -> Field:
@@ -166,9 +162,7 @@ def minibatch(field_of: Any, X: Array, batch_size: int, weights: Array | None = 
 
     p = None if weights is None else to_host(weights).astype(float)
 
-    def field(
-        Z: Array, memory: dict[str, Array], rng: np.random.Generator, iteration: int
-    ) -> Motion:
+    def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         xp = namespace(Z)
         velocity = xp.empty_like(Z)
         total = 0.0
@@ -177,7 +171,7 @@ def minibatch(field_of: Any, X: Array, batch_size: int, weights: Array | None = 
             rows = order[start : start + batch_size]
             size = min(len(rows), len(X))
             chosen = rng.choice(len(X), size, replace=p is not None, p=p)
-            motion = field_of(X[chosen])(Z[rows], {}, rng, iteration)
+            motion = field_of(X[chosen])(Z[rows], Kept(), rng, iteration)
             velocity[rows] = motion.velocity
             total += motion.energy * len(rows) / len(Z)
         return Motion(velocity, total)

@@ -67,9 +67,9 @@ def survival(
     if len(X) > SAMPLES:
         chosen = np.linspace(0, len(X) - 1, SAMPLES).astype(int)
         X, rate_of_X = X[chosen], rate_of_X[chosen]
-    chosen = slice(None) if trusted is None or not trusted.any() else np.asarray(trusted)
-    eigenvalues = np.append(0.0, np.asarray(spectrum.eigenvalues_, float)[chosen])
-    Phi, at_Z = (_with_constant(spectrum.transform(A), chosen) for A in (X, Z))
+    kept: Any = slice(None) if trusted is None or not trusted.any() else np.asarray(trusted)
+    eigenvalues = np.append(0.0, np.asarray(spectrum.eigenvalues_, float)[kept])
+    Phi, at_Z = (_with_constant(spectrum.transform(A), kept) for A in (X, Z))
     # learned modes are orthonormal under X up to a few per cent: the pseudo-inverse makes projections of the inner products
     project = np.linalg.pinv(Phi)  # (r + 1, m)
     last = eigenvalues[-1]

@@ -45,7 +45,7 @@ def _neighbours(
         from scipy.spatial import cKDTree
 
         tree = cKDTree(A)
-        return tree.query(Q, k=[k + own for k in ranks], workers=n_threads())  # type: ignore[return-value]
+        return tree.query(Q, k=[k + own for k in ranks], workers=n_threads())
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=max(ranks), algorithm="brute").fit(A)
