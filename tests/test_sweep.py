@@ -159,7 +159,6 @@ ELSEWHERE = {
     ),
     "spectrum.KernelEDMD": "as DiffusionMap; tests/test_spectrum_koopman.py",
     "spectrum.GeneratorEDMD": "as DiffusionMap; tests/test_spectrum_generator.py",
-    "spectrum.LinearCoordinates": "tests/test_coordinates.py",
     "spectrum.Monomials": "tests/test_spectrum_generator.py",
     "spectrum.Powers": "tests/test_spectrum_generator.py",
     "spectrum.LinearCoordinates": "tests/test_coordinates.py",
