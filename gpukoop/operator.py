@@ -203,9 +203,9 @@ class KernelOperator(AbstractOperator):
         BackendError
             If the backend chosen by name cannot do it.
         """
-        return explain(self._request(as_operation(op), check_count(t, "t")), self.backend)
+        return explain(self.request(as_operation(op), check_count(t, "t")), self.backend)
 
-    def _request(self, operation: Operation, t: int) -> Request:
+    def request(self, operation: Operation, t: int) -> Request:
         """Return the request, made once for an operation and a number of columns."""
         request = self._requests.get((operation, t))
         if request is None:
@@ -223,7 +223,7 @@ class KernelOperator(AbstractOperator):
         # Nothing here waits for a device: what it finds in the weights is heard before the call, after it, or later.
         listen()
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        out = run(self._request(operation, V.shape[1]), self.backend, V)
+        out = run(self.request(operation, V.shape[1]), self.backend, V)
         listen()
         return per_feature(out, operation, self._lengths), _ndim(v) == 1
 

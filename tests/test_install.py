@@ -52,7 +52,7 @@ def sources():
     """Return the file of the wheel for each file of the sources."""
     for folder, prefix in (("gpukoop", "gpukoop"), ("kernels", "gpukoop/kernels")):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.suffix == ".py" or path.name in ("py.typed", "ptx.zip"):
                 yield f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}"
 
 
