@@ -34,6 +34,7 @@ ROOMS = [
         "connection",
         "interop",
         "distributed",
+        "workers",
         "rounding",
         "testing",
         "datasets",

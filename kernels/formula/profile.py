@@ -273,6 +273,7 @@ def trace(kernel: AbstractKernel) -> Trace:
             "divide them by their scales and pass scale=1.0"
         )
     first = kernel.terms[0][1]
+    # Hardware has 2^x, not e^x: with the base in the scale, the exponential of the first term costs no product.
     kappa = decay(first.profile.symbolic[0], S) or 1.0
     prescale = 1.0 / (float(first.scale) * math.sqrt(kappa))
     phi: Operand = 0.0
@@ -288,14 +289,18 @@ def trace(kernel: AbstractKernel) -> Trace:
     log_phi = log_slope = None
     for a, (coefficient, radial) in enumerate(kernel.terms):
         stretch: Operand = kappa
+        # Numbers that differ between kernels of one shape travel as scalars, so that their code is compiled once.
         if a:
             stretch = scalar(f"g{a}", 1.0 / (float(radial.scale) * prescale) ** 2)
+        # One q serves all terms: a second scale is a factor of it, not a second distance.
         swap: dict[Expr, Operand] = {S: mul(stretch, Q)}
         for name, value in radial.values.items():
             swap[Symbol(name)] = scalar(f"{name}{a}", value)
+        # A one is left out of the text: most kernels have it, and their code would multiply by it.
         weight: Operand = 1.0 if coefficient == 1.0 else scalar(f"c{a}", coefficient)
         value_term, slope_term = (substitute(t, swap) for t in radial.profile.symbolic)
         slope_term = mul(stretch, slope_term)
+        # The logarithm is taken of the expression: that of a number would be -inf where phi underflows.
         if len(kernel.terms) == 1 and radial.profile.positive and coefficient > 0:
             log_phi = log(mul(weight, value_term))
             log_slope = quotient(slope_term, value_term)
