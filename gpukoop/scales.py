@@ -2,15 +2,12 @@ r"""Scales of kernels: the median rule, and which scales arithmetic can hold."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.catalogue import RationalQuadratic, Riesz
 from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.kernels.operation import Operation
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
 MEDIAN_SAMPLE = 2_000
@@ -81,15 +78,6 @@ def divided(lengths: Lengths, *clouds: Array) -> tuple[Array, ...]:
             f"points divided by the scales {lengths} leave the range of {clouds[0].dtype}: rescale the points, or pass other scales"
         )
     return tuple(made[id(A)] for A in clouds)
-
-
-def per_feature(result: Any, operation: Operation, lengths: Lengths) -> Any:
-    """Return a result with its slope in the points themselves, given that in points divided by lengths."""
-    if lengths is None or not operation.slope:
-        return result
-    value, slope = result if operation.value else (None, result)
-    slope = slope / namespace(slope).asarray(lengths, dtype=slope.dtype)
-    return operation.result(value, slope)
 
 
 def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
