@@ -116,6 +116,9 @@ class AbstractBackend(ABC):
             request.kernel, request.operation, X, Y, weights, **self.options(request)
         )
 
+    def warm_up(self, requests: list[Request]) -> None:  # noqa: B027 - most have nothing to do
+        """Compile what requests will need, where that takes long; run nothing."""
+
     def options(self, request: Request) -> dict[str, Any]:
         """Return the keywords of its ``reduce``."""
         return {"tol": request.tol}
@@ -208,6 +211,10 @@ class NumbaCUDABackend(AbstractBackend):
         """Return them; what was measured of the points, and the path that was taken, are remembered."""
         memory = None if request.clouds is None else request.clouds.memory(CUDAMemory)
         return {"tol": request.tol, "precision": request.precision, "memory": memory}
+
+    def warm_up(self, requests: list[Request]) -> None:
+        """Compile their programs side by side."""
+        self.module().warm_up(requests)
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gpukoop.backends import BACKENDS
 from gpukoop.config import cluster, wanted_backend
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.operation import as_operation
 from gpukoop.kernels.request import Request
 
 
@@ -124,6 +126,22 @@ def choose_named(request: Request, name: str, source: str) -> Choice:
     if chosen is None:
         chosen = clouds.choices.setdefault(key, _choose(request, name, source))
     return Choice(chosen, name, source)
+
+
+def warm_up(sums: Iterable[tuple[Any, str, int]]) -> None:
+    """Let what some sums will need be compiled side by side, where compiling takes long; nothing is computed.
+
+    Parameters
+    ----------
+    sums : iterable of (operator, operation, columns)
+        Kernel operators and what will be asked of them, such as ``(K, "product", 1)``.
+    """
+    wanted: dict[str, list[Request]] = {}
+    for K, operation, t in sums:
+        request = K.request(as_operation(operation), t)
+        wanted.setdefault(choose(request, K.backend).backend, []).append(request)
+    for name, requests in wanted.items():
+        BACKENDS[name].warm_up(requests)
 
 
 def run(request: Request, backend: str | None, V: Array) -> Any:

@@ -34,6 +34,7 @@ class Clouds:
 
     def memory(self, kind: type[Memory]) -> Memory:
         """Return what a backend keeps here: one object of its own class, made empty when first asked for."""
+        # By class: a backend that is given another's memory would read what it did not write.
         found = self._memories.get(kind)
         if found is None:
             found = self._memories.setdefault(kind, kind())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace
+from gpukoop.dispatch import warm_up
 from gpukoop.fusion import fused
 from gpukoop.operator import KernelOperator
 
@@ -43,12 +44,16 @@ class Modes:
         self.columns = xp.empty((len(w), 2), w.dtype)
         self.columns[:, 1] = w
         self.unseen = xp.zeros(len(self.inverse), bool)
+        self.warm = False
         self.scale, self.diffusivity = float(spectrum.scale_), float(spectrum.diffusivity_)
 
     def means(self, Z: Array, seen: Array | None, floor: float | Array) -> Means:
         """Return the moments at Z from two passes, and what they push the particles with."""
         spectrum = self.spectrum
         K = spectrum.kernel_(Z, spectrum.sources_, **self.options)
+        if not self.warm:  # the first step compiles on a new machine: all its sums at once
+            warm_up([(K, "product", 1), (K.T, "product", 1), (K, "value_and_gradient", 2)])
+            self.warm = True
         B = K @ spectrum.w_
         p = K.T @ _inverse(B, self.lowest)
         seen = self.unseen if seen is None else seen

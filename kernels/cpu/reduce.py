@@ -109,6 +109,7 @@ def _reduce(
         grad.fill(0.0)
         return out, grad
     run = _compiled(of, variant)
+    # A power of two scales without rounding; the bounds keep float32 coordinates far from overflow and from denormals.
     exponent = round(math.log2(of.prescale))
     power = math.ldexp(1.0, max(-100, min(exponent, 100)))
     ratio = of.prescale / power
@@ -141,9 +142,11 @@ def _reduce(
             these = these._replace(visit=visit, left=left)
         run(*these)
 
+    # In units of pairs of the cheapest sum: a task should last as long whatever d and t are.
     work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     rows = PAIRS_PER_TASK // work if plan is None else plan.rows
     share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
+    # Cells sorted the targets; results go back to the order in which they came.
     if plan:
         back = np.empty_like(plan.targets.order)
         back[plan.targets.order] = np.arange(n)
@@ -175,6 +178,7 @@ def _sums(
         return _reduce(of, coefficient, X, Y, V, variant)
     scale = max(float(radial.scale) for _, radial in kernel.terms)
     plan = None
+    # Bounds of a tile are those of one column, and relative to the value: neither many columns nor a slope alone have them.
     if variant.features and variant.columns == 1 and operation.value:
         plan = make_plan(of, scale if operation.slope else None, X, Y, V, variant.tile, tol)
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
@@ -194,6 +198,7 @@ def _logsumexp(
     bias = (b.astype(np.float64) * LOG2_E).astype(b.dtype)[:, None]
     terms = [_log_term(radial, c, operation, X, Y, bias) for c, radial in kernel.terms]
     total, slope = terms[0]
+    # A sum of kernels has no logarithm in closed form: each term runs alone, and slopes are weighed by their shares.
     for level, grad in terms[1:]:
         both = np.logaddexp(total, level)
         if operation.slope:

@@ -17,7 +17,7 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Launch, Packing
 from gpukoop.kernels.cuda.pairs.grid import BLOCKS_OF_SM
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan
-from gpukoop.kernels.cuda.program import Program, kept, machine_code
+from gpukoop.kernels.cuda.program import Program, compile_together, kept, machine_code
 from gpukoop.kernels.cuda.specification import BLOCK, FORMS
 
 # The simulator runs a thread of Python for every thread of a block.
@@ -144,6 +144,9 @@ class CuPyEngine(AbstractEngine):
 
     def load(self, programs: list[Program]) -> None:
         """Load programs, compiling what is missing."""
+        device = self.xp.cuda.get_device_id()
+        if any((program, device) not in self._functions for program in programs):
+            compile_together(programs, compute_capability(device))
         for program in programs:
             self.function(program)
 

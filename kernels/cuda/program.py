@@ -10,23 +10,30 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import os
+import pickle
 import re
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gpukoop.kernels.compiled import hold_while_forking, keep, read
+from gpukoop.kernels.compiled import folder, hold_while_forking, keep, read
 from gpukoop.kernels.cuda import archive
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.specification import OWN, AbstractSpecification
 from gpukoop.kernels.formula.profile import AbstractKernel
 
 INSTALL = "pip install gpukoop[cuda13]"
+# Fewer programs are compiled here: another process takes as long to start as one program takes.
+TOGETHER = 3
+_WORKER = "from gpukoop.kernels.cuda.program import serve; serve()"
 _lock = threading.RLock()
 hold_while_forking(_lock)
 # Newer devices take PTX of this one, assembled for themselves: for 10.0 NVVM leaves loops over targets as loops, whose arrays
@@ -194,6 +201,54 @@ def machine_code(program: Program, cc: tuple[int, int]) -> bytes:
 def kept(program: Program, cc: tuple[int, int]) -> bool:
     """Return whether the code of a program is on disk or in the archive, so that nothing need be compiled."""
     return read("cuda", digest(program, cc)) is not None or archive.find(program, cc) is not None
+
+
+def compile_together(programs: Iterable[Program], cc: tuple[int, int]) -> None:
+    """Compile what is not kept, several programs side by side.
+
+    Numba's front end, which takes nine tenths of the time, is one thread of Python under one lock: others work in processes of
+    their own, which leave what they compiled on disk. Where nothing can be left there, or few programs are missing, this
+    process compiles alone. What another process failed to do is done when it is needed.
+    """
+    absent = [p for p in dict.fromkeys(programs) if not kept(p, cc)]
+    # Loops over pairs take longest: first, so that all end together.
+    waiting = iter(sorted(absent, key=lambda p: p.functions is None))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min((cores or 1) - 1, len(absent) - 1)
+    alone = folder() is None or not sys.executable or getattr(sys, "frozen", False)
+    if alone or len(absent) < TOGETHER:
+        workers = 0
+
+    def elsewhere() -> None:
+        command = [sys.executable, "-c", _WORKER]
+        with (
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as worker,
+            contextlib.suppress(OSError),
+        ):
+            for program in waiting:
+                pickle.dump((program, cc), worker.stdin)  # type: ignore[arg-type]
+                worker.stdin.flush()  # type: ignore[union-attr]
+                if not worker.stdout.read(1):  # type: ignore[union-attr]
+                    break
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        others = [pool.submit(elsewhere) for _ in range(max(0, workers))]
+        for program in waiting:
+            machine_code(program, cc)
+        for other in others:
+            other.result()
+
+
+def serve() -> None:
+    """Compile the programs that come in on standard input until it ends; answer each with a byte."""
+    with contextlib.suppress(EOFError):
+        while True:
+            program, cc = pickle.load(sys.stdin.buffer)
+            machine_code(program, cc)
+            sys.stdout.buffer.write(b".")
+            sys.stdout.buffer.flush()
 
 
 def assemble(ptx: str, cc: tuple[int, int]) -> bytes:

@@ -19,7 +19,12 @@ from dataclasses import replace
 from typing import Any
 
 from gpukoop.kernels.arrays import Array, is_cupy
-from gpukoop.kernels.cuda.engine import NumbaEngine, cupy_engine, simulating
+from gpukoop.kernels.cuda.engine import (
+    NumbaEngine,
+    compute_capability,
+    cupy_engine,
+    simulating,
+)
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.text import load, view
@@ -27,10 +32,11 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
-from gpukoop.kernels.cuda.program import INSTALL, Program, head, listing
+from gpukoop.kernels.cuda.program import INSTALL, Program, compile_together, head, listing
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.operation import Operation
+from gpukoop.kernels.request import Request
 
 # Parts of Numba-CUDA that a compilation needs, beyond what importing it does.
 COMPILER = ("numba.cuda", "numba.cuda.compiler", "numba.cuda.cudadrv.nvvm", "numba.cuda.libdevice")
@@ -138,7 +144,8 @@ def reduce(
         clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, X is Y)
         sizes = Sizes(operation, clouds, columns, tol, block=engine.block)
         if tol is not None and (on_device or simulating()):
-            local = lists.make_local(kernel, sizes, X, Y, V, engine)
+            once = clouds.same and pays(kernel, sizes)
+            local = lists.make_local(kernel, sizes, X, Y, V, engine, once)
             if local is not None:
                 return local.run()
         if not on_device:
@@ -169,6 +176,23 @@ def make_plan(kernel: AbstractKernel, sizes: Sizes) -> AbstractPlan:
     if sizes.clouds.same and pays(kernel, sizes):
         return SymmetricPlan(kernel, sizes)
     return Plan(kernel, sizes)
+
+
+def warm_up(requests: list[Request]) -> None:
+    """Compile what sums of CuPy arrays will need and is not kept, side by side; nothing is launched.
+
+    Points of so many features that products of matrices take them are left out: what those compile depends on the points.
+    """
+    wanted: dict[int, list[Program]] = {}
+    for r in requests:
+        if r.library == "cupy" and r.clouds is not None:
+            X, Y = r.clouds.X, r.clouds.Y
+            if not matrix_cuda.applies(r.dtype, r.d, r.precision):
+                clouds = Clouds(r.n, r.m, r.d, r.dtype, X is Y)
+                plan = make_plan(r.kernel, Sizes(r.operation, clouds, r.t, r.tol))
+                wanted.setdefault(int(X.device.id), []).extend(plan.programs.values())
+    for device, programs in wanted.items():
+        compile_together(programs, compute_capability(device))
 
 
 class Call:

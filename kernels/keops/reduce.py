@@ -112,11 +112,13 @@ class _Formula:
 
     def run(self, X: Array, Y: Array, V: Array) -> Array:
         """Return what the pass reduces to, (n, ...)."""
+        # Constants travel in P: KeOps would print them into the formula with float32 digits.
         P, made = self.parameters(), self.made
         options = {"formula2": made.weighed} if made.weighed else {}
         aliases = made.aliases(X.shape[1], V.shape[1], len(P))
         reduce = genred()(made.formula, aliases, reduction_op=made.reduction, axis=1, **options)
         Xs, Ys = (np.ascontiguousarray(A * self.dtype.type(self.power)) for A in (X, Y))
+        # KeOps' own identity of a compiled formula, which first calls must not share at the same time.
         text = repr((reduce.formula, reduce.aliases, self.dtype.name))
         return call(text, reduce, Xs, Ys, np.ascontiguousarray(V), P)
 
@@ -174,6 +176,7 @@ def _logsumexp(
     total = levels[0] if len(levels) == 1 else np.logaddexp.reduce(levels, axis=0)
     if not operation.slope:
         return total, None
+    # -inf - -inf would be NaN where no source has weight; the slope there is 0.
     safe = np.where(total == -np.inf, 0, total)
     parts = zip(levels, slopes, strict=True)
     return total, sum(np.exp(L - safe)[:, None] * G for L, G in parts)

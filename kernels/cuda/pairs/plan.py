@@ -103,7 +103,9 @@ class Part(AbstractPart):
         c, operation = sizes.clouds, sizes.operation
         self.pass_columns = columns(operation, c.d, sizes.t, c.dtype)
         self.passes = -(-sizes.t // self.pass_columns)
-        how = c.d, self.pass_columns, sizes.block, sizes.listed, self.functions.heavy
+        # In chunks the terms of a sum of kernels together are as long as a power.
+        heavy = self.functions.heavy or (self.wide and len(kernel.terms) > 1)
+        how = c.d, self.pass_columns, sizes.block, sizes.listed, heavy
         self.programs = {
             form: self.program(specify(operation, c.dtype, form, *how)) for form in self.forms
         }

@@ -58,7 +58,10 @@ def specify(
     """
     common = operation, dtype, form, d, t
     if d > WIDEST_TILE:
-        sources = SOURCES // 4 if heavy and dtype == "float64" else SOURCES
+        sources = SOURCES
+        # Functions are long in float64: more of them than this would stay a loop, its arrays in memory.
+        if dtype == "float64":
+            sources = SOURCES // 4 if heavy else SOURCES // 2 if t > 1 else SOURCES
         return Specification("wide", *common, TARGETS, sources, sources, block)
     words = 2 if dtype == "float64" else 1
     sums = numbers(operation, d, t)
