@@ -68,6 +68,8 @@ BAD = {
     "sinkhorn_iter": 0,
     "debias": "yes",
     "langevin": -1,
+    "units": "metres",
+    "coordinates": "polar",
     "init": "gauss",
     "coarse": "never",
     "project": 3,

@@ -10,10 +10,13 @@ function                  value                                 differentiable i
 ``sliced_wasserstein``    mean over lines                       both clouds
 ========================= ===================================== ===================================
 
+``NeuralDictionary`` is a small network trained by the variational score of pairs, for ``GeneratorEDMD`` and so for KSWGD.
+
 Tensors are read through DLPack where they are; results and gradients are tensors on the same device. First derivatives
 only. PyTorch is an optional package (``pip install gpukoop[torch]``): without it this room says so when it is used.
 """
 
+from gpukoop.torch.dictionary import NeuralDictionary
 from gpukoop.torch.distances import (
     energy_distance,
     mmd,
@@ -22,4 +25,11 @@ from gpukoop.torch.distances import (
 )
 from gpukoop.torch.sums import product
 
-__all__ = ["energy_distance", "mmd", "product", "sinkhorn_divergence", "sliced_wasserstein"]
+__all__ = [
+    "NeuralDictionary",
+    "energy_distance",
+    "mmd",
+    "product",
+    "sinkhorn_divergence",
+    "sliced_wasserstein",
+]
