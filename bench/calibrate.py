@@ -1,10 +1,11 @@
 """Measure the cost constants of the backends and rewrite them where they stand.
 
-    python -m bench.calibrate [BACKEND ...] [--dry-run]
+    python -m bench.calibrate [BACKEND ...] [--device cuda] [--dry-run]
 
 Each usable backend is timed on a grid of (n, d, t); a non-negative least squares fit gives seconds a pair, a feature and
 a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64: ``gpukoop/backends.py``. Fourier sums
-are timed on clouds and scales that weigh points, stencils and modes differently: ``kernels/fourier/cost.py``. What this
+are timed on clouds and scales that weigh points, stencils and modes differently: ``kernels/fourier/cost.py``. ``--device cuda``
+measures a device alone: its backend, the rates of one and two clouds (``kernels/cuda/pairs/rates.py``) and of copies. What this
 machine cannot run is left as it is, and its origin stays in the comment.
 """
 
@@ -23,6 +24,8 @@ from scipy.optimize import nnls
 import gpukoop as gk
 from bench.__main__ import machine
 from gpukoop.backends import BACKENDS, RATES
+from gpukoop.kernels.cuda.pairs import rates as device_cost
+from gpukoop.kernels.cuda.pairs.rates import Rates
 from gpukoop.kernels.fourier import cost as fourier_cost
 from gpukoop.kernels.fourier.cost import FourierRate
 from gpukoop.kernels.fourier.memory import Memory
@@ -30,6 +33,7 @@ from gpukoop.kernels.operation import PRODUCT
 
 TABLE = Path(gk.__file__).parent / "backends.py"
 FOURIER = Path(fourier_cost.__file__)
+DEVICE = Path(device_cost.__file__)
 # (features, columns) of the fit; pairs are chosen per backend so that a call takes some 50 ms.
 # Points, dimensions, scale, tolerance and dtype of the Fourier sums: many points on few modes, few on many.
 FOURIER_GRID = (
@@ -158,15 +162,89 @@ def rewrite_fourier(rate: FourierRate, where: dict[str, Any]) -> str:
     )
 
 
+def device_rates(n: int = 200_000) -> Rates:
+    """Return pairs a second of products of two clouds and of one, d = 3 in float32, in launches that follow each other."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+    X, Y = (cupy.asarray(rng.standard_normal((n, 3)).astype("float32")) for _ in range(2))
+    v = cupy.asarray(rng.standard_normal(n).astype("float32"))
+    found = []
+    for points in ((X, Y), (X,)):
+        K = gk.Gaussian(1.0)(*points, backend="numba-cuda")
+        K @ v
+        best = np.inf
+        for _ in range(5):
+            cupy.cuda.get_current_stream().synchronize()
+            begin = time.perf_counter()
+            for _ in range(10):
+                K @ v
+            cupy.cuda.get_current_stream().synchronize()
+            best = min(best, (time.perf_counter() - begin) / 10)
+        found.append(n**2 / best)
+    return Rates(*found)
+
+
+def copy_rate(size: int = 2**28) -> float:
+    """Return bytes a second to the device and back, of an array that no driver knows."""
+    import cupy
+
+    values, best = np.ones(size // 4, np.float32), np.inf
+    for _ in range(5):
+        begin = time.perf_counter()
+        cupy.asarray(values).get()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size / best
+
+
+def rewritten(text: str, rates: Rates, stamp: str) -> str:
+    """Return the text of ``kernels/cuda/pairs/rates.py`` with new rates and their origin."""
+    origin = f"# Measured, in calls that follow each other: {stamp}. Rewritten by bench/calibrate.py --device cuda."
+    return re.sub(
+        r"^# Measured.*\nRATES = .*$",
+        lambda _: f"{origin}\nRATES = Rates(apart={rates.apart:.3g}, once={rates.once:.3g})",
+        text,
+        flags=re.MULTILINE,
+    )
+
+
+def with_copy_rate(text: str, rate: float, stamp: str) -> str:
+    """Return the text of ``backends.py`` with a new rate of copies and its origin."""
+    return re.sub(
+        r"^# Host to device and back.*\nCOPY_RATE = .*$",
+        lambda _: (
+            f"# Host to device and back, bytes a second; measured: {stamp}.\nCOPY_RATE = {rate:.2g}"
+        ),
+        text,
+        flags=re.MULTILINE,
+    )
+
+
 def main() -> int:
     """Parse the command line, measure, and rewrite the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.calibrate", description=__doc__)
     names = [*SIZES, "fourier"]
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help=", ".join(names))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dry-run", action="store_true", help="print the rows, change nothing")
     arguments = parser.parse_args()
     text = TABLE.read_text()
     where = machine()
+    if arguments.device == "cuda":
+        names = ["numba-cuda"]
+        reason = BACKENDS["numba-cuda"].missing()
+        if reason is not None:
+            print(f"cuda: left as it is, {reason}")
+            return 1
+        import cupy
+
+        card = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        stamp = f"{card}, {where['date']}"
+        rates, rate = device_rates(), copy_rate()
+        print(rates, f"copies {rate:.3g} bytes/s", flush=True)
+        text = with_copy_rate(text, rate, stamp)
+        if not arguments.dry_run:
+            DEVICE.write_text(rewritten(DEVICE.read_text(), rates, stamp))
     for name in arguments.backends or names:
         reason = BACKENDS[name].missing()
         if reason is not None:

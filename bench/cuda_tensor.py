@@ -27,6 +27,8 @@ TITLE = (
     "Tensor cores: instructions a pair and bound on an H200 (compiled for sm_90, counted; no GPU)"
 )
 
+# A jump and its label; for sm_80 the assembler leaves some loops by a call that never returns.
+JUMP = re.compile(r"(?:BRA|CALL\.REL\.NOINC)(?:\.\w+)*\s+.*?`\((\.L_x_\d+)\)")
 # Multiprocessors and clock of an H200 SXM, as under load.
 MULTIPROCESSORS, CLOCK = 132, 1.98e9
 PARTS = {"3xtf32": 2, "tf32": 1}
@@ -74,7 +76,7 @@ def count(of: Shape, ptx: str, arch: str = "sm_90", mufu: int = 1) -> dict[str, 
     jumps = {
         index: labels[found[1]]
         for index, instruction in enumerate(body)
-        if (found := re.search(r"BRA(?:\.\w+)*\s+.*?`\((\.L_x_\d+)\)", instruction))
+        if (found := JUMP.search(instruction))
     }
     loops = sorted((end - start, start, end) for end, start in jumps.items() if start <= end)
     inner = [(s, e) for _, s, e in loops if "HMMA" in codes[s : e + 1]]

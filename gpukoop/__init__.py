@@ -13,6 +13,7 @@ from gpukoop.algebra import Block, Identity
 from gpukoop.backends import backends
 from gpukoop.config import use_backend
 from gpukoop.kernels.formula.catalogue import (
+    Constant,
     Energy,
     Gaussian,
     InverseMultiquadric,
@@ -22,6 +23,7 @@ from gpukoop.kernels.formula.catalogue import (
     RationalQuadratic,
     Riesz,
 )
+from gpukoop.kernels.formula.placed import Cosine, Periodic, Polynomial
 from gpukoop.operator import BackendError, KernelOperator
 
 if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and editors
@@ -84,6 +86,8 @@ __all__ = [
     "KSWGD",
     "BackendError",
     "Block",
+    "Constant",
+    "Cosine",
     "DiffusionMap",
     "Energy",
     "Gaussian",
@@ -99,6 +103,8 @@ __all__ = [
     "MMDFlow",
     "Matern32",
     "Matern52",
+    "Periodic",
+    "Polynomial",
     "RationalQuadratic",
     "Riesz",
     "WassersteinFlow",

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import threading
 import time
 import uuid
 import warnings
@@ -41,10 +40,11 @@ from gpukoop.connection import (
     require_versions,
     result_of,
 )
-from gpukoop.dispatch import AccuracyWarning, choose_named, run_here
+from gpukoop.dispatch import AccuracyWarning
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.partial_sums import Partial, blocks, combine
-from gpukoop.kernels.request import Clouds, Request
+from gpukoop.kernels.partial_sums import blocks, combine
+from gpukoop.kernels.request import Request
+from gpukoop.workers import block_sum
 
 # Arrays kept on the workers for the next product.
 KEPT_ARRAYS = 512
@@ -90,7 +90,8 @@ def use_cluster(client: Any) -> _Cluster | None:
     ``dask worker ADDRESS --nworkers 1 --nthreads 16``.
 
     With GPUs: ``pip install dask-cuda``, then ``Client(dask_cuda.LocalCUDACluster())`` starts a worker a GPU and hides the
-    others from it; with ``use_backend("numba-cuda")``, or with no choice at all, every block runs on the GPU of its worker.
+    others from it; with ``use_backend("numba-cuda")``, or with no choice at all, every block runs on the GPU of its worker,
+    which keeps the points of its blocks there: a second product copies weights in and partial sums out.
 
     Points and weights cross the network as they are. Where others can listen or connect, let Dask encrypt and authenticate with
     TLS: ``Security(tls_ca_file=..., tls_client_cert=..., tls_client_key=..., require_encryption=True)`` for the client, the
@@ -289,42 +290,3 @@ class _Job:
                 ]
             futures.append(level[0])
         return futures
-
-
-# -- on the workers -----------------------------------------------------------------------------------
-
-# The loops use every thread the worker has: two of them at once would only get in each other's way.
-_one_at_a_time = threading.Lock()
-
-
-def block_sum(
-    request: Request,
-    name: str,
-    source: str,
-    client_process: int,
-    X: np.ndarray,
-    Y: np.ndarray,
-    V: np.ndarray,
-) -> Partial:
-    """Return one block of a reduction in float64, its error estimate and its warnings; runs on a worker."""
-    _share_threads(client_process)
-    clouds = Clouds(X, Y)
-    request = replace(request, n=len(X), m=len(Y), clouds=clouds)
-    with _one_at_a_time, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AccuracyWarning)
-        result = run_here(request, choose_named(request, name, source), V)
-    words = tuple(str(w.message) for w in caught if issubclass(w.category, AccuracyWarning))
-    parts = result if isinstance(result, tuple) else (result,)
-    wide = tuple(np.asarray(p, dtype=float) for p in parts)
-    return wide, clouds.error_estimate, words
-
-
-def _share_threads(client_process: int) -> None:
-    """Give the loops the threads of this worker; in the client's own process everything stays as the user set it."""
-    from distributed import get_worker
-
-    if os.getpid() == client_process:
-        return
-    # Set, not defaulted: Dask's nanny starts every worker with OMP_NUM_THREADS=1, whatever nthreads is.
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(get_worker().state.nthreads)

@@ -32,7 +32,6 @@ from gpukoop.checks import check_tol
 from gpukoop.dispatch import BackendError, Explanation, explain, run
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
-from gpukoop.kernels.formula.lengths import isotropic
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
 from gpukoop.kernels.operation import (
     GRADIENT,
@@ -45,7 +44,8 @@ from gpukoop.kernels.operation import (
 )
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.scales import check_scales, divided, median_scale, per_feature
+from gpukoop.placement import place, slope_back
+from gpukoop.scales import median_scale
 
 
 class KernelOperator(AbstractOperator):
@@ -114,12 +114,12 @@ class KernelOperator(AbstractOperator):
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
-        check_scales(isotropic(self.kernel)[0], self.dtype)
         self._prepare()
 
     def _prepare(self) -> None:
-        self._radial, self._lengths = isotropic(self.kernel)
-        clouds = divided(self._lengths, self.X, self.Y)
+        self._placed = place(self.kernel, self.X, self.Y)
+        self._radial = self._placed.kernel
+        clouds = self._placed.X, self._placed.Y
         self.clouds = Clouds(*scales.within_range(self._radial, *clouds))
         self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
@@ -168,9 +168,9 @@ class KernelOperator(AbstractOperator):
         return self._with(kernel=factor * self.kernel)
 
     def _fused(self, other: AbstractOperator, factor: float = 1.0) -> KernelOperator | None:
-        if not isinstance(other, KernelOperator):
+        if not isinstance(other, KernelOperator) or not (self._placed.adds and other._placed.adds):
             return None
-        how = [(K.backend, K.tol, K.precision, K._lengths) for K in (self, other)]
+        how = [(K.backend, K.tol, K.precision, K._placed.lengths) for K in (self, other)]
         same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
@@ -209,7 +209,7 @@ class KernelOperator(AbstractOperator):
         """Return the request, made once for an operation and a number of columns."""
         request = self._requests.get((operation, t))
         if request is None:
-            (n, m), d, home = self.shape, self.X.shape[1], self.home
+            (n, m), d, home = self.shape, self.clouds.X.shape[1], self.home
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds
@@ -225,7 +225,7 @@ class KernelOperator(AbstractOperator):
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
         out = run(self.request(operation, V.shape[1]), self.backend, V)
         listen()
-        return per_feature(out, operation, self._lengths), _ndim(v) == 1
+        return slope_back(out, operation, self._placed), _ndim(v) == 1
 
     def _home_again(self, result: Array) -> Array:
         return self.home.restore(result)
@@ -359,7 +359,7 @@ class KernelOperator(AbstractOperator):
         return self._home_again(value), self._home_again(grad)
 
     def _log(self, operation: Operation, b: Any) -> Any:
-        scales.check_logarithms(self.kernel, self.dtype, self._moved)
+        scales.check_logarithms(self._radial, self.dtype, self._moved)
         native, _ = native_array(b, "b")
         if native.ndim != 1:
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")

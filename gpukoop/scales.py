@@ -2,15 +2,12 @@ r"""Scales of kernels: the median rule, and which scales arithmetic can hold."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.catalogue import RationalQuadratic, Riesz
 from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
-from gpukoop.kernels.operation import Operation
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
 MEDIAN_SAMPLE = 2_000
@@ -83,15 +80,6 @@ def divided(lengths: Lengths, *clouds: Array) -> tuple[Array, ...]:
     return tuple(made[id(A)] for A in clouds)
 
 
-def per_feature(result: Any, operation: Operation, lengths: Lengths) -> Any:
-    """Return a result with its slope in the points themselves, given that in points divided by lengths."""
-    if lengths is None or not operation.slope:
-        return result
-    value, slope = result if operation.value else (None, result)
-    slope = slope / namespace(slope).asarray(lengths, dtype=slope.dtype)
-    return operation.result(value, slope)
-
-
 def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
     """Raise unless the scales of a kernel, and the squares of their ratios, are numbers of the dtype."""
     limits = np.finfo(dtype)
@@ -112,7 +100,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     others. Where that fails, or the kernel decays slowly or grows, sums would be 0 or NaN, and a ValueError says so.
     """
     # On a device the host would have to wait for the largest coordinate.
-    if any(is_cupy(A) for A in clouds):
+    if any(is_cupy(A) or not A.size for A in clouds):
         return clouds
     dtype = clouds[0].dtype
     # Sums see squares in units of the scale; Riesz kernels have scale 1.

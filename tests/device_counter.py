@@ -21,7 +21,8 @@ sums     kernel sums, if :func:`counted_sums` replaces them (their own launches 
 To count the launches of the real reductions instead, leave :func:`counted_sums` out and call ``cupy.note("kernel")``
 where a launch would stand. What CuPy refuses is refused: NumPy arrays beside CuPy arrays, ``numpy.asarray`` of a CuPy array.
 Composite calls are counted by estimates, :data:`COMPOSITE`; all others are one launch. A function under ``cupy.fuse``
-is one launch, and sees variables that only know arithmetic, ufuncs and one final reduction.
+is one launch, and sees variables that only know arithmetic, ufuncs and one final reduction. A stream under capture records; the
+graph does the same again, into the same memory, as one launch, and what waits or copies is refused.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def _site():
 
 def note(kind, n=1, name=None):
     """Count ``n`` of a kind, "kernel", "sync", "copy" or "sum"."""
+    if kind in ("sync", "copy"):
+        _refused_in_capture(f"a {kind}")
     site = _site() if kind in ("sync", "copy") and _ledger[0].counts else None
     for count in _ledger[0].counts:
         count.kinds[kind] += n
@@ -129,6 +132,46 @@ def note(kind, n=1, name=None):
 def _launch(name):
     if name not in VIEWS:
         note("kernel", COMPOSITE.get(name, 1), name)
+
+
+# What a stream under capture has been asked for: (function without arguments, its result), or None.
+_tape: list[list | None] = [None]
+
+
+def _recorded(function):
+    """Return what a function gives; under capture it is computed, and computed again into the same memory by a replay."""
+    result = function()
+    if _tape[0] is not None:
+        _tape[0].append((function, result))
+    return result
+
+
+def _overwrite(old, new):
+    if isinstance(old, ndarray):
+        if not np.shares_memory(old._host, new._host):
+            np.copyto(old._host, new._host)
+    elif isinstance(old, tuple | list):
+        for a, b in zip(old, new, strict=True):
+            _overwrite(a, b)
+
+
+def _refused_in_capture(what):
+    if _tape[0] is not None:
+        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} in a stream under capture")
+
+
+class Graph:
+    """What was recorded."""
+
+    def __init__(self, tape):
+        self.tape = tape
+
+    def launch(self, stream=None):
+        """Do all of it again: one launch."""
+        note("kernel", name="graph")
+        with quiet():
+            for function, result in self.tape:
+                _overwrite(result, function())
 
 
 @contextlib.contextmanager
@@ -181,8 +224,13 @@ def device(r):
 
 def _run(name, function, args, kwargs):
     _launch(name)
-    with np.errstate(all="ignore"):
-        return device(function(*(host(a) for a in args), **{k: host(v) for k, v in kwargs.items()}))
+
+    def compute():
+        with np.errstate(all="ignore"):
+            found = function(*(host(a) for a in args), **{k: host(v) for k, v in kwargs.items()})
+        return device(found)
+
+    return _recorded(compute)
 
 
 class Device(contextlib.nullcontext):
@@ -294,12 +342,23 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, key):
         if _by_arrays(key):
             _launch("getitem by arrays")
-        return device(self._host[self._key(key)])
+            at = self._key(key)
+            return _recorded(lambda: device(self._host[at]))
+        at = self._key(key)
+        part = self._host[at]
+        if isinstance(part, np.generic):  # one number is a view too
+            part = self._host[(*(at if isinstance(at, tuple) else (at,)), ...)]
+        return device(part)
 
     def __setitem__(self, key, value):
         _launch("setitem")
-        with np.errstate(all="ignore"):
-            self._host[self._key(key)] = host(value)
+        at = self._key(key)
+
+        def write():
+            with np.errstate(all="ignore"):
+                self._host[at] = host(value)
+
+        _recorded(write)
 
     def astype(self, dtype, order="K", copy=True, **_):
         """Return it in another type."""
@@ -314,7 +373,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def fill(self, value):
         """Fill it."""
         _launch("fill")
-        self._host.fill(value)
+        _recorded(lambda: self._host.fill(value))
 
     def view(self, *args):
         """Return the same bytes."""
@@ -322,15 +381,17 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def reshape(self, *shape, **kwargs):
         """Return another shape, copied where it must be."""
-        return self._same(self._host.reshape(*shape, **kwargs))
+        return self._same(lambda a: a.reshape(*shape, **kwargs))
 
     def ravel(self, *args):
         """Return it flat, copied where it must be."""
-        return self._same(self._host.ravel(*args))
+        return self._same(lambda a: a.ravel(*args))
 
-    def _same(self, result):
+    def _same(self, function):
+        result = function(self._host)
         if result.size and not np.shares_memory(result, self._host):
             _launch("copy")
+            return _recorded(lambda: ndarray(function(self._host)))
         return ndarray(result)
 
     def transpose(self, *axes):
@@ -404,14 +465,17 @@ def _fuse(*args, **options):
         if not any(isinstance(i, ndarray) for i in inputs):
             return function(*inputs)
         _launch(f"fused {name}")
+        return _recorded(lambda: compute(inputs))
+
+    def compute(inputs):
         _fusing[0] = True
         try:
             found = function(*(Fused(i._host) if isinstance(i, ndarray) else i for i in inputs))
         finally:
             _fusing[0] = False
         if isinstance(found, tuple):
-            return tuple(device(np.asarray(_plain(f))) for f in found)
-        return device(np.asarray(_plain(found)))
+            return tuple(device(np.array(_plain(f))) for f in found)
+        return device(np.array(_plain(found)))
 
     return fused
 
@@ -445,7 +509,7 @@ def _ascontiguousarray(x, dtype=None):
     if not isinstance(x, ndarray):
         return _asarray(x, dtype)
     result = np.ascontiguousarray(x._host, dtype=dtype)
-    return x if result is x._host else x._same(result)
+    return x if result is x._host else x._same(lambda a: np.ascontiguousarray(a, dtype=dtype))
 
 
 def _attribute(name):
@@ -532,6 +596,15 @@ class Stream(contextlib.nullcontext):
     def __init__(self, *_, **__):
         super().__init__()
 
+    def begin_capture(self, mode=None):
+        """Record from here on; what is asked for is computed once, which a device would not do."""
+        _tape[0] = []
+
+    def end_capture(self):
+        """Return what was recorded."""
+        tape, _tape[0] = _tape[0], None
+        return Graph(tape)
+
     # Nothing waits here: the moment between a launch and its end is for a device to show.
     done = False
 
@@ -551,7 +624,13 @@ class Pool:
         """Free none."""
 
 
-def _modules():
+class MemoryPool:
+    """The only memory."""
+
+    malloc = None
+
+
+def _modules(graphs):
     import scipy.linalg
     import scipy.special
 
@@ -569,6 +648,9 @@ def _modules():
     cupy.cuda.get_current_stream = lambda *_: Stream()
     cupy.cuda.get_device_id = lambda: 0
     cupy.cuda.Device, cupy.cuda.Stream = Device, Stream
+    if graphs:
+        cupy.cuda.Graph, cupy.cuda.MemoryPool = Graph, MemoryPool
+        cupy.cuda.using_allocator = lambda allocator: contextlib.nullcontext()
     cupy.cuda.alloc_pinned_memory, cupy.RawKernel = pinned, RawKernel
     cupy.get_default_memory_pool = Pool
     cupyx, scipy_ = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
@@ -585,9 +667,9 @@ def _modules():
 
 
 @contextlib.contextmanager
-def counted_device():
-    """Put the stand-in where ``import cupy`` looks, and return it."""
-    modules = _modules()
+def counted_device(graphs=False):
+    """Put the stand-in where ``import cupy`` looks, and return it; without ``graphs`` it is a CuPy that records none."""
+    modules = _modules(graphs)
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
@@ -631,17 +713,19 @@ def counted_sums():
             note("sum", name=f"sum {getattr(request, 'op', None) or request.operation}")
             here = replace(request, device="cpu", library="numpy", precision="fp32")
             chosen = BACKENDS["numba-cpu" if request.n * request.m > 2e5 else "numpy"]
-            with quiet():
-                if "X" in bound:
-                    X, Y, V = (_on_host(bound[name]) for name in "XYV")
-                    Y = X if bound["X"] is bound["Y"] else Y
-                    found = chosen.run(here, X, Y, V, {})
-                else:  # the points travel with the request
-                    clouds = request.clouds
+
+            def compute():
+                with quiet():
+                    if "X" in bound:
+                        X, Y, V = (_on_host(bound[name]) for name in "XYV")
+                        Y = X if bound["X"] is bound["Y"] else Y
+                        return chosen.run(here, X, Y, V, {})
+                    clouds = request.clouds  # the points travel with the request
                     X, Y = _on_host(clouds.X), _on_host(clouds.Y)
-                    here = replace(here, clouds=type(clouds)(X, X if clouds.X is clouds.Y else Y))
-                    found = chosen.run(here, _on_host(bound["V"]))
-            return device(found) if request.device != "cpu" else found
+                    same = type(clouds)(X, X if clouds.X is clouds.Y else Y)
+                    return chosen.run(replace(here, clouds=same), _on_host(bound["V"]))
+
+            return _recorded(lambda: device(compute())) if request.device != "cpu" else compute()
 
     BACKENDS["numba-cuda"] = Sums()
     try:

@@ -15,6 +15,7 @@ from gpukoop.kernels import cells
 from gpukoop.kernels.cuda import reduce as reduce_cuda
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists as cells_cuda
+from gpukoop.kernels.cuda.pairs import rates
 from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import (
     Energy,
@@ -203,6 +204,34 @@ def test_nothing_to_save_is_no_plan(monkeypatch):
     assert local(d=26) is None, "has no lists"
     for kernel in (Energy(), InverseMultiquadric(1.0), Gaussian(10.0)):
         assert local(kernel) is None, "does not decay within the cloud"
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("n", [900, 2100])
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("scale", [0.03, 0.1, 0.3, 1.0])
+def test_lists_are_never_slower_than_all_pairs_by_the_rates(scale, tol, n, same, small):
+    """The share of pairs that lists must visit is known before they are made: all pairs where it pays."""
+    rng = np.random.default_rng(n)
+    X = rng.normal(size=(n, 2)).astype("float32")
+    Y = X if same else rng.normal(size=(n, 2)).astype("float32")
+    V = rng.normal(size=n).astype("float32")
+    sizes = Sizes(PRODUCT, Clouds(n, n, 2, "float32", same), 1, tol)
+    made = cells_cuda.make_local(Gaussian(scale), sizes, X, Y, V, Lists(), same)
+    k = np.exp(-((X[:, None].astype(float) - Y) ** 2).sum(-1) / (2 * scale**2)) * abs(V)
+    least = (k > tol * k.mean(axis=1, keepdims=True)).mean()
+    found = cells_cuda.visited(Gaussian(scale), X, Y, V, tol, False, np)
+    assert found == pytest.approx(least, abs=5 * np.sqrt(least / 256) + 0.01)  # rows of a sample
+    if made is not None:
+        assert rates.listed_cost(found) < rates.exact_cost(same)
+
+
+@pytest.mark.parametrize(("share", "apart", "once"), [(0.4, True, True), (0.6, True, False)])
+def test_a_share_pays_against_the_way_that_would_be_taken(share, apart, once):
+    """One cloud is summed at twice the rate, so half of its pairs are no gain."""
+    assert (rates.listed_cost(share) < rates.exact_cost(False)) is apart
+    assert (rates.listed_cost(share) < rates.exact_cost(True)) is once
+    assert not rates.listed_cost(1.0) < rates.exact_cost(False)
 
 
 def test_a_plan_has_lists_only_where_asked():

@@ -14,6 +14,7 @@ import gpukoop as gk
 from gpukoop.backends import BACKENDS
 from gpukoop.cuda import compile_entry
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
+from gpukoop.kernels.cuda.matrix import packing
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
@@ -307,6 +308,31 @@ def test_points_are_measured_once(monkeypatch):
     first = matrix_cuda.reduce(*arguments, memory=memory)
     monkeypatch.setattr(matrix_cuda, "measure", None)
     assert np.array_equal(first, matrix_cuda.reduce(*arguments, memory=memory))
+
+
+@pytest.mark.parametrize("precision", ["3xtf32", "tf32"])
+@pytest.mark.parametrize("op", ["product", "value_and_gradient", "logsumexp"])
+def test_points_of_tensor_programs_are_packed_once(op, precision, monkeypatch):
+    """As long as an operator lives only weights are packed; another scale or operation has no effect on what is kept."""
+    X, Y, V = data(9, 40, 20, 1, 0.0, 1.0, "float32", op)
+    engine, memory, packed = NumPyEngine(Gaussian(4.0)), {}, []
+    split = packing.split
+    monkeypatch.setattr(packing, "split", lambda *a: packed.append(1) or split(*a))
+    how = {"precision": precision, "memory": memory}
+    arguments = (engine, Gaussian(4.0), op, X, Y)
+    first = matrix_cuda.reduce(*arguments, V, **how)
+    made = len(packed)
+    assert made == 2 + 2 * (
+        precision == "tf32"
+    )  # targets and sources, rounded before if one part is all
+    again = matrix_cuda.reduce(*arguments, V, **how)
+    other = matrix_cuda.reduce(*arguments, V + 1, **how)
+    assert len(packed) == made
+    fresh = matrix_cuda.reduce(*arguments, V + 1, precision=precision)
+    assert len(packed) == 2 * made
+    for a, b in ((first, again), (other, fresh)):
+        for kept, new in zip(as_tuple(a), as_tuple(b), strict=True):
+            np.testing.assert_array_equal(kept, new)
 
 
 def test_few_features_stay_in_registers():

@@ -14,6 +14,7 @@ import gpukoop as gk
 from gpukoop import distributed as gd
 from gpukoop.backends import BACKENDS
 from gpukoop.kernels import partial_sums
+from gpukoop.kernels.operation import OPERATIONS
 from gpukoop.testing import tolerance
 
 dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -321,3 +322,32 @@ def test_the_end_of_the_scheduler_is_told_in_seconds(monkeypatch, end):
     client.close(timeout=1)
     if end == "scheduler killed":
         process.communicate()
+
+
+def test_a_worker_keeps_its_blocks_on_its_device():
+    """Counted on the stand-in: points are copied once, as long as the worker holds them; then weights in, sums out."""
+    from device_counter import counted_device, counted_sums
+
+    from gpukoop import workers
+
+    rng = np.random.default_rng(0)
+    X, Y, V = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)), rng.normal(size=(30, 1))
+    request = gk.Gaussian(1.0)(X, Y)._request(OPERATIONS["product"], 1)
+    exact = np.exp(-((X[:, None] - Y) ** 2).sum(-1) / 2)
+    with counted_device() as cupy, counted_sums():
+        copies, held = [], len(workers.device_blocks)
+        for weights in (V, V + 1):
+            with cupy.counting() as count:
+                (value,), _, _ = workers.block_sum(
+                    request, "numba-cuda", "argument", os.getpid(), X, Y, weights
+                )
+            copies.append((count.copies, count.sums))
+            assert isinstance(value, np.ndarray)
+            np.testing.assert_allclose(value, exact @ weights, rtol=1e-12)
+        assert copies == [(4, 1), (2, 1)]
+        assert len(workers.device_blocks) == held + 2
+        del X, request
+        import gc
+
+        gc.collect()
+        assert len(workers.device_blocks) == held + 1

@@ -48,6 +48,35 @@ def site(wheel, tmp_path_factory):
     return target
 
 
+def test_the_sdist_holds_what_its_tests_need(tmp_path):
+    """Unpacked elsewhere, the archive has every file of the repository that a test reads."""
+    import tarfile
+
+    pytest.importorskip("setuptools")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("no repository: this is an unpacked archive")
+    source = tmp_path / "source"
+    for name in listed.stdout.split():
+        if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    (source / "gpukoop" / "kernels").symlink_to("../kernels")
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
+    archive = source / run(sys.executable, "-c", code, cwd=source).split()[-1]
+    with tarfile.open(archive) as packed:
+        inside = {name.partition("/")[2] for name in packed.getnames()}
+    needed = {
+        name
+        for name in listed.stdout.split()
+        if name.startswith(("tests/", "bench/", "docs/", "kernels/", "gpukoop/"))
+        or name.endswith(".md")
+    }
+    needed -= {"gpukoop/kernels"}
+    assert not needed - inside
+    assert {"LICENSE", "pyproject.toml", "CITATION.cff"} <= inside
+
+
 def sources():
     """Return the file of the wheel for each file of the sources."""
     for folder, prefix in (("gpukoop", "gpukoop"), ("kernels", "gpukoop/kernels")):

@@ -21,6 +21,30 @@ def test_python_blocks_run(block, capsys):
     assert capsys.readouterr().out
 
 
+COMMANDS = re.findall(r"^gpukoop (?:sample|fit|info) .*$", README, re.MULTILINE)
+
+
+def test_commands_run(tmp_path, monkeypatch, capsys):
+    """Every line with data of the command line, in the order in which a reader types them."""
+    import numpy as np
+
+    from gpukoop.cli import main
+
+    pandas = pytest.importorskip("pandas")
+    assert len(COMMANDS) >= 4
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).standard_normal((300, 2))
+    pandas.DataFrame(X, columns=["height", "weight"]).to_csv("X.csv", index=False)
+    for command in COMMANDS:
+        assert main([*command.split()[1:], *(["--quiet"] if "info" not in command else [])]) == 0
+        if "--out" in command and "Z.csv" in command:
+            Z = pandas.read_csv("Z.csv")
+            assert Z.shape == (500, 2)
+            assert list(Z.columns) == ["height", "weight"]
+            Path("Z.csv").unlink()
+    assert "backends" in capsys.readouterr().out
+
+
 def test_the_two_commands_are_those_of_ci_and_of_the_command_line():
     run = Path(__file__).parents[1] / ".ci" / "run"
     commands = re.findall(r"^pip install .*$", README, re.MULTILINE)

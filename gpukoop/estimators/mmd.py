@@ -247,6 +247,12 @@ class MMDFlow(AbstractParticleFlow):
         noisy = callable(self.noise) or self.noise > 0
         return self.n_projections is not None or (line and not noisy)
 
+    @property
+    def _repeats(self) -> bool:
+        noisy = callable(self.noise) or self.noise > 0
+        plain = self.scheme == "explicit" and self.regularization is None
+        return plain and not noisy and not self._sorted()
+
     def _length(self) -> float:
         return self._kernel_step(self.step_size, self.kernel_)
 

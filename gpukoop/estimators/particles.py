@@ -16,6 +16,7 @@ from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.start import check_init, drawn_start
 from gpukoop.flow.descent import Field, begin, explicit, width
+from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
 from gpukoop.flow.memory import Kept
 from gpukoop.flow.training import StagewiseTrainer, Trainer
@@ -77,7 +78,13 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         steps = int(self._steps()) if n_iter is None else int(n_iter)
         field = self._field(self._batch)
         recorder = Recorder(self._particle_step(field), field)
-        return recorder, begin(Z, self.X_), steps, self._length()
+        step = Repeated(recorder) if self._repeats else recorder
+        return step, begin(Z, self.X_), steps, self._length()
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether every step is the same function of particles and momentum, and draws nothing."""
+        return False
 
     def _steps(self) -> int:
         return self.n_iter
@@ -180,6 +187,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
         history = outcome.history
         energies = history.get("energy", np.zeros(0))
+        step = step.step if isinstance(step, Repeated) else step
         if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
             rng = np.random.default_rng([seed, outcome.n_iter])
             last = step.field(outcome.particles, step.kept, rng, outcome.n_iter)

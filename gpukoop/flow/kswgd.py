@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.kswgd_device import Modes, queued_step
 from gpukoop.flow.lifted import projected
 from gpukoop.flow.loop import Info, State, Step
@@ -311,4 +312,4 @@ def make_step(
         )
         return State(following, memory=memory), info
 
-    return step
+    return step if langevin or project is not None else Repeated(step, coarse_iter)

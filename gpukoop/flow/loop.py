@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from gpukoop.arrays import Array, is_cupy, namespace, to_host, unchecked
+from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.draws import RandomState, check_function, random_generator
 from gpukoop.flow.checkpoint import Checkpoint
+from gpukoop.flow.leaps import Leaps
 from gpukoop.progress import bar
 
 # Steps on a device between two looks of the host, which then waits for all that is queued.
@@ -155,12 +156,13 @@ def run_flow(
     converged, message = False, ""
     ahead = look_every if is_cupy(state.particles) and callback is None and keeper is None else 1
     watch_until = state.iteration
+    leaps = Leaps(step, ahead, seed)
     progress = bar(n_iter, description, verbose, initial=state.iteration)
     with progress:
         while state.iteration < n_iter:
             i = state.iteration
             if ahead > 1 and i >= watch_until:
-                leapt = _leap(step, state, min(ahead, n_iter - i), seed)
+                leapt = leaps.take(state, min(ahead, n_iter - i))
                 if leapt is not None:
                     state, measured = leapt
                     for name in measured[0]:
@@ -196,26 +198,6 @@ def run_flow(
         )
     arrays = {name: _gathered(values) for name, values in history.items()}
     return Outcome(state.particles, state.iteration, converged, arrays, message)
-
-
-def _leap(step: Step, state: State, count: int, seed: int) -> tuple[State, list[dict]] | None:
-    """Return the state ``count`` steps later and what they measured, or None if they must be watched: one look in all."""
-    xp, doubts, measured = namespace(state.particles), [], []
-    at = replace(state, watched=False)
-    with unchecked():
-        for i in range(state.iteration, state.iteration + count):
-            following, info = step(at, np.random.default_rng([seed, i]))
-            if info.converged or info.diverged:
-                return None
-            if info.doubt is not None:
-                doubts.append(info.doubt)
-            measured.append(info.measures)
-            at = replace(following, iteration=i + 1, watched=False)
-        # A particle that is no longer finite stays so: the last ones tell of all.
-        doubts.append(~xp.isfinite(at.particles).all())
-        if bool(xp.stack(doubts).any()):
-            return None
-    return replace(at, watched=True), measured
 
 
 def _gathered(values: list[Any]) -> np.ndarray:

@@ -144,7 +144,8 @@ def reduce(
         clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, X is Y)
         sizes = Sizes(operation, clouds, columns, tol, block=engine.block)
         if tol is not None and (on_device or simulating()):
-            local = lists.make_local(kernel, sizes, X, Y, V, engine)
+            once = clouds.same and pays(kernel, sizes)
+            local = lists.make_local(kernel, sizes, X, Y, V, engine, once)
             if local is not None:
                 return local.run()
         if not on_device:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from gpukoop.kernels.formula import transforms
 from gpukoop.kernels.formula.expr import exp, sqrt
+from gpukoop.kernels.formula.lengths import Scale
 from gpukoop.kernels.formula.profile import AbstractRadial, Profile
 
 
@@ -197,6 +198,24 @@ class Riesz(AbstractRadial):
     def profile(self) -> Profile:  # type: ignore[override]
         """The profile; exponent 1 has its own, without a logarithm."""
         return _ENERGY if self.exponent == 1 else _RIESZ
+
+
+@dataclass(frozen=True)
+class Constant(AbstractRadial):
+    """The constant kernel: the same number for every pair, an intercept; ``k + 0.5`` adds one.
+
+    Parameters
+    ----------
+    value : float > 0
+    """
+
+    scale: Scale = field(default=1.0, init=False, repr=False)
+    value: float = 1.0
+    profile: ClassVar[Profile] = Profile(
+        phi=lambda s, value: value,
+        dphi=lambda s, value: 0.0,
+        parameters=("value",),
+    )
 
 
 def Energy() -> Riesz:

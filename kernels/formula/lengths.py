@@ -7,7 +7,6 @@ With a scale for each feature, :math:`s = \sum_c (x_c - y_c)^2 / \ell_c^2`. Ever
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:  # profiles check their scales here
@@ -63,18 +62,18 @@ def isotropic(kernel: AbstractKernel) -> tuple[AbstractKernel, Lengths]:
     ValueError
         If the terms of a sum disagree: no single distance would serve them.
     """
-    if not any(isinstance(radial.scale, tuple) for _, radial in kernel.terms):
+    # A constant has no length, whatever its scale.
+    scales = [s for _, k in kernel.terms if not k.profile.constant for s in k.scales]
+    if not any(isinstance(scale, tuple) for scale in scales):
         return kernel, None
-    found = [mean_and_lengths(radial.scale) for _, radial in kernel.terms]
-    first = found[0][1]
-    if not all(_alike(first, own) for _, own in found):
+    first = mean_and_lengths(scales[0])[1]
+    if not all(_alike(first, mean_and_lengths(scale)[1]) for scale in scales):
         raise ValueError(
             f"{kernel!r}: in a sum of kernels the scales for each feature must be multiples of each other, so that one distance "
             "serves all terms: add the operators instead, as in k1(X, Y) + k2(X, Y)"
         )
     terms = [
-        (c, replace(radial, scale=mean))
-        for (c, radial), (mean, _) in zip(kernel.terms, found, strict=True)
+        (c, radial.rescaled(lambda scale: mean_and_lengths(scale)[0])) for c, radial in kernel.terms
     ]
     whole = terms[0][0] * terms[0][1] if terms[0][0] != 1.0 else terms[0][1]
     for c, radial in terms[1:]:

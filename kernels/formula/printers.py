@@ -9,7 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
-from gpukoop.kernels.formula.expr import Call, E, Expr, Number, Product, Sum, Symbol, base_two, mul
+from gpukoop.kernels.formula.expr import (
+    Call,
+    E,
+    Expr,
+    Number,
+    Product,
+    Sum,
+    Symbol,
+    add,
+    base_two,
+    mul,
+)
 
 
 class AbstractPrinter(ABC):
@@ -253,5 +264,7 @@ class LatexPrinter(AbstractPrinter):
 
 
 def quotient(numerator: Expr, denominator: Expr) -> Expr:
-    """Return numerator / denominator with common factors cancelled."""
+    """Return numerator / denominator with common factors cancelled, in each term of a sum: both may underflow."""
+    if isinstance(numerator, Sum) and len(numerator.terms) > 1 and not numerator.constant:
+        return add(*(mul(c, quotient(term, denominator)) for term, c in numerator.terms))
     return mul(numerator, denominator**-1.0)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpukoop.kernels.formula.expr import (
     Expr,
+    Number,
     Operand,
     Symbol,
     decay,
@@ -79,6 +80,11 @@ class Profile:
     distance: bool = False
 
     @cached_property
+    def constant(self) -> bool:
+        """Whether phi does not depend on s."""
+        return self.symbolic[1] == Number(0.0)
+
+    @cached_property
     def symbolic(self) -> tuple[Expr, Expr]:
         """Phi and dphi as expressions in ``s`` and the parameter names."""
         symbols = [Symbol(name) for name in self.parameters]
@@ -114,16 +120,28 @@ class AbstractKernel(ABC):
         return _operator_factory(self, X, Y, **options)
 
     def __add__(self, other: object) -> AbstractKernel:
+        if isinstance(other, numbers.Real) and not isinstance(other, bool):
+            from gpukoop.kernels.formula.products import constant
+
+            other = constant(float(other))
         if not isinstance(other, AbstractKernel):
             return NotImplemented
-        return KernelSum(self.terms + other.terms)
+        # Constants last: the first term decides the scale of all. The order of the others is kept.
+        terms = self.terms + other.terms
+        return KernelSum(tuple(sorted(terms, key=lambda term: term[1].profile.constant)))
+
+    __radd__ = __add__
 
     def __sub__(self, other: object) -> AbstractKernel:
-        if not isinstance(other, AbstractKernel):
+        if not isinstance(other, AbstractKernel | numbers.Real):
             return NotImplemented
         return self + (-1.0) * other
 
     def __mul__(self, factor: object) -> AbstractKernel:
+        if isinstance(factor, AbstractKernel):
+            from gpukoop.kernels.formula.products import times
+
+            return times(self, factor)
         if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
             return NotImplemented
         if not math.isfinite(factor):
@@ -131,6 +149,14 @@ class AbstractKernel(ABC):
         return KernelSum(tuple((c * float(factor), k) for c, k in self.terms))
 
     __rmul__ = __mul__
+
+    def __pow__(self, exponent: object) -> AbstractKernel:
+        """Return the kernel to a power > 0; of a sum, or of a kernel that is not positive, a whole one."""
+        if isinstance(exponent, bool) or not isinstance(exponent, numbers.Real):
+            return NotImplemented
+        from gpukoop.kernels.formula.products import raised
+
+        return raised(self, float(exponent))
 
     def latex(self) -> str:
         """Return the formula, from the same expression that is computed."""
@@ -172,7 +198,17 @@ class AbstractRadial(AbstractKernel):
 
     def resolve(self, rule: Callable[[str], float]) -> AbstractRadial:
         """Return the kernel with a numeric scale."""
-        return replace(self, scale=rule(self.scale)) if isinstance(self.scale, str) else self
+        return self.rescaled(lambda scale: rule(scale) if isinstance(scale, str) else scale)
+
+    def rescaled(self, change: Callable[[Scale], Scale]) -> AbstractRadial:
+        """Return the kernel with every scale in it changed."""
+        scale = change(self.scale)
+        return self if scale == self.scale else replace(self, scale=scale)
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Its scale; those of all factors of a product."""
+        return (self.scale,)
 
     @property
     def values(self) -> dict[str, float]:

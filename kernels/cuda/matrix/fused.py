@@ -18,7 +18,7 @@ others. Splits of the sources are added in float64, in order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -51,7 +51,10 @@ def fits(op: str, d: int, t: int, parts: int) -> bool:
 
 @dataclass(frozen=True)
 class Sums:
-    """A request: points as they came and centred, pre-scaled ones, weights (m, t), ``parts`` and ``cut``."""
+    """A request: points as they came and centred, pre-scaled ones, weights (m, t), ``parts`` and ``cut``.
+
+    ``memory`` belongs to these points: what is packed of them is made once.
+    """
 
     engine: AbstractEngine
     trace: Trace
@@ -64,11 +67,33 @@ class Sums:
     V: Array
     parts: int
     cut: float
+    memory: dict[Any, Any]
 
     def __post_init__(self) -> None:
         if self.parts == 1:
-            for name in ("x", "y"):
-                object.__setattr__(self, name, packing.rounded(getattr(self, name), self.xp))
+            x, y = self._kept(
+                "rounded", make=lambda: [packing.rounded(a, self.xp) for a in (self.x, self.y)]
+            )
+            object.__setattr__(self, "x", x)
+            object.__setattr__(self, "y", y)
+
+    def _kept(self, *key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made of these points, at their pre-scaling, under this key."""
+        key = (self.trace.prescale, self.parts, *key)
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
+
+    def _targets(self, shape: Shape) -> tuple[Array, Array, Array]:
+        """Return (words, scales, norms) of the targets, padded to whole blocks."""
+        x = pad(self.x, shape.block_targets, self.xp)
+        words, scales = packing.targets(x, shape, self.xp)
+        return words, scales, norms(x, self.xp).astype(np.float32)
+
+    def _sources(self, shape: Shape) -> tuple[tuple[Array, Array], Array]:
+        """Return (words, scales) of the sources, padded to whole tiles, and their norms."""
+        y = pad(self.y, shape.tile, self.xp)
+        return packing.source_points(y, shape, self.xp), norms(y, self.xp).astype(np.float32)
 
     @property
     def xp(self) -> ModuleType:
@@ -130,15 +155,14 @@ class Sums:
         """Return sums of the splits, (k, splits, n), and moments, (n, width)."""
         xp, (n, d), m = self.xp, self.X.shape, len(self.Y)
         shape = Shape(op, d, self.parts, 0 if right is None else right.shape[1], self.cut > 0)
-        x = pad(self.x, shape.block_targets, xp)
-        y = pad(self.y, shape.tile, xp)
-        words, scales = packing.targets(x, shape, xp)
-        nx, ny = (norms(a, xp).astype(np.float32) for a in (x, y))
+        layout = shape.chunks, shape.block_targets, shape.tile
+        words, scales, nx = self._kept("targets", *layout, make=lambda: self._targets(shape))
+        points, ny = self._kept("sources", *layout, make=lambda: self._sources(shape))
         fill = -math.inf if shape.log else 0.0
-        v = xp.full(len(y), fill, np.float32)
+        v = xp.full(len(ny), fill, np.float32)
         v[:m] = weights
-        tiles = packing.sources(y, ny, v, right, shape, xp)
-        top = xp.zeros(len(x), np.float32)
+        tiles = packing.sources(points, ny, v, right, shape, xp)
+        top = xp.zeros(len(nx), np.float32)
         if shape.log and shape.slope and found is not None:
             value = found["value"][:, 0]
             top[:n] = xp.where(xp.isfinite(value), value, 0.0)
@@ -162,7 +186,7 @@ class Sums:
             kinds = 2 if op == "logsumexp" else shape.sums
             found_sums = xp.zeros(kinds * size, np.float32)
             found_moments, errors = (xp.zeros(max(1, size * width), np.float32) for _ in range(2))
-            each = len(words) // len(x)
+            each = len(words) // len(nx)
             self.engine.pairs(
                 program, shape, (blocks, splits),
                 (

@@ -63,21 +63,33 @@ def targets(x: Array, shape: Shape, xp: ModuleType) -> tuple[Array, Array]:
     return xp.ascontiguousarray(both.transpose(0, 4, 3, 2, 6, 5, 1)).ravel(), scales
 
 
-def sources(
-    y: Array, norms: Array, weights: Array, right: Array | None, shape: Shape, xp: ModuleType
-) -> Array:
-    """Return the tiles of the sources, one row a tile; ``right`` (m, width) are right-hand sides in float32."""
+def source_points(y: Array, shape: Shape, xp: ModuleType) -> tuple[Array, Array]:
+    """Return (words, scales) of the sources, (m / 8, words) and (m,): what does not change with the weights."""
     parts, scales = split(y, shape.parts, xp)
     m, c = len(y), shape.chunks
-    tiles = m // shape.tile
     stacked = xp.stack([_words(part, m, c, xp) for part in parts], axis=1)
     # (J, g, part, c, a, t) -> (J, c, g, t, part, a)
     both = stacked.reshape(m // 8, 8, shape.parts, c, 2, 4).transpose(0, 3, 1, 5, 2, 4)
+    return xp.ascontiguousarray(both).reshape(m // 8, -1), scales
+
+
+def sources(
+    points: tuple[Array, Array],
+    norms: Array,
+    weights: Array,
+    right: Array | None,
+    shape: Shape,
+    xp: ModuleType,
+) -> Array:
+    """Return the tiles of the sources, one row a tile; ``right`` (m, width) are right-hand sides in float32."""
+    words, scales = points
+    m = len(scales)
+    tiles = m // shape.tile
     side = xp.empty((m // 8, 24), np.float32)
     side[:, 0:16:2] = norms.reshape(-1, 8)
     side[:, 1:16:2] = weights.reshape(-1, 8)
     side[:, 16:] = 2 * scales.reshape(-1, 8)
-    columns = [both, side.view(np.int32)]
+    columns = [words, side.view(np.int32)]
     if right is not None:
         wide = xp.zeros((m, 8 * shape.columns), np.float32)
         wide[: len(right), : right.shape[1]] = right

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,26 @@ def prepare(X: Array, centre: Array, scale: float, multiple: int, xp: ModuleType
         out[start:stop] = (X[start:stop].astype(float) - centre) * scale
     out[n:] = out[n - 1]
     return out
+
+
+def prepared(
+    X: Array,
+    Y: Array,
+    scale: float,
+    multiples: tuple[int, int],
+    memory: dict[Any, Any],
+    xp: ModuleType,
+) -> tuple[Array, Array, Array, Array]:
+    """Return targets and sources centred and pre-scaled, and their squared norms; ``memory`` keeps them for these points."""
+    if "centre" not in memory:
+        lowest = xp.minimum(X.min(axis=0), Y.min(axis=0)).astype(float)
+        memory["centre"] = lowest + (xp.maximum(X.max(axis=0), Y.max(axis=0)) - lowest) / 2
+    key = ("points", scale, multiples)
+    if key not in memory:
+        clouds = zip((X, Y), multiples, strict=True)
+        x, y = (prepare(Z, memory["centre"], scale, multiple, xp) for Z, multiple in clouds)
+        memory[key] = x, y, norms(x, xp), norms(y, xp)
+    return memory[key]
 
 
 def norms(x: Array, xp: ModuleType) -> Array:

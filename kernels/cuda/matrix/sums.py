@@ -32,7 +32,7 @@ from gpukoop.kernels.cuda.matrix.precision import (
     Points,
     norms,
     operands,
-    prepare,
+    prepared,
     round_up,
 )
 from gpukoop.kernels.cuda.pairs.plan import join
@@ -87,7 +87,7 @@ def reduce(
     tol, precision
         Accuracy asked; how points are multiplied.
     memory : dict, optional
-        Keeps what was measured of the points, and the :class:`Choice` as "matrix".
+        Keeps what was measured and packed of the points, and the :class:`Choice` as "matrix".
 
     Notes
     -----
@@ -96,18 +96,16 @@ def reduce(
     """
     memory = {} if memory is None else memory
     xp = engine.xp
-    lowest = xp.minimum(X.min(axis=0), Y.min(axis=0)).astype(float)
-    centre = lowest + (xp.maximum(X.max(axis=0), Y.max(axis=0)) - lowest) / 2
     if "logsumexp" in op and len(kernel.terms) > 1:
         outs = []
         for c, radial in kernel.terms:
-            run = _Run(engine, KernelSum(((c, radial),)), op, X, Y, V, centre)
+            run = _Run(engine, KernelSum(((c, radial),)), op, X, Y, V, memory)
             if run.choose(tol, precision, memory).path != "matrix":
                 return None
             outs.append(run.result())
         found = join(outs, xp)
     else:
-        run = _Run(engine, kernel, op, X, Y, V, centre)
+        run = _Run(engine, kernel, op, X, Y, V, memory)
         if run.choose(tol, precision, memory).path != "matrix":
             return None
         found = run.result()
@@ -128,7 +126,7 @@ class _Run:
         X: Array,
         Y: Array,
         V: Array,
-        centre: Array,
+        memory: dict[Any, Any],
     ) -> None:
         xp = engine.xp
         self.engine, self.kernel, self.op, self.xp = engine, kernel, op, xp
@@ -137,8 +135,8 @@ class _Run:
         self.real = np.dtype(X.dtype.name).type
         self.trace = trace(kernel)
         self.step = min(STEP, round_up(self.m, engine.block))
-        self.x = prepare(X, centre, self.trace.prescale, ROWS, xp)
-        self.y = prepare(Y, centre, self.trace.prescale, self.step, xp)
+        self.memory, scale = memory, self.trace.prescale
+        self.x, self.y, self.nx, self.ny = prepared(X, Y, scale, (ROWS, self.step), memory, xp)
         self.V = self.weights(V)
         self.t = self.V.shape[1]
         self.spec = Epilogue(op, self.t > 1, X.dtype.name, engine.block)
@@ -155,7 +153,7 @@ class _Run:
     def choose(self, tol: float | None, precision: str, memory: dict[str, Any]) -> Choice:
         """Return who computes; what was measured is kept, the numbers are those of this kernel's scale."""
         xp, key = self.xp, f"cloud {self.trace.prescale!r} {precision}"
-        nx, ny = norms(self.x, xp), norms(self.y, xp)
+        nx, ny = self.nx, self.ny
         if key not in memory:
             memory[key] = measure(
                 self.x[: self.n], self.y[: self.m], nx[: self.n], ny[: self.m], precision, xp
@@ -182,7 +180,7 @@ class _Run:
             with self.engine.scope():
                 return Sums(
                     self.engine, self.trace, label(self.kernel), self.op, self.X, self.Y, self.x[: self.n],
-                    self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut,
+                    self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut, self.memory,
                 ).result()  # fmt: skip
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)
         found = {}

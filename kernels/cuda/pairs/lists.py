@@ -40,9 +40,11 @@ from gpukoop.kernels.cells import (
     squared_gaps,
 )
 from gpukoop.kernels.cuda.pairs.plan import Part, Plan, Sizes
+from gpukoop.kernels.cuda.pairs.rates import exact_cost, listed_cost
 from gpukoop.kernels.cuda.specification import WIDEST_TILE
-from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.formula.profile import AbstractKernel, trace
 from gpukoop.kernels.operation import PRODUCT
+from gpukoop.kernels.reference import evaluate, squared_distances
 
 Keep = Callable[[Array, Array], Array]
 
@@ -50,14 +52,23 @@ Keep = Callable[[Array, Array], Array]
 # not measured.
 MIN_PAIRS = 2**36
 NEAR = 16  # tiles of the first pass: twice what a block of 1024 targets covers of its own kind
+SAMPLE = 256  # targets and sources whose pairs say what share of all matters
 ENTRIES = 2**22  # pairs of cells whose bounds are in memory at once, some 200 MB with temporaries
 LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
 
 
 def make_local(
-    kernel: AbstractKernel, sizes: Sizes, X: Array, Y: Array, V: Array, engine: Any
+    kernel: AbstractKernel,
+    sizes: Sizes,
+    X: Array,
+    Y: Array,
+    V: Array,
+    engine: Any,
+    once: bool = False,
 ) -> LocalSums | None:
     """Return the local sums of a request, or None where nothing would be saved; ``engine`` runs plans.
+
+    ``once`` says that exact sums would visit each pair of one cloud once.
 
     The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
     gradient that may vanish.
@@ -80,8 +91,40 @@ def make_local(
     half = float(half_squared(Y))
     if not all(bound.decays(half, tol) for bound in bounds):
         return None
+    share = visited(kernel, X, Y, V, tol, operation.log, engine.xp)
+    if listed_cost(share) >= exact_cost(once):
+        return None
     first = Plan(kernel, replace(sizes, operation=PRODUCT)) if scale else plan
     return LocalSums(first, plan, bounds, X, Y, V, tol, engine)
+
+
+def visited(
+    kernel: AbstractKernel,
+    X: Array,
+    Y: Array,
+    V: Array,
+    tol: float,
+    exponent: bool,
+    xp: ModuleType,
+) -> float:
+    """Return the share of pairs that matter, from a sample: those with w_j k_ij above ``tol`` times their row's mean.
+
+    That is the rule of the lists for tiles of one source, so it is the least that lists could visit. Waits for the device once.
+    """
+    i = xp.asarray(np.linspace(0, len(X) - 1, SAMPLE).astype(int))
+    # Between the sampled targets where X is Y: a point says nothing about its neighbourhood.
+    j = xp.asarray(np.linspace(0, len(Y) - 1, 2 * SAMPLE + 1).astype(int)[1::2])
+    weights = V[j].reshape(SAMPLE, -1).astype(float)
+    if exponent:
+        weights = xp.exp(weights - xp.maximum(weights.max(axis=0), LOWEST))
+    weights = abs(weights)
+    terms = xp.zeros((SAMPLE, SAMPLE))
+    q = squared_distances(X[i], Y[j])
+    for of in (trace(radial) for _, radial in kernel.terms):
+        phi = evaluate(of.phi, q * of.prescale**2, of.symbols, of.values)
+        terms = terms + abs(phi)
+    terms = terms * weights.max(axis=1)
+    return float((terms > tol * terms.mean(axis=1, keepdims=True)).mean())
 
 
 class LocalSums:

@@ -1,0 +1,309 @@
+r"""Kernels that are no function of the distance of x and y, but of that of points placed elsewhere.
+
+.. math:: k(x, y) = \varphi\left(|e(x) - f(y)|^2\right)
+
+A placed kernel says where points go, which radial kernel acts there, and how slopes come back by the chain rule. Every
+backend then computes it as it computes the radial kernel: nothing is printed twice.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NoReturn
+
+from gpukoop.kernels.arrays import Array, namespace
+from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.lengths import Lengths, Scale
+from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Profile
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Points where a kernel is radial.
+
+    Attributes
+    ----------
+    kernel : kernel
+        Radial, with numeric scales.
+    X, Y : arrays
+        The points there, of the dtype of those that came.
+    back : callable or None
+        ``back(G)``, the slope (n, ..., d) in the points themselves, given that in their places; None where both are one.
+    lengths : tuple of float or None
+        What points were divided by: kernels of one such tuple add in one pass.
+    """
+
+    kernel: AbstractKernel
+    X: Array
+    Y: Array
+    back: Callable[[Array], Array] | None
+    lengths: Lengths = None
+
+    @property
+    def adds(self) -> bool:
+        """Whether kernels of these places add to one kernel."""
+        return self.back is None or self.lengths is not None
+
+
+class AbstractPlaced(AbstractKernel):
+    """A kernel that is radial elsewhere. It multiplies with numbers; sums are sums of operators, ``k1(X, Y) + k2(X, Y)``."""
+
+    weight: float
+
+    @abstractmethod
+    def place(self, X: Array, Y: Array) -> Placement:
+        """Return where points go, for one pair of clouds."""
+
+    @property
+    @abstractmethod
+    def positive(self) -> bool:
+        """Whether k > 0."""
+
+    @property
+    def terms(self) -> NoReturn:  # type: ignore[override]
+        """None: raises TypeError."""
+        raise TypeError(
+            f"{self!r} is no function of the distance between points: k(X, Y) is an operator with products, gradients and "
+            "eigenvalues; operators add, k1(X, Y) + k2(X, Y); flows, spectra and products of kernels need a radial kernel"
+        )
+
+    @property
+    def resolved(self) -> bool:
+        """True: no scale is named."""
+        return True
+
+    def resolve(self, rule: Callable[[str], float]) -> AbstractKernel:
+        """Return itself."""
+        return self
+
+    def __mul__(self, factor: object) -> AbstractKernel:
+        if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
+            return super().__mul__(factor)
+        return replace(self, weight=self.weight * float(factor))  # type: ignore[type-var]
+
+    __rmul__ = __mul__
+
+    def _weighted(self, kernel: AbstractRadial) -> AbstractKernel:
+        return kernel if self.weight == 1.0 else KernelSum(((self.weight, kernel),))
+
+
+def _positive(value: Any, what: str, zero: bool = False) -> float:
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not good or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{what} must be a finite number {'>=' if zero else '>'} 0, got {value!r}")
+    return float(value)
+
+
+def _squares(X: Array) -> Array:
+    """Return |x|^2 in float64, (n, 1)."""
+    return (X.astype(float) ** 2).sum(axis=1, keepdims=True)
+
+
+def _middle(a: Array, like: Array) -> Array:
+    """Return an (n, d) array that broadcasts with slopes (n, t, d) too."""
+    return a if like.ndim == 2 else a[:, None, :]
+
+
+_COSINE = Profile(phi=lambda s: 1 - s / 2, dphi=lambda s: -0.5, positive=False)
+
+
+@dataclass(frozen=True)
+class _HalfSquare(AbstractRadial):
+    """1 - s / 2: the product of two unit vectors."""
+
+    scale: Scale = field(default=1.0, init=False, repr=False)
+    profile: ClassVar[Profile] = _COSINE
+
+
+@dataclass(frozen=True)
+class Cosine(AbstractPlaced):
+    r"""Cosine kernel :math:`x \cdot y / (|x| |y|)`: points act by their directions.
+
+    On the sphere it is 1 - s / 2 with s the squared distance of x / |x| and y / |y|.
+
+    References
+    ----------
+    .. [1] J. Shawe-Taylor, N. Cristianini, Kernel Methods for Pattern Analysis, 2004, section 5.1 (normalisation).
+    """
+
+    weight: float = field(default=1.0, kw_only=True)
+
+    @property
+    def positive(self) -> bool:
+        """False."""
+        return False
+
+    def place(self, X: Array, Y: Array) -> Placement:
+        """Return the directions of the points."""
+        places, lengths = self._directions(X, "X")
+        others = places if Y is X else self._directions(Y, "Y")[0]
+        unit = places.astype(float)
+
+        def back(G: Array) -> Array:
+            u = _middle(unit, G)
+            along = (u * G).sum(axis=-1, keepdims=True)
+            return ((G - u * along) / _middle(lengths, G)).astype(G.dtype)
+
+        return Placement(self._weighted(_HalfSquare()), places, others, back)
+
+    @staticmethod
+    def _directions(X: Array, name: str) -> tuple[Array, Array]:
+        lengths = namespace(X).sqrt(_squares(X))
+        if not bool((lengths > 0).all()):
+            raise ValueError(
+                f"{name} holds a point at 0, which has no direction: drop it, or centre the points otherwise"
+            )
+        return (X / lengths).astype(X.dtype), lengths
+
+
+@dataclass(frozen=True)
+class _PowerOfProduct(AbstractRadial):
+    """(offset + size (1 - s / 2))^degree."""
+
+    scale: Scale = field(default=1.0, init=False, repr=False)
+    degree: int = 2
+    offset: float = 1.0
+    size: float = 1.0
+
+    def __post_init__(self) -> None:
+        pass  # checked by Polynomial; an offset may be 0
+
+    @property
+    def profile(self) -> Profile:  # type: ignore[override]
+        """The profile; the degree is part of the formula."""
+        p = self.degree
+        return Profile(
+            phi=lambda s, offset, size: (offset + size - size * s / 2) ** p,
+            dphi=lambda s, offset, size: -p * size / 2 * (offset + size - size * s / 2) ** (p - 1),
+            parameters=("offset", "size"),
+            positive=False,
+        )
+
+
+@dataclass(frozen=True)
+class Polynomial(AbstractPlaced):
+    r"""Polynomial kernel :math:`(x \cdot y / \ell^2 + c)^p`; degree 1 is the linear kernel.
+
+    With R beyond all |x| and |y|, the points :math:`(x, \sqrt{R^2 - |x|^2}, 0)` and :math:`(y, 0, \sqrt{R^2 - |y|^2})` have
+    squared distance 2 R^2 - 2 x.y: inner products are radial two dimensions higher.
+
+    Parameters
+    ----------
+    degree : int
+        p >= 1; another one is compiled anew.
+    offset : float
+        c >= 0.
+    scale : float
+        l in the units of x.
+
+    Notes
+    -----
+    Accuracy: an inner product is known to rounding of R^2, so that k is known to rounding of (R^2 / l^2 + c)^p.
+
+    References
+    ----------
+    .. [1] Y. Bachrach et al., Speeding Up the Xbox Recommender System Using a Euclidean Transformation for Inner-Product
+       Spaces, RecSys 2014 (inner products as distances).
+    """
+
+    degree: int = 2
+    offset: float = 1.0
+    scale: float = 1.0
+    weight: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.degree, numbers.Integral) and not isinstance(self.degree, bool)
+        if not whole or self.degree < 1:
+            raise ValueError(f"Polynomial: degree must be a whole number >= 1, got {self.degree!r}")
+        object.__setattr__(self, "offset", _positive(self.offset, "Polynomial: offset", zero=True))
+        object.__setattr__(self, "scale", _positive(self.scale, "Polynomial: scale"))
+
+    @property
+    def positive(self) -> bool:
+        """False."""
+        return False
+
+    def place(self, X: Array, Y: Array) -> Placement:
+        """Return the points over R in two more dimensions."""
+        xp = namespace(X)
+        # Twice the largest square, so that no root is near its kink at 0.
+        radius = math.sqrt(2 * max(float(_squares(X).max()), float(_squares(Y).max()))) or 1.0
+
+        def lifted(A: Array, slot: int) -> tuple[Array, Array]:
+            A = A.astype(float) / radius
+            height = xp.sqrt(1 - _squares(A))
+            columns = (
+                [A, height, xp.zeros_like(height)]
+                if slot == 0
+                else [A, xp.zeros_like(height), height]
+            )
+            return xp.concatenate(columns, axis=1), height
+
+        places, height = lifted(X, 0)
+        d = X.shape[1]
+
+        def back(G: Array) -> Array:
+            flat, up = G[..., :d], G[..., d : d + 1]
+            moved = flat - _middle(places[:, :d] / height, G) * up
+            return (moved / radius).astype(G.dtype)
+
+        kernel = _PowerOfProduct(
+            degree=int(self.degree), offset=self.offset, size=(radius / self.scale) ** 2
+        )
+        return Placement(
+            self._weighted(kernel), places.astype(X.dtype), lifted(Y, 1)[0].astype(Y.dtype), back
+        )
+
+
+@dataclass(frozen=True)
+class Periodic(AbstractPlaced):
+    r"""Periodic kernel :math:`\exp(-2 \sum_c \sin^2(\pi (x_c - y_c) / p) / \ell^2)`: positive definite.
+
+    It is the Gaussian of scale l between the points :math:`(\cos 2 \pi x_c / p, \sin 2 \pi x_c / p)` on circles.
+
+    Parameters
+    ----------
+    period : float
+        p in the units of x, of every feature.
+    scale : float
+        l, a length on the unit circle.
+
+    References
+    ----------
+    .. [1] C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, eq. 4.31.
+    """
+
+    period: float = 1.0
+    scale: float = 1.0
+    weight: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "period", _positive(self.period, "Periodic: period"))
+        object.__setattr__(self, "scale", _positive(self.scale, "Periodic: scale"))
+
+    @property
+    def positive(self) -> bool:
+        """Whether the weight is."""
+        return self.weight > 0
+
+    def place(self, X: Array, Y: Array) -> Placement:
+        """Return the points on a circle for each feature."""
+        xp, turn, d = namespace(X), 2 * math.pi / self.period, X.shape[1]
+
+        def circles(A: Array) -> Array:
+            angle = turn * A.astype(float)
+            return xp.concatenate([xp.cos(angle), xp.sin(angle)], axis=1)
+
+        exact = circles(X)
+        places = exact.astype(X.dtype)
+        others = places if Y is X else circles(Y).astype(Y.dtype)
+
+        def back(G: Array) -> Array:
+            cosine, sine = _middle(exact[:, :d], G), _middle(exact[:, d:], G)
+            return (turn * (cosine * G[..., d:] - sine * G[..., :d])).astype(G.dtype)
+
+        return Placement(self._weighted(Gaussian(self.scale)), places, others, back)
