@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from gpukoop.arrays import Array
+from gpukoop.arrays import Array, native_array, to_host
+from gpukoop.checks import LARGEST_LENGTH, real_array
 from gpukoop.kernels.formula.expr import Call, E, Expr, Number, Product, Sum, substitute
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Trace, trace
 from gpukoop.kernels.operation import PRODUCT, Operation, as_operation
@@ -118,6 +119,31 @@ def _general_powers(tree: Expr) -> list[tuple[Expr, Expr]]:
     return found
 
 
+def _float_dtype(X: Any) -> np.dtype:
+    dtype = native_array(X, "X")[0].dtype
+    if dtype.kind != "f":
+        raise TypeError(
+            f"X has dtype {dtype}, expected float32 or float64: pass dtype=, that of the sums"
+        )
+    return dtype
+
+
+def _weights(v: Any, m: int, operation: Operation) -> np.ndarray:
+    """Return weights (m,) or (m, t) as float64; those of logarithms may be -inf."""
+    native = to_host(native_array(v, "v")[0])
+    if (
+        operation.log
+        and native.dtype.kind == "f"
+        and not (np.isnan(native) | (native == np.inf)).any()
+    ):
+        found = native.astype(float)
+    else:
+        found = real_array(v, "v")
+    if found.ndim not in (1, 2) or len(found) != m or not found.size:
+        raise ValueError(f"v has shape {found.shape}, expected ({m},) or ({m}, t)")
+    return found
+
+
 def tolerance(
     kernel: AbstractKernel,
     X: Array,
@@ -183,8 +209,14 @@ def tolerance(
     True
     """
     operation = as_operation(op)
-    info = np.finfo(np.asarray(X).dtype if dtype is None else dtype)
-    X, Y, v = (np.asarray(a, dtype=float) for a in (X, Y, v))
+    info = np.finfo(_float_dtype(X) if dtype is None else dtype)
+    X = real_array(X, "X", (None, None))
+    Y = real_array(Y, "Y", (None, X.shape[1]))
+    v = _weights(v, len(Y), operation)
+    if not X.size or not Y.size or max(abs(X).max(), abs(Y).max()) > LARGEST_LENGTH:
+        raise ValueError(
+            f"X {X.shape} and Y {Y.shape} must hold points, none beyond {LARGEST_LENGTH:.0e}"
+        )
     bound = _log_bounds if operation.log else _sum_bounds
     size = max(1, BLOCK_ENTRIES // len(Y))
     blocks = [

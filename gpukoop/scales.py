@@ -100,7 +100,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     others. Where that fails, or the kernel decays slowly or grows, sums would be 0 or NaN, and a ValueError says so.
     """
     # On a device the host would have to wait for the largest coordinate.
-    if any(is_cupy(A) for A in clouds):
+    if any(is_cupy(A) or not A.size for A in clouds):
         return clouds
     dtype = clouds[0].dtype
     # Sums see squares in units of the scale; Riesz kernels have scale 1.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.backends import BACKENDS, AbstractBackend, check_name
+from gpukoop.checks import check_kind
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Gaussian, Matern32
 from gpukoop.kernels.formula.expr import Expr
@@ -123,6 +124,7 @@ def check_backend(
     """
     if isinstance(backend, str):
         backend = BACKENDS[check_name(backend, "check_backend")]
+    check_kind(backend, AbstractBackend, "backend")
     _check_answers(backend, tol)
     report = Conformance()
     for request, X, Y, V in _requests(kernels, ops, dtypes, shapes, tol):

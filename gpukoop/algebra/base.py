@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from gpukoop.arrays import HOST, Array, Home, namespace, native_array
+from gpukoop.arrays import HOST, Array, Home, namespace, native_array, to_host
 from gpukoop.draws import check_count
+
+LARGEST_FACTOR = 1e150
 
 
 class AbstractOperator(ABC):
@@ -140,6 +142,10 @@ class AbstractOperator(ABC):
         number = float(factor)
         if not math.isfinite(number):
             raise ValueError(f"an operator cannot be multiplied by {number}: use a finite number")
+        if abs(number) > LARGEST_FACTOR:
+            raise ValueError(
+                f"an operator times {number} leaves the range of numbers: use a factor up to {LARGEST_FACTOR:.0e}"
+            )
         return self._times(number)
 
     __rmul__ = __mul__
@@ -244,7 +250,7 @@ def _indices(key: Any, size: int, name: str) -> np.ndarray | None:
     """Return whole numbers of shape (q,), or None for all."""
     if isinstance(key, slice):
         return None if key == slice(None) else np.arange(size)[key]
-    index = np.asarray(key.get() if hasattr(key, "get") else key)
+    index = to_host(native_array(key, name)[0])
     if index.dtype == bool and index.shape == (size,):
         return np.flatnonzero(index)
     if index.ndim != 1 or index.dtype.kind not in "iu":

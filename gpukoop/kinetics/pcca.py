@@ -13,6 +13,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import optimize
 
+from gpukoop.checks import real_array
+from gpukoop.draws import check_count
+
 # Frames that a feasible membership may leave outside [0, 1], where they are cut off: a few extreme frames must not decide
 # how large a state is. As many as a mode must be carried by (gpukoop.spectrum.modes).
 OUTSIDE = 30
@@ -56,12 +59,23 @@ def pcca(phi: np.ndarray, n_states: int, weight: np.ndarray | None = None) -> np
     .. [2] M. Weber, T. Galliat, Characterization of transition states in conformational dynamics using fuzzy sets, ZIB report
        02-12, 2002: the inner simplex.
     """
+    n_states = check_count(n_states, "n_states", least=2)
+    phi = real_array(phi, "phi", (None, n_states - 1))
     if weight is not None:
-        phi = phi[weight > 0]
+        phi = phi[real_array(weight, "weight", (len(phi),)) > 0]
+    if len(phi) < n_states:
+        raise ValueError(
+            f"phi has {len(phi)} frames of positive weight: {n_states} states need as many at least"
+        )
     step = -(-len(phi) // ROWS)
     X = np.column_stack([np.ones(len(phi[::step])), phi[::step]])
     outside = int(min(OUTSIDE / step, len(X) / 50))
-    A = np.linalg.inv(X[corners(X[:, 1:], outside)])
+    try:
+        A = np.linalg.inv(X[corners(X[:, 1:], outside)])
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            f"phi has no {n_states} corners: its eigenfunctions do not tell so many states apart; pass a smaller n_states"
+        ) from None
     A = feasible(A[1:, 1:], X, outside)
     if n_states > 2:  # for two the one free number only scales: every feasible A is the same
         A = _crispest(A, X, outside)

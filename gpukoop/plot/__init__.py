@@ -15,7 +15,15 @@ import numpy as np
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.plot import panels
-from gpukoop.plot.canvas import Where, new_figure, png, require_matplotlib, save, written
+from gpukoop.plot.canvas import (
+    Where,
+    new_figure,
+    png,
+    require_fields,
+    require_matplotlib,
+    save,
+    written,
+)
 from gpukoop.plot.curves import history, spectrum
 from gpukoop.plot.kinetics import chapman_kolmogorov, implied_timescales
 from gpukoop.plot.verdict import verdict
@@ -112,6 +120,7 @@ def particles(
 
 def demo(result: Any) -> Any:
     """Return the figure of a demonstration: its start, midway and end beside the exact density of its law."""
+    require_fields(result, "result", "start halfway particles law", "a demonstration")
     return particles(result.start, result.halfway, result.particles, density=result.law)
 
 
@@ -143,6 +152,10 @@ def flow_animation(
     """
     from gpukoop.plot.animation import encode
 
+    if not hasattr(frames, "__len__") or isinstance(frames, str):
+        raise TypeError(
+            f"frames is of type {type(frames).__name__}, expected a list of arrays (n, d)"
+        )
     clouds, view = _view(tuple(frames), density, None, coordinates, bounds)
     path = Path(path)
     rate = check_count(fps, "fps")

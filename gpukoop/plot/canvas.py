@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpukoop.draws import check_count
+
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
+LEAST_DOTS, MOST_DOTS = 10, 2400  # below, letters have no pixel; above, a figure has a billion
 DOTS = 150  # an inch
 Where = str | Path
 
@@ -35,13 +38,22 @@ def new_figure(width: float, height: float) -> Any:
 
 def png(figure: Any, dots: int = DOTS) -> bytes:
     """Return a figure as the bytes of a PNG file."""
-    return _encoded(figure, ".png", dots)
+    dots = check_count(dots, "dots", least=LEAST_DOTS)
+    return _encoded(figure, ".png", min(dots, MOST_DOTS))
 
 
 def _encoded(figure: Any, suffix: str, dots: int = DOTS) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=suffix[1:], dpi=dots, facecolor="white")
     return stream.getvalue()
+
+
+def require_fields(result: Any, name: str, fields: str, origin: str) -> None:
+    """Raise unless a result has these fields, or say where such a one comes from."""
+    if not all(hasattr(result, field) for field in fields.split()):
+        raise TypeError(
+            f"{name} is of type {type(result).__name__}, expected what {origin} returns"
+        )
 
 
 def written(figure: Any, path: Where | None) -> Any:

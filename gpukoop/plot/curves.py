@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, to_host
+from gpukoop.arrays import Array, native_array, to_host
 from gpukoop.draws import check_positive
 from gpukoop.plot.canvas import Where, new_figure, written
 from gpukoop.plot.panels import INK, START, quiet
@@ -123,7 +123,7 @@ def plain_axes(figure: Any, x: str, y: str, layout: tuple[int, int, int] = (1, 1
 
 
 def _vector(values: Array, name: str) -> np.ndarray:
-    vector = to_host(values)
+    vector = to_host(native_array(values, name)[0])
     if vector.dtype.kind not in "fciu":
         raise TypeError(
             f"{name} has dtype {vector.dtype}: pass the eigenvalues_ of a fitted spectrum"
@@ -136,7 +136,10 @@ def _vector(values: Array, name: str) -> np.ndarray:
 
 
 def _host_series(values: Array, name: str) -> np.ndarray:
-    series = np.asarray(to_host(values), dtype=float)
+    native = to_host(native_array(values, f"history[{name!r}]")[0])
+    if native.dtype.kind not in "fiub":
+        raise TypeError(f"history[{name!r}] has dtype {native.dtype}, expected real numbers")
+    series = native.astype(float)
     if series.ndim not in (1, 2):
         raise ValueError(
             f"history[{name!r}] has shape {series.shape}, expected (n_iter,) or (n_iter, r)"

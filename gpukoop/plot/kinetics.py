@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.plot.canvas import Where, new_figure, written
+from gpukoop.plot.canvas import Where, new_figure, require_fields, written
 from gpukoop.plot.curves import RULE, plain_axes
 from gpukoop.plot.panels import INK, START
 
@@ -25,6 +25,7 @@ def implied_timescales(result: Any, *, unit: str = "", path: Where | None = None
     path : path, optional
         Where to write the figure.
     """
+    require_fields(result, "result", "lag_times timescales lower upper", "implied_timescales")
     import matplotlib
 
     figure = new_figure(5.2, 3.8)
@@ -58,6 +59,7 @@ def chapman_kolmogorov(result: Any, *, unit: str = "", path: Where | None = None
     path : path, optional
         Where to write the figure.
     """
+    require_fields(result, "result", "lag_times predicted estimated", "chapman_kolmogorov")
     n = result.predicted.shape[1]
     figure = new_figure(2.4 * n + 0.6, 2.0 * n + 0.4)
     t = result.lag_times

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.plot import panels
-from gpukoop.plot.canvas import Where, new_figure, written
+from gpukoop.plot.canvas import Where, new_figure, require_fields, written
 
 SHOWN = 20_000  # points of a cloud, enough to fill a panel
 LEAST_P = 1e-12  # smaller p-values are drawn as this
@@ -29,6 +29,7 @@ def verdict(report: Any, *, path: Where | None = None) -> Any:
     matplotlib.figure.Figure
         The clouds in units of their pooled quartiles, the first two columns. Bars that cross the line fail.
     """
+    require_fields(report, "report", "particles data sizes lines", "gpukoop.diagnose")
     figure = new_figure(10.5, 3.9)
     clouds = [report.particles[:SHOWN], report.data[:SHOWN]]
     columns = (0,) if clouds[0].shape[1] == 1 else (0, 1)

@@ -10,6 +10,7 @@ from scipy.interpolate import CubicSpline
 
 from gpukoop.arrays import Array, namespace
 from gpukoop.checks import check_kind
+from gpukoop.draws import check_positive
 from gpukoop.sampler.expm import ExponentialOverflow, expm_action
 from gpukoop.sampler.lifting import Lift
 from gpukoop.sampler.moments import Moments
@@ -171,6 +172,8 @@ class Evolution:
 
     def transport(self, x: Array, t: float = 1.0, projector: np.ndarray | None = None) -> Array:
         """Return base points at path time t, (n, d); ``projector`` (D, D) restricts a single stage to some modes."""
+        if check_positive(t, "t", zero=True) > 1:
+            raise ValueError(f"t is {t}: pass a time in [0, 1]")
         if t >= 1 and self.shortcut is not None:
             return self._short(x)
         s = self.clock.clock_time(t)

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
+from gpukoop.checks import real_array
 from gpukoop.flow.loop import seed_from
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
@@ -196,7 +197,7 @@ class FittedFlow:
 
     def trajectory(self, base: Array, times: Any, y: Any) -> Array:
         """Return base points at each of these times, (times, n, d)."""
-        at = np.atleast_1d(np.asarray(times, dtype=float))
+        at = np.atleast_1d(real_array(times, "times"))
         if (
             at.ndim != 1
             or at.size == 0

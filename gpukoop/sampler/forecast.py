@@ -16,6 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, namespace, points, to_host
+from gpukoop.checks import real_array
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.sampler.expm import expm_action
 
@@ -109,7 +110,7 @@ class Relaxation:
             Library and device of Z.
         """
         Z, home = points(Z, "Z", n_features=self.X.shape[1])
-        f = np.asarray(to_host(values), dtype=float)
+        f = real_array(values, "values")
         if f.ndim not in (1, 2) or len(f) != len(self.X):
             raise ValueError(
                 f"values has shape {f.shape}, expected ({len(self.X)},) or ({len(self.X)}, q): f at each sample X"

@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
-from gpukoop.checks import check_kind, real_array
-from gpukoop.draws import check_count, check_positive
+from gpukoop.checks import LARGEST_LENGTH, check_kind, check_length, real_array
+from gpukoop.draws import check_count
 from gpukoop.sampler.lifting import Lift
 from gpukoop.sampler.moments import Moments
 
@@ -31,14 +31,14 @@ LSTSQ_CUT = 1e-13
 def ridge(moments: Moments, reg: float) -> float:
     r"""Return :math:`\lambda = \mathrm{reg} \cdot \mathrm{tr} S / D`, a ridge in the units of the moments."""
     check_kind(moments, Moments, "moments")
-    reg = check_positive(reg, "reg", zero=True)
+    reg = check_length(reg, "reg", zero=True)
     return reg * float(np.trace(moments.host("S"))) / moments.n_features
 
 
 def check_parts(moments: Moments, lam: float, lift: Lift | None = None) -> None:
     """Raise unless these are the parts of a solve, and fit together."""
     check_kind(moments, Moments, "moments")
-    check_positive(lam, "lam", zero=True)
+    check_length(lam, "lam", zero=True)
     if lift is None:
         return
     check_kind(lift, Lift, "lift")
@@ -58,7 +58,10 @@ def _solve(Q: np.ndarray, R: np.ndarray, lam: float, *, definite: bool = False) 
             return cho_solve(cho_factor(shifted, lower=True), R)
         except LinAlgError:
             pass  # rounding made it indefinite: the general solve below is as good
-    return np.linalg.solve(shifted, R)
+    try:
+        return np.linalg.solve(shifted, R)
+    except np.linalg.LinAlgError:  # a ridge below rounding
+        return np.linalg.lstsq(Q, R, rcond=LSTSQ_CUT)[0]
 
 
 def symmetrized(slope: np.ndarray, Ba: np.ndarray, Bb: np.ndarray) -> np.ndarray:
@@ -147,6 +150,10 @@ def energy_ratio(moments: Moments, lift: Lift, c: np.ndarray) -> float:
     r"""Return :math:`E_a|g c|^2 / E_b|x|^2`: below 1 by the misfit and the ridge; 1 for data without extent."""
     check_parts(moments, 0.0, lift)
     c = real_array(c, "c", (lift.n_features, None))
+    if abs(c).max(initial=0.0) > LARGEST_LENGTH:
+        raise ValueError(
+            f"c has entries beyond {LARGEST_LENGTH:.0e}, whose squares leave the range of float64"
+        )
     output = float(np.einsum("ij,ik,kj->", c, moments.host("B", 0), c))
     Bb = moments.host("B", moments.n_bins)
     size = float(np.diag(Bb)[lift.coordinates].sum())

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace
+from gpukoop.arrays import Array, is_cupy, like, namespace
+from gpukoop.checks import real_array
 
 Coefficient = Any  # a number, an array, or a callable of points
 
@@ -16,6 +17,7 @@ def rows_of(coefficient: Coefficient, X: Array, name: str) -> Callable[[slice], 
     """Return a function that gives the coefficient at a block of the samples, one row each."""
 
     def checked(value: Any, rows: int) -> Array:
+        value = value if is_cupy(value) else real_array(value, name)
         if np.shape(value)[:1] != (rows,):
             raise ValueError(
                 f"{name} gives shape {np.shape(value)} for {rows} samples, expected one row a sample"

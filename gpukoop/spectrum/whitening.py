@@ -61,6 +61,10 @@ def regress(blocks: Iterable[tuple[np.ndarray, np.ndarray]], cut: float = RANK_C
         R = np.asarray(np.linalg.qr(stacked, mode="r"))
     if R is None:
         raise ValueError("regress needs at least one block of rows")
+    if not np.isfinite(R).all():
+        raise ValueError(
+            "the features of some samples leave the range of float64: rescale the samples"
+        )
     G, H = R[:, :p], R[:, p:]
     size = np.linalg.norm(G, axis=0)
     size[size == 0.0] = 1.0
