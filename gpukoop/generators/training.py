@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpukoop.flow.descent import Field
+from gpukoop.flow.memory import Kept
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
 from gpukoop.generators.objectives import Choices, closed_form
@@ -216,7 +217,7 @@ class Training:
             return velocity[:, : Z.shape[1]], energy
         velocity, energy = torch.empty_like(Z), 0.0
         for rows, field in fields:
-            motion = field(_array(Z[rows]), {}, self.rng, self.iteration)
+            motion = field(_array(Z[rows]), Kept(), self.rng, self.iteration)
             velocity[rows] = _tensor(motion.velocity).to(Z)
             energy += float(motion.energy) * len(rows) / len(Z)
         return velocity, energy
