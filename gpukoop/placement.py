@@ -24,7 +24,8 @@ def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
     def back(G: Array) -> Array:
         return G / namespace(G).asarray(lengths, dtype=G.dtype)
 
-    return Placement(radial, *divided(lengths, X, Y), back, lengths)
+    x, y = divided(lengths, X, Y)
+    return Placement(radial, x, y, back, lengths)
 
 
 def slope_back(result: Any, operation: Operation, placement: Placement) -> Any:

@@ -248,7 +248,7 @@ def _sum_bounds(
         if tol is not None:
             within = tol * (r.phi @ V)
             value += within
-            grad += within / float(radial.scale)
+            grad += within / radial.length
     grad = np.repeat(grad[:, :, None], d, axis=2)  # (n, t, d)
     return (value[:, 0], grad[:, 0]) if v.ndim == 1 else (value, grad)
 

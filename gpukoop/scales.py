@@ -85,7 +85,7 @@ def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
     limits = np.finfo(dtype)
     smallest = max(float(limits.tiny), 1 / LARGEST_SCALE)
     ratio = float(np.sqrt(limits.max))
-    scales = [float(radial.scale) for _, radial in kernel.terms]
+    scales = [radial.length for _, radial in kernel.terms]
     if min(scales) < smallest or max(scales) > 1 / smallest or max(scales) / min(scales) > ratio:
         raise ValueError(
             f"{kernel!r}: in {dtype} scales must lie between {smallest:.0e} and {1 / smallest:.0e}, those of a "
@@ -104,7 +104,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
         return clouds
     dtype = clouds[0].dtype
     # Sums see squares in units of the scale; Riesz kernels have scale 1.
-    scales = [float(radial.scale) for _, radial in kernel.terms]
+    scales = [radial.length for _, radial in kernel.terms]
     largest = max(max(float(A.max()), -float(A.min())) for A in clouds) / min(scales)
     limit = float(np.sqrt(np.finfo(dtype).max)) / (4 * clouds[0].shape[1])
     smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)

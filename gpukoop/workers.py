@@ -64,8 +64,9 @@ def on_device(request: Request, V: np.ndarray) -> tuple[Request, Array]:
             device_blocks[id(block)] = cupy.asarray(block)
             weakref.finalize(block, device_blocks.pop, id(block), None)
         placed.append(device_blocks[id(block)])
-    where = {"library": "cupy", "device": f"cuda:{placed[0].device.id}"}
-    return replace(request, clouds=Clouds(*placed), **where), cupy.asarray(V)
+    device = f"cuda:{placed[0].device.id}"
+    moved = replace(request, clouds=Clouds(*placed), library="cupy", device=device)
+    return moved, cupy.asarray(V)
 
 
 def _share_threads(client_process: int) -> None:

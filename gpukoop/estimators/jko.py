@@ -287,7 +287,7 @@ class JKOFlow(AbstractParticleFlow):
             return PolynomialDictionary(X, penalty=1.0)
         rng = np.random.default_rng([self.seed_, 3])
         if self.critic == "features":
-            scale = float(self.kernel_.terms[0][1].scale)
+            scale = self.kernel_.terms[0][1].length
             return JoinedDictionary((FourierDictionary(X, scale, self.n_features, rng), polynomial))
         count = min(len(X), self.n_features)
         landmarks = X[np.sort(rng.choice(len(X), count, replace=False))]

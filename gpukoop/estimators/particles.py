@@ -187,10 +187,10 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         """Add the energy of the final particles, so that ``history_["energy"]`` has n_iter_ + 1 entries."""
         history = outcome.history
         energies = history.get("energy", np.zeros(0))
-        step = step.step if isinstance(step, Repeated) else step
-        if isinstance(step, Recorder) and len(energies) == outcome.n_iter:
+        recorder = step.step if isinstance(step, Repeated) else step
+        if isinstance(recorder, Recorder) and len(energies) == outcome.n_iter:
             rng = np.random.default_rng([seed, outcome.n_iter])
-            last = step.field(outcome.particles, step.kept, rng, outcome.n_iter)
+            last = recorder.field(outcome.particles, recorder.kept, rng, outcome.n_iter)
             history["energy"] = np.append(energies, float(last.energy))
         return history
 

@@ -153,7 +153,7 @@ class NystroemFeatures(AbstractFeatures):
         if isinstance(kernel, Gaussian) and np.ndim(t) == 0:
             # k = k_x k_t: at one time for all points k_t belongs to the weights, and a coordinate is saved.
             gap = float(t) / self.time_scale - centres[:, -1]
-            weights = xp.exp(-0.5 * gap**2 / float(kernel.scale) ** 2)[:, None] * weights
+            weights = xp.exp(-0.5 * gap**2 / kernel.length**2)[:, None] * weights
             z, centres = z[:, :-1], centres[:, :-1]
         # The points of a flow were looked at where they came in.
         with unchecked():

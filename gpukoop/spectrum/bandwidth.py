@@ -51,14 +51,14 @@ def kernel_bandwidth(kernel: AbstractKernel, n_features: int) -> float:
             f"{kernel!r} takes values <= 0, expected a positive kernel such as Gaussian('auto'): its row sums "
             "are the probabilities of a Markov matrix"
         )
-    scales = np.array([float(radial.scale) for _, radial in kernel.terms])
+    scales = np.array([radial.length for _, radial in kernel.terms])
     logs, seconds = [], []
     for coefficient, radial in kernel.terms:
         if len(scales) == 1 and isinstance(radial, Gaussian):
-            return float(radial.scale) ** 2
+            return radial.length**2
         volume, second = _moments(radial, n_features)
-        logs.append(np.log(coefficient) + volume + n_features * np.log(float(radial.scale)))
-        seconds.append(second * float(radial.scale) ** 2)
+        logs.append(np.log(coefficient) + volume + n_features * np.log(radial.length))
+        seconds.append(second * radial.length**2)
     # Volumes are powers of the scale that no number holds from some hundred features on; only their shares matter.
     share = np.exp(np.array(logs) - max(logs))
     return float(share @ np.array(seconds) / share.sum())
@@ -71,7 +71,7 @@ def _moments(radial: AbstractRadial, d: int) -> tuple[float, float]:
     from scipy.special import gammaln, logsumexp
 
     unit = trace(radial)
-    stretch = unit.prescale * float(radial.scale)
+    stretch = unit.prescale * radial.length
     # The trapezoidal rule in log r is spectrally accurate for what decays at both ends; log phi has no range to leave.
     t = np.linspace(-30.0, 30.0, 24_001)
     if unit.log_phi is None:

@@ -176,7 +176,7 @@ def _sums(
     variant = choose(operation, X.shape[1], V.shape[1], X.dtype.name, degree)
     if tol is None:
         return _reduce(of, coefficient, X, Y, V, variant)
-    scale = max(float(radial.scale) for _, radial in kernel.terms)
+    scale = max(radial.length for _, radial in kernel.terms)
     plan = None
     # Bounds of a tile are those of one column, and relative to the value: neither many columns nor a slope alone have them.
     if variant.features and variant.columns == 1 and operation.value:

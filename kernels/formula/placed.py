@@ -64,7 +64,7 @@ class AbstractPlaced(AbstractKernel):
         """Whether k > 0."""
 
     @property
-    def terms(self) -> NoReturn:  # type: ignore[override]
+    def terms(self) -> NoReturn:
         """None: raises TypeError."""
         raise TypeError(
             f"{self!r} is no function of the distance between points: k(X, Y) is an operator with products, gradients and "

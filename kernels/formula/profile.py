@@ -211,6 +211,11 @@ class AbstractRadial(AbstractKernel):
         return (self.scale,)
 
     @property
+    def length(self) -> float:
+        """The scale of a kernel that has one for all features, as a number: what backends see."""
+        return float(self.scale)  # type: ignore[arg-type]
+
+    @property
     def values(self) -> dict[str, float]:
         """The parameters beyond ``scale``."""
         return {name: float(getattr(self, name)) for name in self.profile.parameters}
@@ -275,7 +280,7 @@ def trace(kernel: AbstractKernel) -> Trace:
     first = kernel.terms[0][1]
     # Hardware has 2^x, not e^x: with the base in the scale, the exponential of the first term costs no product.
     kappa = decay(first.profile.symbolic[0], S) or 1.0
-    prescale = 1.0 / (float(first.scale) * math.sqrt(kappa))
+    prescale = 1.0 / (first.length * math.sqrt(kappa))
     phi: Operand = 0.0
     dphi: Operand = 0.0
     symbols: list[str] = []
@@ -291,7 +296,7 @@ def trace(kernel: AbstractKernel) -> Trace:
         stretch: Operand = kappa
         # Numbers that differ between kernels of one shape travel as scalars, so that their code is compiled once.
         if a:
-            stretch = scalar(f"g{a}", 1.0 / (float(radial.scale) * prescale) ** 2)
+            stretch = scalar(f"g{a}", 1.0 / (radial.length * prescale) ** 2)
         # One q serves all terms: a second scale is a factor of it, not a second distance.
         swap: dict[Expr, Operand] = {S: mul(stretch, Q)}
         for name, value in radial.values.items():

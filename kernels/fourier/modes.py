@@ -62,7 +62,7 @@ class Grid:
 
 def smallest_scale(kernel: AbstractKernel) -> float:
     """Return the smallest scale of a kernel: the unit of its gradient's error."""
-    return min(float(k.scale) for _, k in kernel.terms)
+    return min(k.length for _, k in kernel.terms)
 
 
 def absolute(kernel: AbstractKernel) -> AbstractKernel:
@@ -92,7 +92,7 @@ def radius(kernel: AbstractKernel, d: int, delta: float) -> float:
     It is inf if that takes more than 60 scales, or if k does not fall like r^-(d + 1) there: its images in d dimensions
     would then add up to more than their nearest ones.
     """
-    low, high = 0.0, MAX_RADIUS * max(float(k.scale) for _, k in kernel.terms)
+    low, high = 0.0, MAX_RADIUS * max(k.length for _, k in kernel.terms)
     if _relative(kernel, high) > delta:
         return math.inf
     for _ in range(40):
@@ -122,7 +122,7 @@ def bandwidth(kernel: AbstractKernel, d: int, delta: float, slope: bool) -> floa
     power = 1 if slope else 0
     lost = np.zeros_like(_RADII)
     for c, k in kernel.terms:
-        scale = float(k.scale)
+        scale = k.length
         lost += (
             abs(c)
             * (unit / scale) ** power
@@ -218,7 +218,7 @@ def _closed(kernel: AbstractKernel, grid: Grid) -> Array:
     xi = np.sqrt(_radii(steps))
     b = np.zeros_like(xi)
     for c, k in kernel.terms:
-        transform, scale = k.profile.fourier, float(k.scale)
+        transform, scale = k.profile.fourier, k.length
         if transform is None:
             raise ValueError(f"{type(k).__name__} has no Fourier transform in closed form")
         with np.errstate(under="ignore"):

@@ -115,8 +115,7 @@ class _Plan:
         options: dict[str, Any] = {"upsampfac": setup.upsampling}
         library: Any
         if queue is None:
-            import finufft as library
-
+            library = importlib.import_module("finufft")
             options["nthreads"] = threads
         else:
             library = devices.library()

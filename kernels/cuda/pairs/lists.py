@@ -86,7 +86,7 @@ def make_local(
         return None
     scale = None
     if operation.slope:
-        scale = max(float(radial.scale) for _, radial in kernel.terms)
+        scale = max(radial.length for _, radial in kernel.terms)
     bounds = [Envelope(part.trace, scale, operation.log) for part in plan.parts]
     half = float(half_squared(Y))
     if not all(bound.decays(half, tol) for bound in bounds):

@@ -31,7 +31,7 @@ class FourierLine:
         delta = min(tol / 10, LINE_ACCURACY)
         self.kernel, self.d = kernel, d
         Xi = bandwidth(kernel, d, delta, slope)
-        scale = max(float(k.scale) for _, k in kernel.terms)
+        scale = max(k.length for _, k in kernel.terms)
         self.period = width + self._radius(Xi, TABLE_SCALES * scale, delta)
         modes = Xi * self.period / (2 * math.pi)
         if not modes < MAX_MODES / 2:
@@ -56,7 +56,7 @@ class FourierLine:
         shell = math.pi * 2 * math.pi ** (self.d / 2) / math.gamma(self.d / 2)
         g = np.zeros_like(w)
         for c, k in self.kernel.terms:
-            s = float(k.scale)
+            s = k.length
             transform = k.profile.fourier
             if transform is None:
                 raise ValueError(f"{k!r} has no Fourier transform in closed form")

@@ -131,7 +131,7 @@ def _lines(
     kernel: AbstractKernel, X: Array, Y: Array, d: int, tol: float, slope: bool, dtype: Any
 ) -> list[Any]:
     smooth = tuple((c, k) for c, k in kernel.terms if k.profile.fourier is not None)
-    distance = sum(c / float(k.scale) for c, k in kernel.terms if k.profile.distance)
+    distance = sum(c / k.length for c, k in kernel.terms if k.profile.distance)
     lines: list[Any] = []
     if smooth:
         # Every projection of the points lies within their largest distance to the centre.
@@ -196,7 +196,7 @@ class _Check:
         self.true = [to_host(a) for a in (got if slope else (got,))]
         density = exact(absolute(kernel), PRODUCT, X[rows], Y, abs(V))
         self.density = np.maximum(np.abs(to_host(density)), np.finfo(float).tiny)
-        self.unit = min(float(k.scale) for _, k in kernel.terms)
+        self.unit = min(k.length for _, k in kernel.terms)
         self.means: tuple[list[Array], list[Array]] = ([], [])
 
     def add(self, part: tuple[Array | None, Array | None]) -> None:
