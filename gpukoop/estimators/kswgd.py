@@ -81,7 +81,7 @@ class KSWGD(
         start shrink but never close. With ``langevin`` a mode with eigenvalue lambda beyond the last decays by
         exp(-langevin * (lambda / lambda_r) * total_time / 2), and the particles end as evenly spread as independent draws or better
         (measured: quadruple well, 10^5 samples, 100 modes, .02 in absolute units: sliced W2 to the law .0075, at 0 .0126, independent draws
-        .0079). From 1 to 5 is a good choice. The flow
+        .0079). From .5 to 1 is a good choice, from far outside up to 5. The flow
         then uses all its time: it does not stop early.
     units : "data" or "absolute"
         "absolute": ``langevin`` is a number in the square of the units of X.
