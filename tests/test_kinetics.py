@@ -305,3 +305,24 @@ def test_wrong_arguments_are_refused_in_words():
         kinetics.KineticModel(gk.DiffusionMap()).fit(run)
     with pytest.raises(TypeError, match="expected a fitted KineticModel"):
         kinetics.metastable_states(FEW, 2)
+
+
+def test_figures_show_bands_and_the_line_of_the_lag(tmp_path):
+    pytest.importorskip("matplotlib")
+    _, X = three_states(8_000, 11)
+    estimator = gk.KernelEDMD(
+        gk.Gaussian(0.4), n_components=2, n_landmarks=40, reg=0.3, random_state=0
+    )
+    times = kinetics.implied_timescales(X, [2, 5], estimator=estimator, n_timescales=2)
+    figure = gk.plot.implied_timescales(times, unit="ps", path=tmp_path / "a.png")
+    (axes,) = figure.axes
+    drawn = [line.get_xydata() for line in axes.lines]
+    assert any(np.array_equal(xy, np.stack([[2, 2], [5, 5]])) for xy in drawn)
+    assert any(np.allclose(xy[:, 1], times.timescales[:, 0]) for xy in drawn)
+    model = kinetics.KineticModel(estimator, lag=5).fit(X)
+    test = kinetics.chapman_kolmogorov(model, kinetics.metastable_states(model, 3), 3)
+    figure = gk.plot.chapman_kolmogorov(test, path=tmp_path / "b.png")
+    assert len(figure.axes) == 9
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), test.predicted[:, 0, 1])
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert (tmp_path / "b.png").stat().st_size > 1000
