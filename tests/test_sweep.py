@@ -176,7 +176,8 @@ ELSEWHERE = {
     "Block": "algebra.Block",
     "Identity": "algebra.Identity",
     "backends": "takes nothing",
-    "distributed.block_sum": "runs on the workers",
+    "torch.NeuralDictionary": "tests/test_neural_dictionary.py",
+    **dict.fromkeys("Constant Cosine Periodic Polynomial".split(), "tests/test_kernel_algebra.py"),
     "plot.require_matplotlib": "takes nothing",
 }
 # Rooms whose every name is tried in tests of their own.
