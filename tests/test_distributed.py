@@ -244,7 +244,7 @@ def test_partial_results_are_checked(client, points, monkeypatch, op):
     left, right = np.ones((5, 2)), np.ones((5, 1))
     with pytest.raises(RuntimeError, match="two blocks"):
         partial_sums.combine(
-            K._request(gk.operator.PRODUCT, 2).operation, ((left,), None, ()), ((right,), None, ())
+            K.request(gk.operator.PRODUCT, 2).operation, ((left,), None, ()), ((right,), None, ())
         )
 
 
@@ -332,7 +332,7 @@ def test_a_worker_keeps_its_blocks_on_its_device():
 
     rng = np.random.default_rng(0)
     X, Y, V = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)), rng.normal(size=(30, 1))
-    request = gk.Gaussian(1.0)(X, Y)._request(OPERATIONS["product"], 1)
+    request = gk.Gaussian(1.0)(X, Y).request(OPERATIONS["product"], 1)
     exact = np.exp(-((X[:, None] - Y) ** 2).sum(-1) / 2)
     with counted_device() as cupy, counted_sums():
         copies, held = [], len(workers.device_blocks)

@@ -168,7 +168,7 @@ def test_placed_kernels_on_cuda_are_their_radial_kernel(name):
     """What a device would be given: the radial kernel of the placed points."""
     pytest.importorskip("numba_cuda")
     operator = PLACED[name][0](X, Y)
-    radial = operator._request(gk.kernels.operation.PRODUCT, 1).kernel
+    radial = operator.request(gk.kernels.operation.PRODUCT, 1).kernel
     assert ".visible .entry" in gk.cuda.compile_ptx(radial, "product", d=operator.clouds.X.shape[1])
 
 
