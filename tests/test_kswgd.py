@@ -371,12 +371,11 @@ def test_bad_parameters_name_themselves(change, words):
         (X_GOOD[:0], "0 sample"),
         (X_GOOD[:, :0], "0 feature"),
         (X_GOOD[:, 0], "reshape"),
-        (np.arange(120).reshape(60, 2), "dtype int64"),
-        (X_GOOD.astype(object), "dtype object"),
+        (np.full((60, 2), "a"), "text|str|dtype <U1"),
         (np.ones((60, 2)), "coincide|identical|differ|equal"),
         (X_GOOD[:1], "n_samples=1|1 sample"),
     ],
-    ids=["nan", "inf", "empty", "no-feature", "1-D", "int", "object", "constant", "one"],
+    ids=["nan", "inf", "empty", "no-feature", "1-D", "text", "constant", "one"],
 )
 def test_bad_samples_name_what_came(X, words):
     with pytest.raises((ValueError, TypeError), match=words):
@@ -440,7 +439,7 @@ def test_particles_at_any_distance():
         # far particles count as their nearest samples: bounded moments, whatever the rounding of large logarithms
         largest = np.abs(flow.transform(X_GOOD)).max()
         assert np.abs(flow.history_["moments"]).max() <= largest
-    with pytest.raises(ValueError, match=r"1 particle.*overflows float32"):
+    with pytest.raises(ValueError, match="range of float32"):
         gk.KSWGD(n_components=4, random_state=0).fit(X_GOOD.astype(np.float32)).transport(
             np.full((1, 2), 1e30, np.float32)
         )
