@@ -63,7 +63,9 @@ def test_tica_finds_the_slow_coordinate_and_its_time():
 
 
 @pytest.mark.parametrize(
-    "chosen", ["standardize", "whiten", "pca", Polar()], ids=["standardize", "whiten", "pca", "polar"]
+    "chosen",
+    ["standardize", "whiten", "pca", Polar()],
+    ids=["standardize", "whiten", "pca", "polar"],
 )
 def test_gradients_come_back(chosen):
     spectrum = gk.DiffusionMap(n_components=3, coordinates=chosen, random_state=0).fit(X)

@@ -207,7 +207,7 @@ def test_any_callable_with_a_pullback_is_a_generator():
     assert np.abs(G.parameters - [1.0, -1.0, 1.0]).max() < 1e-6
     flow = gk.MMDFlow(
         generator=CallableMap(function, pullback, np.zeros(3), learning_rate=0.5),
-        step_size=0.5, n_iter=30, persistence=3, random_state=0,
+        step_size=0.5, n_iter=30, persistence=3, units="absolute", random_state=0,
     ).fit(latent(150, seed=1) * 0.5 + 3)  # fmt: skip
     assert np.abs(flow.generator_.parameters - [3, 3, -0.5]).max() < 0.2
     with pytest.raises(ValueError, match="linear"):

@@ -269,7 +269,7 @@ def test_algebra():
     assert repr(k) == "Gaussian(scale=1.0) + 0.5 * Laplace(scale=2.0)"
     with pytest.raises(ValueError, match="cannot be multiplied by nan"):
         np.nan * k
-    for wrong in (lambda: k + 1, lambda: k * "a", lambda: k * True, lambda: k * k):
+    for wrong in (lambda: k + "a", lambda: k * "a", lambda: k * True):
         with pytest.raises(TypeError):
             wrong()
 
