@@ -156,7 +156,7 @@ def test_checkpoint_continues_to_the_same_bits(frame, tmp_path):
 
 
 def test_fit_checkpoint_learns_once(frame, tmp_path, monkeypatch):
-    from gpukoop.estimators import kswgd
+    from gpukoop.estimators import spectra
 
     path = tmp_path / "fit.model"
     first = gk.KSWGD(n_components=4, random_state=0).fit(frame, checkpoint=path)
@@ -164,7 +164,7 @@ def test_fit_checkpoint_learns_once(frame, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("learned twice")
 
-    monkeypatch.setattr(kswgd, "spectrum_of", never)
+    monkeypatch.setattr(spectra, "spectrum_of", never)
     second = gk.KSWGD(n_components=4, random_state=0).fit(frame, checkpoint=path)
     assert np.array_equal(first.sample(20), second.sample(20))
     assert list(second.feature_names_in_) == NAMES
