@@ -361,8 +361,9 @@ VERDICT = {
 def tensor(a):
     import torch
 
-    a = np.asarray(a)  # what is no array of numbers goes in as it is
-    return torch.tensor(a) if a.dtype.kind == "f" else a
+    if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or np.ma.isMaskedArray(a):
+        return a  # what is no array of numbers goes in as it is
+    return torch.tensor(a.astype(a.dtype.newbyteorder("=")))
 
 
 TORCH = {

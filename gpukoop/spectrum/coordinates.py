@@ -137,6 +137,8 @@ def fitted_coordinates(
 
     A kernel with a scale for each feature is one with a single scale in coordinates divided by its lengths.
     """
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(f"kernel is {kernel!r}, expected a kernel such as Gaussian('auto')")
     single, lengths = isotropic(kernel)
     if lengths is not None:
         if chosen is not None:

@@ -126,6 +126,10 @@ def sinkhorn_divergence(
     """
     X, Y = _pair(X, Y)
     blur = check_positive(blur, "blur")
+    if not 0 < blur * blur < math.inf:
+        raise ValueError(
+            f"blur is {blur}, and its square leaves the range of float64: rescale the points and it"
+        )
     how = {"n_iter": check_count(n_iter, "n_iter"), "tol": check_positive(tol, "tol")}
     return _transport().apply(blur, how, backend, X, Y)
 
@@ -159,6 +163,9 @@ def sliced_wasserstein(
     """
     torch = library()
     X, Y = _pair(X, Y)
+    for cloud, name in ((X, "X"), (Y, "Y")):
+        if not bool(torch.isfinite(cloud).all()):
+            raise ValueError(f"{name} contains NaN or inf: drop or repair these rows first")
     rng = random_generator(random_state)
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
