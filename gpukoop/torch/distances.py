@@ -181,6 +181,10 @@ def sliced_wasserstein(
         total = (width[:, None] * (x[at_x] - y[at_y]) ** 2).sum(0).mean()
     else:
         total = ((x - y) ** 2).mean()
+    if not bool(torch.isfinite(total)):
+        raise ValueError(
+            "squares of distances between the clouds leave the range of their dtype: rescale the points"
+        )
     positive = total > 0
     return total.where(positive, total.new_ones(())).sqrt().where(positive, total * 0.0)
 
