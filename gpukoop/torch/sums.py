@@ -49,6 +49,10 @@ def check_tensor(x: Any, name: str) -> torch.Tensor:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, expected (n, d): one row a point, a column a feature"
         )
+    if 0 in x.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}, expected at least one point and one feature"
+        )
     return x
 
 
