@@ -66,10 +66,8 @@ def _bell() -> _Bell:
 
 
 @cache
-def _outside(dtype: np.dtype) -> tuple[Any, dict[bool, Any], Any]:
+def _outside(cupy: Any, dtype: np.dtype) -> tuple[Any, dict[bool, Any], Any]:
     """Return the launch for a dtype, its lowest numbers without and with minus infinity, and its highest one."""
-    import cupy
-
     real = dtype.type
     code = SOURCE.format(real={"float32": "float", "float64": "double"}[dtype.name])
     highest = np.finfo(dtype).max
@@ -78,8 +76,10 @@ def _outside(dtype: np.dtype) -> tuple[Any, dict[bool, Any], Any]:
 
 def watch(x: Array, name: str, *, infinite: bool = False) -> None:
     """Queue a look at a contiguous CuPy array that must be finite; ``infinite`` allows minus infinity."""
+    import cupy
+
     bell = _bell()
-    look, lowest, highest = _outside(x.dtype)
+    look, lowest, highest = _outside(cupy, x.dtype)
     call = next(bell.calls)
     bell.recent.append((call, name, x.shape, x.dtype))
     size = x.size

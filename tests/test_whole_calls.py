@@ -157,8 +157,8 @@ class Late:
     def __init__(self, monkeypatch):
         self.queue, real = [], alarm._outside
 
-        def queued(dtype):
-            look, *rest = real(dtype)
+        def queued(cupy, dtype):
+            look, *rest = real(cupy, dtype)
             return lambda *args: self.queue.append((look, args)), *rest
 
         monkeypatch.setattr(alarm, "_outside", queued)

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array
+from gpukoop.arrays import Array, unchecked
 from gpukoop.draws import check_count
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.verdict import JudgedMixin
@@ -198,7 +198,6 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Returns
         -------
         KoopmanSampler
-            Itself.
         """
         field = as_teacher(self.teacher if teacher is None else teacher)
         recipe, params = self._check_parameters(), self.get_params(deep=False)
@@ -206,7 +205,8 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         remember_columns(self, X)
         self._home, self.n_features_in_ = home, int(native.shape[1])
         self.X_ = native  # for the verdict; the law of later points is the same
-        return self._publish(FittedFlow(recipe, field, native, y, params))
+        with unchecked():  # X has been looked at
+            return self._publish(FittedFlow(recipe, field, native, y, params))
 
     @whole
     def partial_fit(self, X: Any, y: Any = None) -> KoopmanSampler:
