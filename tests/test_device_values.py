@@ -193,7 +193,9 @@ def test_nothing_is_left_out():
     """Whoever adds an estimator or a metric of points adds a case."""
     tested = {type(make("numpy")).__name__ for make in (*FLOWS.values(), *SPECTRA.values())}
     tested |= {"KoopmanSampler", "GeneratorEDMD"}
-    tested |= {"Generator"}  # lives on PyTorch's devices: tests/test_generators.py, and nothing yet on CUDA
+    tested |= {
+        "Generator"
+    }  # lives on PyTorch's devices: tests/test_generators.py, and nothing yet on CUDA
     estimators = {name for name in gk.__all__ if hasattr(getattr(gk, name), "fit")}
     assert estimators <= tested
     closed_forms = {name for name in metrics.__all__ if name.startswith("gaussian_")}
