@@ -316,7 +316,8 @@ def test_the_end_of_the_scheduler_is_told_in_seconds(monkeypatch, end):
     stop()
     thread.join(timeout=60)
     assert "the Dask scheduler is gone" in str(found["error"])
-    assert found["at"] - stopped < 5
+    # 5 s where the machine is free (run alone: both cases in 13 s with their start-up); Dask itself waits for half a minute.
+    assert found["at"] - stopped < 15
     with pytest.raises(ValueError, match="Dask client is"):
         gd.use_cluster(client)
     client.close(timeout=1)
