@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 G = TypeVar("G", bound="DrawingMixin")
 
 
-class DrawingMixin(JudgedMixin):
+class DrawingMixin(JudgedMixin, ABC):
     """The verbs of a generator after ``fit``."""
 
     latent_dim: int
@@ -36,8 +37,9 @@ class DrawingMixin(JudgedMixin):
     shape_: tuple[int, ...]
     _source: Source
 
+    @abstractmethod
     def _network(self, n_inputs: int) -> torch.nn.Module:
-        raise NotImplementedError
+        """Return the network before training, for so many latent dimensions and classes."""
 
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> np.ndarray:
         """Return new samples, one evaluation of the network each.
