@@ -16,11 +16,12 @@ from gpukoop.fitted import remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
-from gpukoop.generators.networks import convolutional, library, perceptron
+from gpukoop.generators.networks import bounded, convolutional, library, perceptron
 from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
 from gpukoop.generators.running import LOOKED_AT, LOOKS, run
 from gpukoop.generators.samples import checked_labels, distance_multiple, flat
 from gpukoop.generators.saved import Saved
+from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
 from gpukoop.parameters import check_shared
 
@@ -49,6 +50,9 @@ class Generator(DrawingMixin, BaseEstimator):
         Who classifies particles against samples for an f-divergence.
     latent_dim : int
         Of the standard normal latent points.
+    features : torch.nn.Module or callable, optional
+        Tensor (b, ...) in the shape and units of the data -> (b, p): where particles and samples are compared, and the network is
+        regressed; lengths are then in units of the features.
     scale : float or sequence of float, optional
         Of the Gaussian kernels, in units of the data; by default a mixture around the median distance.
     blur : float, optional
@@ -106,6 +110,7 @@ class Generator(DrawingMixin, BaseEstimator):
         objective: str = "sinkhorn",
         critic: str = "kernel",
         latent_dim: int = 16,
+        features: Any = None,
         scale: float | tuple[float, ...] | None = None,
         blur: float | None = None,
         regularization: float = REGULARIZATION,
@@ -128,6 +133,7 @@ class Generator(DrawingMixin, BaseEstimator):
         self.objective = objective
         self.critic = critic
         self.latent_dim = latent_dim
+        self.features = features
         self.scale = scale
         self.blur = blur
         self.regularization = regularization
@@ -247,6 +253,7 @@ class Generator(DrawingMixin, BaseEstimator):
         self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
         if self.width_ == 0:
             raise ValueError("all rows of X coincide: there is no law to learn")
+        self.range_ = (float(native.min()), float(native.max()))
         self.X_ = native
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
         standard = self._standard(native[rows])
@@ -254,13 +261,19 @@ class Generator(DrawingMixin, BaseEstimator):
         if labels is not None:
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
         seed = seed_from(self.random_state)
+        seen = features = None
+        unit = self.width_
+        if self.features is not None:
+            seen = Seen(self.features, self.centre_, self.width_, self.shape_, device)
+            features = seen.of_samples(standard)
+            unit = seen.width
         n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
-        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / self.width_)
+        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / unit)
         chosen = choices(
-            standard,
+            standard if features is None else features,
             self.objective,
             scale,
-            None if self.blur is None else self.blur / self.width_,
+            None if self.blur is None else self.blur / unit,
             self.regularization,
             self.backend,
         )
@@ -269,8 +282,9 @@ class Generator(DrawingMixin, BaseEstimator):
             network = self._network(n_inputs)
             critic = None
             if self.objective in NETWORK_ONLY or self.critic == "network":
-                seen = self.n_features_in_ + n_inputs - self.latent_dim
-                critic = NetworkCritic(self.objective, seen, device)
+                columns = self.n_features_in_ if features is None else features.shape[1]
+                columns += n_inputs - self.latent_dim
+                critic = NetworkCritic(self.objective, columns, device)
         training = Training(
             network,
             standard,
@@ -292,6 +306,8 @@ class Generator(DrawingMixin, BaseEstimator):
             self.latent_dim,
             device,
             seed % 2**63,
+            seen,
+            features,
         )
         return training, self.X_held_out_
 
@@ -309,7 +325,9 @@ class Generator(DrawingMixin, BaseEstimator):
                 )
             return made
         if len(self.shape_) > 1:
-            return convolutional(n_inputs, self.shape_)
+            # Pixels stay in the range that they have in the data.
+            bounds = ((edge - self.centre_) / self.width_ for edge in self.range_)
+            return bounded(convolutional(n_inputs, self.shape_), *bounds)
         return perceptron(n_inputs, self.n_features_in_)
 
     def _look(self, aside: np.ndarray) -> float:
@@ -323,8 +341,11 @@ class Generator(DrawingMixin, BaseEstimator):
         from gpukoop.flow.identity import identity
 
         parameters = {
-            k: v for k, v in self.get_params(deep=False).items() if k not in ("verbose", "network")
+            k: v
+            for k, v in self.get_params(deep=False).items()
+            if k not in ("verbose", "network", "features")
         }
         weights = [t.detach().cpu().numpy() for t in training.network.state_dict().values()]
         classes = None if training.classes is None else training.classes.cpu().numpy()
-        return identity((type(self).__qualname__, parameters, self.X_, classes, weights))
+        seen = None if self.features is None else training.X.cpu().numpy()
+        return identity((type(self).__qualname__, parameters, self.X_, classes, weights, seen))

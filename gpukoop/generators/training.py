@@ -28,6 +28,7 @@ from gpukoop.flow.memory import Kept
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
 from gpukoop.generators.objectives import Choices, closed_form
+from gpukoop.generators.seeing import Seen
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +114,10 @@ class Training:
     latent_dim : int
     device : torch.device
     seed : int
+    seen : Seen, optional
+        Features in which particles and samples are compared.
+    features : array of shape (m, p), optional
+        Those of the samples.
     """
 
     def __init__(
@@ -127,6 +132,8 @@ class Training:
         latent_dim: int,
         device: Any,
         seed: int,
+        seen: Seen | None = None,
+        features: np.ndarray | None = None,
     ) -> None:
         torch = library()
         self.network, self.critic, self.schedule = network.to(device), critic, schedule
@@ -134,7 +141,8 @@ class Training:
         shares = None if classes is None else classes.mean(axis=0, dtype=float)
         self.source = Source(self.mean, latent_dim, device, shares)
         self.objective, self.choices, self.device = objective, choices, device
-        self.X = torch.as_tensor(X, device=device)
+        self.seen = seen
+        self.X = torch.as_tensor(X if features is None else features, device=device)
         self.classes = None if classes is None else torch.as_tensor(classes, device=device)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), schedule.learning_rate, betas=(0.9, 0.99)
@@ -162,6 +170,8 @@ class Training:
         measures: dict[str, float] = {}
         for k in range(plan.persistence):
             particles = self._forward(y)
+            if self.seen is not None:
+                particles = self.seen(particles)
             if target is None or plan.tau is not None:
                 velocity, energy = self._velocity(particles.detach(), X, classes, fields)
                 if k == 0:
