@@ -80,21 +80,22 @@ def test_cifar_batches(tmp_path):
         assert found.tolist() == labels
 
 
-def test_folders_of_pngs(tmp_path):
+def test_folders_of_pngs(tmp_path, tmp_path_factory):
     image = pytest.importorskip("PIL.Image")
     for i, picture in enumerate(IMAGES):
         image.fromarray(picture).save(tmp_path / f"{i}.png")
     assert np.array_equal(datasets.images(tmp_path), IMAGES)
+    classes = tmp_path_factory.mktemp("classes")
     for label in ("cat", "dog"):
-        (tmp_path / "sorted" / label).mkdir(parents=True)
+        (classes / label).mkdir(parents=True)
         coloured = np.stack([IMAGES[len(label) - 1]] * 3, axis=-1)
-        image.fromarray(coloured).save(tmp_path / "sorted" / label / "1.png")
-    X, labels = datasets.images(tmp_path / "sorted", return_labels=True)
+        image.fromarray(coloured).save(classes / label / "1.png")
+    X, labels = datasets.images(classes, return_labels=True)
     assert X.shape == (2, 6, 7, 3)
     assert labels.tolist() == ["cat", "dog"]
-    (tmp_path / "sorted" / "stray.png").write_bytes(b"")
+    (classes / "stray.png").write_bytes(b"")
     with pytest.raises(ValueError, match="one or the other"):
-        datasets.images(tmp_path / "sorted")
+        datasets.images(classes)
     image.fromarray(IMAGES[0, :3]).save(tmp_path / "9.png")
     with pytest.raises(ValueError, match="must be alike"):
         datasets.images(tmp_path)
@@ -246,18 +247,18 @@ def test_a_classifier_is_trained_once(tmp_path, monkeypatch):
     kind = np.arange(600) % 2
     X, names = pictures(600, kind, 4), np.array(["stands", "lies"])[kind]
     before = torch.random.get_rng_state()
-    first = ClassifierFeatures(n_features=8, n_epochs=3).fit(X, names)
+    first = ClassifierFeatures(n_features=16, n_epochs=9).fit(X, names)
     assert torch.equal(before, torch.random.get_rng_state())
     assert first.accuracy_ > 0.9
     assert (first.predict(pictures(50, kind[:50], 5)) == names[:50]).mean() > 0.9
     (file,) = (tmp_path / "classifiers").iterdir()
     written = file.stat().st_mtime_ns
-    again = ClassifierFeatures(n_features=8, n_epochs=3).fit(X, names)
+    again = ClassifierFeatures(n_features=16, n_epochs=9).fit(X, names)
     assert file.stat().st_mtime_ns == written
     assert again.accuracy_ == first.accuracy_
     assert np.array_equal(again.transform(X), first.transform(X))
     file.write_bytes(file.read_bytes()[:100])
-    anew = ClassifierFeatures(n_features=8, n_epochs=3).fit(X, names)
+    anew = ClassifierFeatures(n_features=16, n_epochs=9).fit(X, names)
     np.testing.assert_allclose(anew.transform(X), first.transform(X), rtol=1e-3, atol=1e-4)
     lying = pictures(300, np.ones(300, int), 6)
     assert frechet_distance(lying, X, first) > 20 * frechet_distance(X[:300], X[300:], first)
