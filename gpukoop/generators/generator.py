@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +11,20 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from gpukoop.arrays import points, to_host
-from gpukoop.draws import check_count, check_positive
+from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import set_aside
 from gpukoop.fitted import remember_columns, whole
 from gpukoop.flow.loop import seed_from
+from gpukoop.generators.checked import check_parameters
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
 from gpukoop.generators.networks import bounded, convolutional, library, perceptron
-from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
+from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, choices
 from gpukoop.generators.running import LOOKED_AT, LOOKS, run
 from gpukoop.generators.samples import checked_labels, distance_multiple, flat
 from gpukoop.generators.saved import Saved
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
-from gpukoop.parameters import check_shared
 
 if TYPE_CHECKING:
     import torch
@@ -152,22 +153,6 @@ class Generator(DrawingMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_parameters(self) -> None:
-        check_shared(self)
-        check_objective(self.objective, self.critic)
-        for name in ("latent_dim", "persistence", "batch_size", "n_iter"):
-            check_count(getattr(self, name), name, least=2 if name == "batch_size" else 1)
-        for name in ("regularization", "step_size", "learning_rate"):
-            check_positive(getattr(self, name), name)
-        for name in ("jko", "clip", "blur"):
-            if getattr(self, name) is not None:
-                check_positive(getattr(self, name), name)
-        for length in () if self.scale is None else np.atleast_1d(self.scale):
-            check_positive(float(length), "scale")
-        for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
-            if check_positive(getattr(self, name), name, zero=True) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}: pass a number in [0, {most}]")
-
     @whole
     def fit(
         self,
@@ -212,7 +197,7 @@ class Generator(DrawingMixin, BaseEstimator):
         Ctrl-C ends the training and keeps what was trained. Cost of a step: one evaluation of the network and its gradient for
         each of K, and the objective on a batch.
         """
-        self._check_parameters()
+        check_parameters(self)
         training, aside = self._begin(X, y)
         saved = None
         if checkpoint is not None:
@@ -256,7 +241,7 @@ class Generator(DrawingMixin, BaseEstimator):
         self.range_ = (float(native.min()), float(native.max()))
         self.X_ = native
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
-        standard = self._standard(native[rows])
+        standard = ((native[rows] - self.centre_) / self.width_).astype(np.float32)
         classes = None
         if labels is not None:
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
@@ -312,8 +297,6 @@ class Generator(DrawingMixin, BaseEstimator):
         return training, self.X_held_out_
 
     def _network(self, n_inputs: int) -> torch.nn.Module:
-        import copy
-
         torch = library()
         if isinstance(self.network, torch.nn.Module):
             return copy.deepcopy(self.network)
@@ -333,9 +316,6 @@ class Generator(DrawingMixin, BaseEstimator):
     def _look(self, aside: np.ndarray) -> float:
         size = min(LOOKED_AT, len(aside))
         return distance_multiple(self._draw(size, None, 0), aside[:size])
-
-    def _standard(self, native: np.ndarray) -> np.ndarray:
-        return ((native - self.centre_) / self.width_).astype(np.float32)
 
     def _identity(self, training: Training) -> str:
         from gpukoop.flow.identity import identity
