@@ -2,9 +2,13 @@
 
 import os
 import re
+import sys
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))  # figures.py
 
 import gpukoop
 
@@ -50,6 +54,7 @@ numpydoc_xref_param_type = False
 numpydoc_validation_checks = {"GL06", "GL07", "GL08", "SS01", "PR02", "YD01"}
 
 sphinx_gallery_conf = {
+    "image_scrapers": ("matplotlib", "figures.returned_figures"),
     "examples_dirs": ["examples"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"plot_",

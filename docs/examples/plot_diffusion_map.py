@@ -34,6 +34,7 @@ for panel, (k, title) in enumerate(
     axis = figure.add_subplot(1, 3, panel, projection="3d")
     axis.scatter(*X[2_000:].T, c=phi[:, k], s=8, cmap="coolwarm")
     axis.view_init(10, -70)
+    axis.set_axis_off()
     axis.set_title(f"eigenfunction {k} {title}")
 axis = figure.add_subplot(1, 3, 3)
 axis.scatter(phi[:, first], phi[:, width], c=position[2_000:], s=8)

@@ -28,11 +28,11 @@ print(
 # Upper half: images of the data. Lower half: new ones.
 
 rng = np.random.default_rng(0)
-real = np.concatenate([X[rng.permutation(np.flatnonzero(y == k))[:4]] for k in range(10)])
-new = np.concatenate([Z[labels == k][:4] for k in range(10)])
+real = [X[rng.permutation(np.flatnonzero(y == k))[:4]] for k in range(10)]
+new = [Z[labels == k][:4] for k in range(10)]
 figure, axes = plt.subplots(2, 1, figsize=(7, 6), layout="constrained")
 for axis, images, title in zip(axes, (real, new), ("data", "new")):
-    sheet = images.reshape(10, 4, 8, 8).transpose(1, 2, 0, 3).reshape(32, 80)
-    axis.imshow(sheet, cmap="gray_r")
+    cells = np.pad(np.reshape(images, (10, 4, 8, 8)), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    axis.imshow(cells.transpose(1, 2, 0, 3).reshape(40, 100), cmap="gray_r")
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()

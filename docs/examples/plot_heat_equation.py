@@ -3,7 +3,7 @@ A random field
 ==============
 
 The stochastic heat equation on a circle of 64 cells: every Fourier mode is an Ornstein-Uhlenbeck process, so the law is known.
-KSWGD with powers of principal components moves fields that start far too smooth onto it.
+KSWGD with powers of principal components moves fields that start in a narrow band, one unit off, onto it.
 """
 
 import matplotlib.pyplot as plt

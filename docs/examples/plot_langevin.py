@@ -16,7 +16,7 @@ X = rng.standard_normal((3_000, 2))
 stripes = rng.standard_normal((4_000, 2))
 stripes = stripes[np.sin(12 * stripes[:, 0]) > 0][:1_500]  # half of the plane is left out
 
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharex=True, sharey=True, layout="constrained")
 axes[0].scatter(*stripes.T, s=3)
 axes[0].set(title="start", aspect="equal")
 for axis, langevin in zip(axes[1:], (0.0, 0.5)):

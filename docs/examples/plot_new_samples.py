@@ -16,7 +16,7 @@ flow = gk.KSWGD(random_state=0).fit(X)
 Z = flow.sample(1_000)
 smooth = gk.baselines.KernelDensity(random_state=0).fit(X).sample(1_000)
 
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharex=True, sharey=True, layout="constrained")
 for axis, cloud, title in zip(axes, (X, Z, smooth), ("samples", "KSWGD", "kernel density")):
     axis.scatter(*cloud.T, s=3)
     axis.set(title=title, aspect="equal")

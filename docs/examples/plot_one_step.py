@@ -27,12 +27,17 @@ for axis, t, Z in zip(axes, times, path):
 plt.show()
 
 # %%
-# Few points end between the clusters: the exact map is nearly discontinuous there, and four slabs follow it better than one.
+# The exact map is nearly discontinuous between two clusters, and a map that is linear in smooth features is not: some points
+# end in between. Four slabs follow it better than one. The number says how many.
 
 begin = time.perf_counter()
-Z = sampler.sample(100_000)
-print(f"100,000 samples in {time.perf_counter() - begin:.2f} s")
-between = np.abs(np.linalg.norm(Z, axis=1) - 1) > 0.4
+Z = sampler.sample(20_000)
+print(f"20,000 samples in {time.perf_counter() - begin:.2f} s")
+angle = np.pi / 4 * np.arange(8)
+centres = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+distance = np.linalg.norm(Z[:, None] - centres, axis=2).min(axis=1)
+share = 100 * (distance > 0.3).mean()
 print(
-    f"{100 * between.mean():.1f} % are farther than four deviations from the circle of the centres"
+    f"{share:.1f} % are farther than three deviations from the centres, exact {100 * np.exp(-4.5):.1f} %"
 )
+print(f"energy distance {gk.metrics.energy_distance(Z[:2_000], X):.4f}")

@@ -3,7 +3,7 @@ Metastable states, committors and passage times
 ===============================================
 
 PCCA+ turns slow eigenfunctions into states. The committor between two of them is the probability to reach one before the
-other: it is a half on the ridge between the wells.
+other. Between opposite wells it is near one half in the two wells beside the way.
 """
 
 import matplotlib.pyplot as plt
