@@ -1,5 +1,6 @@
 """The pages in docs/: their code runs, every public name has an entry, figures come from the record, links lead somewhere."""
 
+import inspect
 import re
 import runpy
 import warnings
@@ -151,3 +152,51 @@ def test_workflows_run_what_the_readme_says():
     assert f"pip install {command[1]}" in workflow
     assert command[2] in workflow
     assert "id-token: write" in (ROOT / ".github" / "workflows" / "release.yml").read_text()
+
+
+def entries():
+    """Yield the names and objects of the reference."""
+    for page in sorted((DOCS / "reference").glob("*.rst")):
+        module = "gpukoop"
+        for line in page.read_text().splitlines():
+            if "currentmodule::" in line:
+                module = line.split()[-1]
+            if (name := re.fullmatch(r"   ([\w.]+)", line)) and page.stem != "index":
+                thing = gk
+                for part in [*module.split(".")[1:], *name[1].split(".")]:
+                    thing = getattr(thing, part)
+                yield f"{module}.{name[1]}", thing
+
+
+SECTION = re.compile(
+    r"^ *(Parameters|Attributes|Returns|Yields)\n *-+\n(.*?)(?=^ *\w+\n *-{3,}\n|\Z)", re.M | re.S
+)
+# Their files are full, and their first lines say it.
+BRIEF = {"gpukoop.backends", "gpukoop.verdict.distance_multiple"}
+
+
+def test_every_parameter_and_result_is_documented():
+    missing = []
+    for name, thing in entries():
+        if name in BRIEF or (inspect.isclass(thing) and issubclass(thing, Exception)):
+            continue
+        sections = dict(SECTION.findall(thing.__doc__ or ""))
+        text = sections.get("Parameters", "") + sections.get("Attributes", "")
+        function = inspect.isfunction(thing)
+        # results and parts of the sampler are made by the package: what a reader needs are their attributes
+        made = not function and name.split(".")[1] in (
+            "kinetics",
+            "verdict",
+            "sampler",
+            "cuda",
+            "testing",
+        )
+        if not made:
+            for parameter in inspect.signature(thing).parameters:
+                named = rf"^ *(?:[\w*]+, )*\**{parameter}\b"
+                if parameter not in ("args", "kwargs") and not re.search(named, text, re.M):
+                    missing.append(f"{name}: {parameter}")
+        if function and not {"Returns", "Yields"} & set(sections):
+            if inspect.signature(thing).return_annotation not in (None, "None"):
+                missing.append(f"{name}: what it returns")
+    assert not missing, missing

@@ -195,6 +195,10 @@ def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
         The keywords of that function which shape the law. ``"three_rings"`` needs its ``noise``: without
         noise the law lives on curves and has no density.
 
+    Returns
+    -------
+    float64 array of shape (n,)
+
     Examples
     --------
     >>> print(density("checkerboard", [[0.5, 0.5], [0.5, -0.5]]))

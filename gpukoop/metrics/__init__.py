@@ -161,6 +161,11 @@ def sliced_wasserstein(
     random_state : int, Generator, RandomState or None, default=0
         The directions. The default takes the same ones at every call, so that values are comparable.
 
+    Returns
+    -------
+    float
+        In the units of the points.
+
     Notes
     -----
     Cost: O(P (n + m) (d + log(n + m))) on the host. It does not carry a factor d: for a shift by a vector a it
@@ -209,6 +214,11 @@ def iid_floor(
     n_reference : int, optional
         Size of that draw, ``n_samples`` by default.
     random_state : int, Generator, RandomState or None, default=0
+
+    Returns
+    -------
+    mean, deviation : float
+        Over the draws.
 
     Examples
     --------
