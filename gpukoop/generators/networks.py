@@ -38,6 +38,10 @@ def perceptron(
         Latent dimension (and classes), and d.
     hidden, layers : int
         Width and number of the hidden layers.
+
+    Returns
+    -------
+    torch.nn.Module
     """
     nn = library().nn
     sizes = [n_inputs, *[hidden] * layers]

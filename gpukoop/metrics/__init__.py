@@ -120,6 +120,18 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
 
     Differs from ``scipy.stats.energy_distance``, which returns the root and takes the line only.
 
+    Parameters
+    ----------
+    X, Y : arrays of shape (n, d) and (m, d)
+        Two clouds.
+    backend : str, optional
+        Who computes.
+
+    Returns
+    -------
+    float
+        In the units of the points; at least 0.
+
     Notes
     -----
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
@@ -155,6 +167,11 @@ def sliced_wasserstein(
         P, independent uniform directions.
     random_state : int, Generator, RandomState or None, default=0
         The directions. The default takes the same ones at every call, so that values are comparable.
+
+    Returns
+    -------
+    float
+        In the units of the points.
 
     Notes
     -----
@@ -204,6 +221,11 @@ def iid_floor(
     n_reference : int, optional
         Size of that draw, ``n_samples`` by default.
     random_state : int, Generator, RandomState or None, default=0
+
+    Returns
+    -------
+    mean, deviation : float
+        Over the draws.
 
     Examples
     --------
