@@ -247,11 +247,10 @@ class Generator(DrawingMixin, BaseEstimator):
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
         seed = seed_from(self.random_state)
         seen = features = None
-        unit = self.width_
         if self.features is not None:
             seen = Seen(self.features, self.centre_, self.width_, self.shape_, device)
             features = seen.of_samples(standard)
-            unit = seen.width
+        unit = self.width_ if seen is None else seen.width
         n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
         scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / unit)
         chosen = choices(
