@@ -8,6 +8,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.catalogue import RationalQuadratic, Riesz
 from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.kernels.formula.radial import RadialFormula
 
 # Pairs of a subsample of this many points decide "median": 2 million distances, sampling error below 1 percent.
 MEDIAN_SAMPLE = 2_000
@@ -110,7 +111,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)
     slow, grows = (
         any(isinstance(radial, kind) for _, radial in kernel.terms)
-        for kind in (RationalQuadratic, Riesz)
+        for kind in ((RationalQuadratic, RadialFormula), Riesz)
     )
     if largest <= limit and not (grows and 0 < largest < smallest):
         return clouds
@@ -129,7 +130,7 @@ def check_logarithms(kernel: AbstractKernel, dtype: np.dtype, moved: bool) -> No
     """Raise unless the kernel has logarithms in the range; ``moved`` says that points had to be moved for its sums."""
     if not kernel.positive:
         raise ValueError(
-            f"logsumexp needs a positive kernel; {kernel!r} takes values <= 0: use K @ v"
+            f"logsumexp needs a positive kernel; {kernel!r} takes values <= 0, or is a formula not declared positive: use K @ v"
         )
     if moved:
         raise ValueError(

@@ -9,3 +9,7 @@ if __name__ != "gpukoop.kernels":
         "this folder is the package 'gpukoop.kernels': run 'pip install -e .' and "
         "import gpukoop.kernels"
     )
+
+from gpukoop.kernels.formula.radial import radial
+
+__all__ = ["radial"]

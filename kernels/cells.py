@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.formula.derivative import swings
 from gpukoop.kernels.formula.printers import NumPyPrinter
 from gpukoop.kernels.formula.profile import Trace
 
@@ -120,7 +121,8 @@ class Envelope:
             with np.errstate(invalid="ignore"):
                 size = 2 * trace.prescale * scale * slope * np.sqrt(_GRID)
             bound = np.maximum(bound, _BETWEEN * size)
-        bound[~np.isfinite(bound)] = np.inf
+        # Between two points of the grid a cosine may do anything, so nothing may be left out.
+        bound[~np.isfinite(bound) | swings(trace.phi)] = np.inf
         self.table = np.maximum.accumulate(bound[::-1])[::-1]
         self.factor = trace.prescale**2
 

@@ -196,6 +196,7 @@ OWN_TESTS = {
     "interop": "tests/test_interop.py",
     "baselines": "tests/test_baselines.py",
     "generators": "tests/test_generators.py",
+    "kernels": "tests/test_radial.py",
 }
 
 

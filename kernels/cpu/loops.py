@@ -40,6 +40,7 @@ class Loops:
     def printed(self, *trees: Expr) -> tuple[list[str], list[str]]:
         """Return (lines, names): the trees as text in q, shared subexpressions bound once."""
         functions = {f: f for f in ("exp2", "log2", "sqrt", "rsqrt", "reciprocal")}
+        functions |= {f: f"np.{f}" for f in ("cos", "sin")}
         printer = NumbaPrinter("real", functions)
         names = [printer.print(tree) for tree in trees]
         return printer.lines, names

@@ -31,11 +31,14 @@ NARROW = 16.0
 
 
 def smooth(tree: Expr) -> bool:
-    """Return whether ``tree`` is a smooth function of q at 0, so that q may carry an absolute error."""
+    """Return whether ``tree`` is a smooth function of q at 0, so that q may carry an absolute error.
+
+    A cosine is not: how fast it swings is not known here.
+    """
     if isinstance(tree, Sum):
         return all(smooth(t) for t, _ in tree.terms)
     if isinstance(tree, Call):
-        return smooth(tree.argument)
+        return tree.function not in ("cos", "sin") and smooth(tree.argument)
     if isinstance(tree, Product):
         for base, exponent in tree.factors:
             whole = (
@@ -67,11 +70,11 @@ def forms(trace: Trace, operation: Operation, d: int) -> tuple[str, ...]:
 
 
 def has_powers(tree: Expr) -> bool:
-    """Return whether a logarithm, or a power that is no root, occurs: some hundred instructions each in float64."""
+    """Return whether a logarithm, a cosine, a sine, or a power that is no root, occurs: some hundred instructions each in float64."""
     if isinstance(tree, Sum):
         return any(has_powers(t) for t, _ in tree.terms)
     if isinstance(tree, Call):
-        return tree.function in ("log", "log2") or has_powers(tree.argument)
+        return tree.function in ("log", "log2", "cos", "sin") or has_powers(tree.argument)
     if isinstance(tree, Product):
         for base, exponent in tree.factors:
             root = isinstance(exponent, Number) and (2 * exponent.value).is_integer()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from gpukoop.kernels.cuda.form import (
     absorb_constant,
     gaussian_like,
@@ -29,11 +31,26 @@ from gpukoop.kernels.formula.profile import Q, Trace
 from gpukoop.kernels.operation import Operation
 
 
+def waves(real: Any) -> dict[str, Any]:
+    """Return cos and sin of a dtype; not the fast ones of fast mathematics, which are wrong far from 0."""
+    from gpukoop.kernels.cuda.device import (
+        SIMULATED,
+    )  # here: it loads Numba, which plans do without
+
+    if SIMULATED:
+        return {"cos": lambda x: real(np.cos(x)), "sin": lambda x: real(np.sin(x))}
+    from numba.cuda import libdevice as f
+
+    single = real is np.float32
+    return {"cos": f.cosf if single else f.cos, "sin": f.sinf if single else f.sin}
+
+
 class CudaPrinter(NumbaPrinter):
     """Statements of one device function, with its argument in ``q`` and the kernel's scalars in ``s``."""
 
     def __init__(self, symbols: tuple[str, ...]) -> None:
-        super().__init__("real", {name: name for name in ("exp2", "log2", "sqrt", "rsqrt")})
+        functions = ("exp2", "log2", "sqrt", "rsqrt", "cos", "sin")
+        super().__init__("real", {name: name for name in functions})
         self.places = {name: f"s[{len(OWN) + i}]" for i, name in enumerate(symbols)}
 
     def call(self, function: str, argument: str) -> str:
@@ -130,7 +147,7 @@ class Functions:
 
     def build(self, names: dict[str, Any], device: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
         """Return phi, log2_phi and slope as device functions over the arithmetic ``names``."""
-        scope, file = dict(names), f"<profile {abs(hash(self.source)):x}>"
+        scope, file = names | waves(names["real"]), f"<profile {abs(hash(self.source)):x}>"
         linecache.cache[file] = (len(self.source), None, self.source.splitlines(True), file)
         exec(compile(self.source, file, "exec"), scope)
         phi, log2, slope = (device(scope[name]) for name in ("phi", "log2_phi", "slope"))

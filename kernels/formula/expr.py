@@ -72,6 +72,40 @@ class Expr:
     def __rpow__(self, other: Operand) -> Expr:
         return power(other, self)
 
+    # NumPy's functions call these methods, so that one Python function of s takes arrays and symbols.
+    def exp(self) -> Expr:
+        """Return the exponential."""
+        return exp(self)
+
+    def log(self) -> Expr:
+        """Return the natural logarithm."""
+        return log(self)
+
+    def sqrt(self) -> Expr:
+        """Return the square root."""
+        return sqrt(self)
+
+    def cos(self) -> Expr:
+        """Return the cosine."""
+        return call("cos", self)
+
+    def sin(self) -> Expr:
+        """Return the sine."""
+        return call("sin", self)
+
+    # Exponentials that cannot overflow are kept apart: 1 / cosh(u) is then 2 exp(-u) / (1 + exp(-2 u)), right for any u >= 0.
+    def cosh(self) -> Expr:
+        """Return the hyperbolic cosine."""
+        return exp(self) * (0.5 + exp(-2 * self) / 2)
+
+    def sinh(self) -> Expr:
+        """Return the hyperbolic sine."""
+        return exp(self) * (0.5 - exp(-2 * self) / 2)
+
+    def tanh(self) -> Expr:
+        """Return the hyperbolic tangent."""
+        return (1 - exp(-2 * self)) / (1 + exp(-2 * self))
+
     def _branch(self, *_: object) -> NoReturn:
         raise TypeError(
             "a profile must be branch-free: its argument has no value yet, so it cannot be "
@@ -97,7 +131,7 @@ class Symbol(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Call(Expr):
-    """A function that has no canonical form of its own: ``log``, ``log2``, ``exp2``."""
+    """A function that has no canonical form of its own: ``log``, ``cos``, ``sin``, ``log2``, ``exp2``."""
 
     function: str
     argument: Expr
@@ -220,6 +254,15 @@ def log(x: Operand) -> Expr:
     return result
 
 
+def call(function: str, argument: Expr) -> Expr:
+    """Return a function by its name, folded where the argument is a number."""
+    if function == "log":
+        return log(argument)
+    if isinstance(argument, Number):
+        return Number(_snap(getattr(math, function)(argument.value)))
+    return Call(function, argument)
+
+
 def substitute(tree: Expr, values: Mapping[Expr, Operand]) -> Expr:
     """Return ``tree`` with symbols replaced, rebuilt in canonical form."""
     if tree in values:
@@ -229,8 +272,7 @@ def substitute(tree: Expr, values: Mapping[Expr, Operand]) -> Expr:
     if isinstance(tree, Product):
         return mul(*(power(substitute(b, values), substitute(e, values)) for b, e in tree.factors))
     if isinstance(tree, Call):
-        argument = substitute(tree.argument, values)
-        return log(argument) if tree.function == "log" else Call(tree.function, argument)
+        return call(tree.function, substitute(tree.argument, values))
     return tree
 
 
@@ -247,8 +289,10 @@ def base_two(tree: Expr) -> Expr:
                 for b, e in tree.factors
             )
         )
-    if isinstance(tree, Call) and tree.function == "log":
-        return mul(math.log(2.0), Call("log2", base_two(tree.argument)))
+    if isinstance(tree, Call):
+        argument = base_two(tree.argument)
+        log = tree.function == "log"
+        return mul(math.log(2.0), Call("log2", argument)) if log else Call(tree.function, argument)
     return tree
 
 

@@ -1,4 +1,4 @@
-"""Printers: one expression tree as NumPy, Numba, KeOps or LaTeX text.
+"""Printers: one expression tree as NumPy, Numba, KeOps, LaTeX or formula text.
 
 A printer that can bind names prints each shared subexpression once (:meth:`AbstractPrinter.assign`);
 the two that print one formula (KeOps, LaTeX) nest instead.
@@ -37,7 +37,7 @@ class AbstractPrinter(ABC):
 
     @abstractmethod
     def call(self, function: str, argument: str) -> str:
-        """Return a call of exp, exp2, log, log2, sqrt, rsqrt or reciprocal."""
+        """Return a call of exp, exp2, log, log2, cos, sin, sqrt, rsqrt or reciprocal."""
 
     @abstractmethod
     def general_power(self, base: str, exponent: str) -> str:
@@ -145,8 +145,8 @@ class NumbaPrinter(AbstractPrinter):
     """Numba source with typed constants; the same text serves the CPU and CUDA loops.
 
     ``real`` is the text that makes a typed constant ("np.float32" or "float32"): a bare ``3.0`` would
-    put float64 instructions into a float32 loop. ``functions`` maps exp2, log2, sqrt, rsqrt and reciprocal
-    to the names that the surrounding source defines.
+    put float64 instructions into a float32 loop. ``functions`` maps exp2, log2, cos, sin, sqrt, rsqrt and
+    reciprocal to the names that the surrounding source defines.
     """
 
     def __init__(self, real: str, functions: dict[str, str], prefix: str = "u") -> None:
@@ -208,12 +208,32 @@ class KeOpsPrinter(AbstractPrinter):
 
     def call(self, function: str, argument: str) -> str:
         """Return a KeOps operation."""
-        names = {"exp": "Exp", "log": "Log", "sqrt": "Sqrt", "rsqrt": "Rsqrt", "reciprocal": "Inv"}
-        return f"{names[function]}({argument})"
+        name = "Inv" if function == "reciprocal" else function.capitalize()
+        return f"{name}({argument})"
 
     def general_power(self, base: str, exponent: str) -> str:
         """Return Exp(exponent * Log(base)), right at base 0 too; KeOps' Powf is float32 in any dtype."""
         return f"Exp({exponent}*Log({base}))"
+
+
+class FormulaPrinter(AbstractPrinter):
+    """The text of a formula, as :func:`gpukoop.kernels.radial` reads it."""
+
+    def number(self, value: float) -> str:
+        """Return all digits, whole numbers without a point."""
+        return repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+    def call(self, function: str, argument: str) -> str:
+        """Return a call, or a division."""
+        if function == "reciprocal":
+            return f"(1 / ({argument}))"
+        if function == "rsqrt":
+            return f"1 / sqrt({argument})"
+        return f"{function}({argument})"
+
+    def general_power(self, base: str, exponent: str) -> str:
+        """Return a power."""
+        return f"{base} ** {exponent}"
 
 
 class LatexPrinter(AbstractPrinter):
@@ -241,6 +261,8 @@ class LatexPrinter(AbstractPrinter):
             "rsqrt": rf"\frac{{1}}{{\sqrt{{{argument}}}}}",
             "reciprocal": rf"\frac{{1}}{{{argument}}}",
             "log": rf"\log {argument}",
+            "cos": rf"\cos {argument}",
+            "sin": rf"\sin {argument}",
         }[function]
 
     def general_power(self, base: str, exponent: str) -> str:

@@ -33,8 +33,8 @@ class CudaPrinter(NumbaPrinter):
     """Statements for one pair, with q in the register ``q``."""
 
     def __init__(self, q: str, dtype: str) -> None:
-        functions = {"exp2": "exp2", "log2": "log2", "sqrt": "sqrt", "rsqrt": "rsqrt"}
-        super().__init__("real", functions, f"{q}_")
+        functions = ("exp2", "log2", "sqrt", "rsqrt", "cos", "sin")
+        super().__init__("real", {name: name for name in functions}, f"{q}_")
         self.q, self.dtype = q, dtype
 
     def call(self, function: str, argument: str) -> str:
@@ -106,6 +106,7 @@ import numpy as np
 from numba import cuda, float32 as real, uint64 as uint
 from numba.cuda.libdevice import exp2f as exp2, fadd_rn as plus, fast_fdividef as divide
 from numba.cuda.libdevice import fast_log2f as log2, log2f as log2_finish, rsqrtf as rsqrt
+from numba.cuda.libdevice import cosf as cos, sinf as sin
 sqrt = math.sqrt
 """,
     "float64": """\
@@ -113,7 +114,7 @@ import math
 import numpy as np
 from numba import cuda, float64 as real, uint64 as uint
 from numba.cuda.libdevice import dadd_rn as plus, ddiv_rn as divide
-from numba.cuda.libdevice import exp2, log2, log2 as log2_finish
+from numba.cuda.libdevice import cos, exp2, log2, log2 as log2_finish, sin
 sqrt = math.sqrt
 """,
 }
@@ -128,6 +129,7 @@ def quiet(function):
             return function(*arguments)
     return wrapped
 exp2, log2, sqrt, divide = (quiet(f) for f in (np.exp2, np.log2, np.sqrt, np.divide))
+cos, sin = np.cos, np.sin
 plus, log2_finish = np.add, log2
 rsqrt = quiet(lambda x: real(1) / np.sqrt(x))
 """

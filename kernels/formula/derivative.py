@@ -1,0 +1,76 @@
+"""Derivatives of expressions, and products multiplied out: what a profile written as a formula needs."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from gpukoop.kernels.formula.expr import (
+    Call,
+    E,
+    Expr,
+    Number,
+    Operand,
+    Product,
+    Sum,
+    Symbol,
+    add,
+    call,
+    log,
+    mul,
+    power,
+)
+
+# A power of a sum is multiplied out up to this exponent: cancellation at 0 is what it is done for.
+LARGEST_EXPANDED = 4
+
+
+def derivative(tree: Expr, of: Symbol) -> Expr:
+    """Return the derivative of an expression in one symbol, in canonical form."""
+    if tree == of:
+        return Number(1.0)
+    if isinstance(tree, Sum):
+        return add(*(mul(c, derivative(t, of)) for t, c in tree.terms))
+    if isinstance(tree, Product):
+        return add(*(_logarithmic(tree, b, e, of) for b, e in tree.factors))
+    if isinstance(tree, Call):
+        inner = derivative(tree.argument, of)
+        outer: dict[str, Operand] = {"cos": mul(-1.0, call("sin", tree.argument))}
+        outer |= {"sin": call("cos", tree.argument), "log": power(tree.argument, -1.0)}
+        return mul(outer[tree.function], inner)
+    return Number(0.0)
+
+
+def _logarithmic(whole: Product, base: Expr, exponent: Expr, of: Symbol) -> Expr:
+    """Return the product times the derivative of the logarithm of one factor: equal bases collect, so nothing is divided."""
+    if base == E:
+        return mul(whole, derivative(exponent, of))
+    steeper = mul(whole, exponent, power(base, -1.0), derivative(base, of))
+    grown = derivative(exponent, of)
+    return steeper if grown == Number(0.0) else add(steeper, mul(whole, log(base), grown))
+
+
+def expanded(tree: Expr) -> Expr:
+    """Return ``tree`` with products of sums multiplied out, so that terms that cancel do."""
+    if isinstance(tree, Sum):
+        return add(tree.constant, *(mul(c, expanded(t)) for t, c in tree.terms))
+    if not isinstance(tree, Product):
+        return tree
+    outside: list[Operand] = []
+    sums: list[list[Expr]] = []
+    for base, exponent in tree.factors:
+        times = exponent.value if isinstance(exponent, Number) else 0.0
+        if isinstance(base, Sum) and times.is_integer() and 0 < times <= LARGEST_EXPANDED:
+            parts = [Number(base.constant), *(mul(c, expanded(t)) for t, c in base.terms)]
+            sums += [parts] * int(times)
+        else:
+            outside.append(power(base, exponent))
+    return add(*(mul(*outside, *chosen) for chosen in product(*sums)))
+
+
+def swings(tree: Expr) -> bool:
+    """Return whether a cosine or a sine occurs."""
+    if isinstance(tree, Call):
+        return tree.function in ("cos", "sin") or swings(tree.argument)
+    if isinstance(tree, Sum):
+        return any(swings(t) for t, _ in tree.terms)
+    return isinstance(tree, Product) and any(swings(part) for f in tree.factors for part in f)
