@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.estimators import spectra
@@ -17,6 +18,7 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, langevin_rate
+from gpukoop.estimators.motion import not_arrived
 from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.fitted import whole
@@ -58,9 +60,12 @@ class KSWGD(
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
         Sources of the kernel sums; None takes all samples. A step costs O(n * n_landmarks).
-    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+    coordinates : "auto", None, "standardize", "whiten", "pca", "tica", object or torch module
         g of k(g(x), g(y)), as in :class:`gpukoop.DiffusionMap`; "tica" needs pairs. The particles' g follows the flow, and each
         moves no more than that needs; the start looks for neighbours there. With "standardize" no column's unit matters.
+        "auto" standardises where the mean absolute deviations of columns differ more than five times, unless ``project`` or a
+        kernel with a scale for each feature says what a distance is; None never does. ``spectrum_.coordinates_`` is what was
+        taken.
     step_size : float
         LAWGD time of a step; below 2.
     total_time : float
@@ -147,7 +152,7 @@ class KSWGD(
         n_components: int | None = None,
         lag_time: float = 1.0,
         n_landmarks: int | None = None,
-        coordinates: Any = None,
+        coordinates: Any = "auto",
         step_size: float = 0.05,
         total_time: float = 8.0,
         project: Callable[[Array], Array] | None = None,
@@ -295,6 +300,9 @@ class KSWGD(
             Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
         )
         self._arrived(moved)
+        reason = not_arrived(self.history_.get("limited", np.zeros(0))) if n_iter is None else ""
+        if reason:
+            warnings.warn(f"KSWGD {reason}", ConvergenceWarning, stacklevel=2)
         far = self.history_.get("far", np.zeros(0))
         if far.size and far.max() > 0:
             warnings.warn(

@@ -13,8 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
 from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.lengths import isotropic
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
+from gpukoop.spectrum.coordinates import is_auto
 from gpukoop.spectrum.dictionary import DictionaryFunctions
 from gpukoop.spectrum.modes import CARRIERS
 
@@ -26,6 +29,9 @@ COARSE_RATIO = 1.5
 COARSE_LANDMARKS = 1_000
 # Samples that decide whether a mode is carried by many.
 JUDGES = 20_000
+# Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
+# in a row differ most, 4.4 times, in one unit.
+UNITS_RATIO = 5.0
 # Enough that the end state on the quadruple well and the torus is at the iid floor.
 DEFAULT_COMPONENTS = 64
 
@@ -73,7 +79,7 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
             raise ValueError(
                 f"X has {X.shape[1]} features, the fitted spectrum has {chosen.n_features_in_}"
             )
-        if flow.coordinates is not None:
+        if flow.coordinates is not None and not is_auto(flow.coordinates):
             raise ValueError(
                 "coordinates= would be ignored: a fitted spectrum has its own; give them to the spectrum, or drop them"
             )
@@ -89,7 +95,7 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
         "n_components": _modes(flow, X),
         "n_landmarks": flow.n_landmarks,
         "random_state": flow.random_state,
-        "coordinates": flow.coordinates,
+        "coordinates": coordinates_of(flow, kernel, X),
         **_options(flow),
     }
     if chosen == "diffusion":
@@ -112,6 +118,24 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     raise ValueError(
         f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
     )
+
+
+def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
+    """Return the coordinates that the parameters of a flow ask for: "auto" standardises columns of different units.
+
+    Columns whose widths differ more than five times are taken to have different units; a manifold (``project``) and a kernel
+    with a scale for each feature say themselves what a distance is.
+    """
+    if not is_auto(flow.coordinates):
+        return flow.coordinates
+    given = isinstance(kernel, AbstractKernel) and isotropic(kernel)[1] is not None
+    if flow.project is not None or given:
+        return None
+    # mean absolute deviations: no square leaves the range
+    middle = X.mean(axis=0, dtype=float)
+    width = to_host(abs(X - middle).mean(axis=0, dtype=float))
+    width = width[width > 0]
+    return "standardize" if len(width) and width.max() > UNITS_RATIO * width.min() else None
 
 
 def of_a_dictionary(spectrum: Any) -> bool:
