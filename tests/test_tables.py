@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import gpukoop as gk
 from gpukoop import datasets
@@ -154,3 +157,93 @@ def test_particles_still_at_the_longest_step_are_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flow.transport(X[:200], n_iter=3)
+
+
+FRAMED = {
+    "kswgd": lambda: gk.KSWGD(n_components=6, total_time=1.0, random_state=0),
+    "mmd": lambda: gk.MMDFlow(n_iter=3, random_state=0),
+    "wasserstein": lambda: gk.WassersteinFlow("sliced", n_iter=2, random_state=0),
+    "jko": lambda: gk.JKOFlow(n_steps=1, random_state=0),
+    "koopman": lambda: gk.KoopmanSampler(n_features=20, reg=1e-3, random_state=0),
+    "baseline": lambda: gk.baselines.GaussianMixture(random_state=0),
+}
+
+
+def people(pandas):
+    rng = np.random.default_rng(0)
+    return pandas.DataFrame(
+        {
+            "height": rng.normal(170, 9, 150),
+            "age": rng.integers(18, 80, 150),
+            "member": rng.random(150) < 0.5,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", FRAMED)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # short flows
+def test_a_sampler_of_a_frame_answers_in_frames(name):
+    pandas = pytest.importorskip("pandas")
+    frame = people(pandas)
+    model = FRAMED[name]().fit(frame)
+    Z = model.sample(110)
+    assert isinstance(Z, pandas.DataFrame)
+    assert list(Z.columns) == ["height", "age", "member"]
+    assert list(model.feature_names_in_) == list(Z.columns)
+    assert (Z.dtypes == "float64").all()
+    plain = FRAMED[name]().fit(frame.to_numpy(dtype=float)).sample(110)
+    assert isinstance(plain, np.ndarray)
+    assert np.array_equal(Z.to_numpy(), plain)
+    assert np.isfinite(model.score(frame))
+    assert model.diagnose(Z).sizes[0] == 110
+    with pytest.raises(ValueError, match="should match those that were passed during fit"):
+        model.score(frame[["age", "height", "member"]])
+    again = model.fit(frame.to_numpy(dtype=float))
+    assert isinstance(again.sample(110), np.ndarray)  # the last fit counts
+
+
+def test_a_frame_goes_on_where_a_checkpoint_ends(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame, path = people(pandas), tmp_path / "run.model"
+    first, second = (FRAMED["kswgd"]().fit(frame, checkpoint=path).sample(20) for _ in range(2))
+    pandas.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_sampler_ends_a_pipeline():
+    """Scores and searches see raw data; the way back is that of the steps before."""
+    X = load_wine().data
+    pipe = Pipeline([("scale", StandardScaler()), ("law", FRAMED["kswgd"]())]).fit(X)
+    Z = pipe[:-1].inverse_transform(pipe[-1].sample(400))
+    assert np.abs(Z.std(axis=0) / X.std(axis=0) - 1).max() < 0.1
+    assert pipe.score(X) == pipe[-1].score(pipe[:-1].transform(X))
+    search = GridSearchCV(pipe, {"law__n_components": [1, 6]}, cv=2).fit(X)
+    assert search.best_estimator_[-1].sample(5).shape == (5, 13)
+    named = make_pipeline(StandardScaler().set_output(transform="pandas"), FRAMED["mmd"]())
+    frame = load_wine(as_frame=True).data if pytest.importorskip("pandas") else None
+    assert list(named.fit(frame)[-1].sample(3).columns) == list(frame.columns)
+
+
+@pytest.mark.parametrize("name", FRAMED)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scores_do_not_depend_on_the_unit(name):
+    """The same settings on the same data in another unit: the same score, so that searches on both agree."""
+    X = datasets.banana(300, 0)
+    here, there = (FRAMED[name]().fit(c * X[:200]).score(c * X[200:]) for c in (1.0, 1024.0))
+    assert there == pytest.approx(here, rel=1e-6)
+    assert -60 < here < 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ([["tall", "old"], ["short", "young"]], "row 0|text|string"),
+        ("X.csv", "X"),
+        (None, "X"),
+    ],
+    ids=["words", "a path", "nothing"],
+)
+def test_what_is_no_table_is_refused_in_words(bad, words):
+    with pytest.raises((TypeError, ValueError), match=words) as told:
+        gk.KSWGD().fit(bad)
+    assert len(str(told.value)) < 300

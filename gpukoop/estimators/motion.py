@@ -33,6 +33,16 @@ def not_arrived(limited: np.ndarray) -> str:
     )
 
 
+def were_far(far: np.ndarray) -> str:
+    """Return what is to be said of a run with so many particles out of the kernel's reach at every step, or ""."""
+    if not len(far) or far.max() == 0:
+        return ""
+    return (
+        f"{int(far.max())} particle(s) were so far from the data that the kernel underflows there; they moved "
+        "straight towards the nearest samples. Start closer to the data, or use a larger scale."
+    )
+
+
 def barely_moved(start: Array, end: Array, X: Array) -> str:
     """Return why a run of particles from ``start`` to ``end`` has not begun to reach the samples X, or ""."""
     if len(start) < LEAST or len(X) < LEAST:
