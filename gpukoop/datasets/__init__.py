@@ -160,7 +160,19 @@ def exact(name: str, n_eigenvalues: int = 12, **parameters: Any) -> dict[str, An
 def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
     """Return the potential V of a law at the rows of Z, shape (n,); the law is exp(-V) / Z.
 
-    Known for ``"quadruple_well"``, ``"double_well"`` and ``"ornstein_uhlenbeck"``.
+    Parameters
+    ----------
+    name : {"quadruple_well", "double_well", "ornstein_uhlenbeck"}
+        The law.
+    Z : array of shape (n, d)
+        Points.
+    **parameters
+        Those of the function of this name, such as ``barrier=2.0``.
+
+    Returns
+    -------
+    float64 array of shape (n,)
+        V, without the constant that normalises the law.
     """
     function = _known(POTENTIAL, name, "potential", parameters)
     with np.errstate(over="ignore"):

@@ -128,6 +128,18 @@ def energy_distance(
 
     ``weights`` is a pair as in :func:`mmd`. Differs from ``scipy.stats.energy_distance``, which returns the root and takes the line only.
 
+    Parameters
+    ----------
+    X, Y : arrays of shape (n, d) and (m, d)
+        Two clouds.
+    backend : str, optional
+        Who computes.
+
+    Returns
+    -------
+    float
+        In the units of the points; at least 0.
+
     Notes
     -----
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
