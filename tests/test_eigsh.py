@@ -140,7 +140,9 @@ def test_noisy_products_warn_and_stay_finite():
 def libraries():
     import array_api_strict
 
-    yield "array_api_strict", array_api_strict.asarray
+    # before NumPy 2.1 it does not hand on what came through DLPack, which is read-only there
+    if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
+        yield "array_api_strict", array_api_strict.asarray
     torch = pytest.importorskip("torch")
     yield "torch", torch.from_numpy
 

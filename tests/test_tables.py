@@ -4,31 +4,15 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import gpukoop as gk
+from bench.tables import TABLES
 from gpukoop import datasets
-
-
-def fifty_columns(n=600, d=50, seed=0):
-    """Return five factors, one of two clusters, seen through noise in columns from thousandths to ten thousands."""
-    rng = np.random.default_rng(seed)
-    F = rng.normal(size=(n, 5))
-    F[:, 0] = np.where(rng.random(n) < 0.3, -2, 1) + 0.4 * F[:, 0]
-    X = F @ rng.normal(size=(5, d)) + 0.7 * rng.normal(size=(n, d))
-    X[:, :10] = np.exp(0.3 * X[:, :10])  # skewed, as counts and incomes are
-    return X * 10.0 ** rng.uniform(-3, 4, d) + 10.0 ** rng.uniform(-2, 3, d)
-
-
-TABLES = {
-    "wine": lambda: load_wine().data,
-    "breast cancer": lambda: load_breast_cancer().data,
-    "fifty columns": fifty_columns,
-}
 
 
 @pytest.mark.parametrize("name", TABLES)
