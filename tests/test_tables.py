@@ -1,6 +1,8 @@
 """Tables of columns in different units: defaults that hold on them, or a warning that says what is off."""
 
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import gpukoop as gk
-from bench.tables import TABLES
 from gpukoop import datasets
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from bench.tables import TABLES
 
 
 @pytest.mark.parametrize("name", TABLES)
