@@ -302,7 +302,7 @@ class KSWGD(
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Move particles along the spectrum; see :meth:`AbstractFlowEstimator.transport`."""
+        """Move particles along the spectrum; see :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`."""
         moved = super().transport(
             Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
         )

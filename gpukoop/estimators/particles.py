@@ -216,7 +216,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Number of steps. With a generator: None evaluates the map trained by ``fit``; a number trains it anew from
             the identity on the latent points Z.
         callback, checkpoint, checkpoint_every : optional
-            See :meth:`AbstractFlowEstimator.transport`; a generator takes no checkpoint.
+            See :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`; a generator takes no checkpoint.
 
         Returns
         -------

@@ -262,7 +262,7 @@ class WassersteinFlow(AbstractParticleFlow):
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Move particles by the flow; see :meth:`AbstractParticleFlow.transport`.
+        """Move particles by the flow; see :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`.
 
         Warns
         -----
