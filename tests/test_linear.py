@@ -96,6 +96,7 @@ def test_float32_points_say_how_far_they_come():
         gk.solve(K, Y, ridge=1e-4, tol=1e-12)
 
 
+@pytest.mark.slow
 def test_kernel_ridge_predicts_as_scikit_learns():
     """n = 5,000: test errors agree to what the residual leaves."""
     rng = np.random.default_rng(1)

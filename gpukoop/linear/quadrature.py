@@ -224,7 +224,8 @@ def _gauss(
         stop = np.flatnonzero(b[:, i] <= 1e-12 * abs(a[0, i]))
         size = 1 + (stop[0] if len(stop) else len(b))
         theta, vectors = eigh_tridiagonal(a[:size, i], b[: size - 1, i])
-        f = np.asarray(function(theta), float)
+        with np.errstate(all="ignore"):  # what is not finite is said below
+            f = np.asarray(function(theta), float)
         if f.shape != theta.shape or not np.isfinite(f).all():
             raise ValueError(
                 f"function gives {f!r} at {theta!r}, expected a finite number for every eigenvalue: a ridge keeps them from 0"

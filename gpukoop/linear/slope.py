@@ -76,8 +76,15 @@ def scale_derivative(K: KernelOperator, u: Any, v: Any = None) -> np.ndarray:
     V = U if v is None else weights(v, "v", m, K.Y)
     if U.shape[1] != V.shape[1]:
         raise ValueError(f"u has {U.shape[1]} columns and v has {V.shape[1]}: they go in pairs")
+    # Products of the largest numbers leave the range: sizes are taken out first.
+    sizes = [float(abs(A).max()) or 1.0 for A in (U, V)]
+    U, V = U / sizes[0], V / sizes[1]
     parts = [_derivative(K._with(kernel=c * radial), U, V) for c, radial in K.kernel.terms]
-    return parts[0] if len(parts) == 1 else np.array(parts)
+    with np.errstate(over="ignore"):
+        out = (parts[0] if len(parts) == 1 else np.array(parts)) * sizes[0] * sizes[1]
+    if not np.isfinite(out).all():
+        raise ValueError("the derivative leaves the range of float64: scale u and v down")
+    return np.asarray(out)
 
 
 def _derivative(K: KernelOperator, U: Array, V: Array) -> np.ndarray:
