@@ -90,7 +90,7 @@ def sample(arguments: argparse.Namespace) -> int:
         flow = _read(arguments)
         check_taken(method_of(flow), arguments)
     kept = {} if arguments.checkpoint is None else {"checkpoint": arguments.checkpoint}
-    Z = flow.sample(arguments.particles, random_state=arguments.seed, **kept)
+    Z, _ = points(flow.sample(arguments.particles, random_state=arguments.seed, **kept), "sample")
     names = getattr(flow, "feature_names_in_", None)
     write_atomically(arguments.out, table_bytes(arguments.out, Z, names))
     if plot is not None:
