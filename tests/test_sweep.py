@@ -203,6 +203,7 @@ ELSEWHERE = {
     "torch.NeuralDictionary": "tests/test_neural_dictionary.py",
     **dict.fromkeys("Constant Cosine Periodic Polynomial".split(), "tests/test_kernel_algebra.py"),
     "plot.require_matplotlib": "takes nothing",
+    **dict.fromkeys("plot.pictures plot.training".split(), "tests/test_cli_train.py"),
 }
 # Rooms whose every name is tried in tests of their own.
 OWN_TESTS = {
