@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         interop,
         kernels,
         kinetics,
+        linear,
         maps,
         metrics,
         plot,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.generators import Generator
+    from gpukoop.linear import logdet, scale_derivative, solve, trace
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -64,6 +66,10 @@ _HOMES = {
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
     "diagnose": "verdict",
+    "logdet": "linear",
+    "scale_derivative": "linear",
+    "solve": "linear",
+    "trace": "linear",
 }
 _ROOMS = (
     "baselines",
@@ -74,6 +80,7 @@ _ROOMS = (
     "interop",
     "kernels",
     "kinetics",
+    "linear",
     "maps",
     "metrics",
     "plot",
@@ -120,13 +127,18 @@ __all__ = [
     "interop",
     "kernels",
     "kinetics",
+    "linear",
+    "logdet",
     "maps",
     "metrics",
     "plot",
     "sampler",
+    "scale_derivative",
+    "solve",
     "spectrum",
     "testing",
     "torch",
+    "trace",
     "use_backend",
     "verdict",
 ]

@@ -46,6 +46,7 @@ GRID = np.geomspace(1e-6, 1e6, 241)
 WITHIN = GRID[GRID <= 100]
 # Relative complex step; agreement asked of the derivative, and what the chain rule of a root may cancel near 0.
 STEP, AGREEMENT, CANCELLED = 1e-20, 1e-6, 1e-10
+ONE, ZERO = Number(1.0), Number(0.0)
 # phi(s, {parameter: number}), of arrays or of symbols.
 Formula = Callable[[Any, dict[str, Any]], Any]
 
@@ -66,8 +67,8 @@ class RadialFormula(AbstractRadial):
         As ``kink``, ``singular`` and ``positive`` of :class:`gpukoop.kernels.formula.profile.Profile`.
     """
 
-    phi: Expr = Number(1.0)
-    dphi: Expr = Number(0.0)
+    phi: Expr = ONE
+    dphi: Expr = ZERO
     parameters: tuple[tuple[str, float], ...] = ()
     kink: bool = False
     singular: bool = False
@@ -178,7 +179,7 @@ def radial(
         raise ValueError(f"radial: {what} has no value for any s ({error})") from None
     except TypeError as error:
         raise TypeError(f"radial: {what} cannot be read ({error}); {GRAMMAR}") from None
-    if slope == Number(0.0):
+    if slope == ZERO:
         raise ValueError(f"radial: {what} does not depend on s: use gk.Constant")
     inside = {_inside(name): number for name, number in given.items()}
     _check_values(what, phi, value, inside, given, singular)
