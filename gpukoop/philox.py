@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -96,18 +95,15 @@ def _fused(cupy: ModuleType) -> Callable[..., Array]:
 
 def _filled(out: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Write the draws of all places, by chunks that threads share."""
-    from gpukoop.kernels.cpu.reduce import n_threads
+    from gpukoop.kernels.cpu.threads import n_threads, spread
 
     fill = _loop()
-    starts = iter(range(0, len(out), CHUNK))
 
-    def work(_: int) -> None:
+    def work(starts: Iterator[int]) -> None:
         for start in starts:
             fill(out[start : start + CHUNK], np.uint64(start), key[0], key[1])
 
-    threads = min(n_threads(), -(-len(out) // CHUNK))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads)))
+    spread(work, range(0, len(out), CHUNK), n_threads())
     return out
 
 

@@ -39,6 +39,7 @@ from gpukoop.kernels.operation import Operation
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
+INTERRUPT = 1 << 31  # and at most a quarter of a second: how long Ctrl-C waits
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
 
 _EVERY_TILE, _NOTHING_LEFT = np.empty((0, 0), np.int32), np.empty((0, 0))
@@ -116,12 +117,15 @@ def _reduce(
     features = _round_up(d, variant.pad)
     columns = variant.columns or _round_up(t, COLUMNS)
     width = columns * variant.value + columns * features * variant.slope + variant.skip
+    # In units of pairs of the cheapest sum: a task should last as long whatever d and t are.
+    work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     if plan:
         block = plan.block
         X, Y, V = X[plan.targets.order], Y[plan.sources.order], V[plan.sources.order]
     else:
         # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
         block = min(BLOCK, max(1, (1 << 17) // (8 * width)), -(-n // (2 * n_threads())))
+        block = min(block, max(1, INTERRUPT // work))
         block = _round_up(block, variant.targets)
     Xp = _pack_rows(X, features, variant.targets, power)
     Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
@@ -142,8 +146,6 @@ def _reduce(
             these = these._replace(visit=visit, left=left)
         run(*these)
 
-    # In units of pairs of the cheapest sum: a task should last as long whatever d and t are.
-    work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     rows = PAIRS_PER_TASK // work if plan is None else plan.rows
     share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
     # Cells sorted the targets; results go back to the order in which they came.
