@@ -44,7 +44,7 @@ LONG = {
     "product": "K @ np.ones((300_000, 3))",
     "gradient": "K.gradient(np.ones(300_000))",
     "few targets, many sources": (
-        "gk.Gaussian(1.0)(X[:2000], np.tile(X, (20, 1)), backend='numba-cpu').gradient(np.ones((6_000_000, 2)))"
+        "gk.Gaussian(1.0)(X[:20_000], np.tile(X, (10, 1)), backend='numba-cpu').gradient(np.ones((3_000_000, 2)))"
     ),
     "sorted lines": (
         "gk.metrics.sliced_wasserstein(X[:200_000], X[:200_000] + 1, n_projections=20_000, random_state=0)"
@@ -117,7 +117,10 @@ def test_after_ctrl_c_helpers_finish_their_slice_and_take_no_other(monkeypatch):
 @pytest.mark.parametrize("operation", ["product", "gradient"])
 @pytest.mark.parametrize(("n", "m", "d", "t"), [(50, 10**7, 3, 1), (10**5, 10**6, 20, 4)])
 def test_no_slice_is_longer_than_ctrl_c_may_wait(monkeypatch, operation, n, m, d, t):
-    """A slice is at most INTERRUPT pairs of the cheapest sum, a quarter of a second, whatever the shape: counted, not timed."""
+    """A slice is at most INTERRUPT bytes of pairs of the cheapest sum, whatever the shape: counted, not timed.
+
+    Measured on a core of 2.5 GHz: 1.5e9 to 4e9 such pairs a second in float32, 4e8 to 1.7e9 in float64, .1 to .3 s for INTERRUPT.
+    """
     found = []
 
     def seen(piece, n, rows, work):
@@ -130,8 +133,8 @@ def test_no_slice_is_longer_than_ctrl_c_may_wait(monkeypatch, operation, n, m, d
     _ = K @ v if operation == "product" else K.gradient(v)
     ((rows, work),) = found
     least = 16  # targets that a compiled loop takes at once, at most
-    assert rows * work <= max(reduce.INTERRUPT, least * work)
-    assert reduce.INTERRUPT <= 128 * reduce.PAIRS_PER_TASK
+    assert rows * work * 4 <= max(reduce.INTERRUPT, least * work * 4)
+    assert reduce.INTERRUPT <= 4 * 2**28
 
 
 # --- the end of the interpreter
