@@ -7,12 +7,15 @@ import threading
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
+from gpukoop.baselines import KernelDensity
 from gpukoop.files import read_npy, write_atomically
 from gpukoop.flow.identity import identity
-from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+from gpukoop.kinetics import KineticModel
+from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD, LinearCoordinates
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -304,6 +307,36 @@ def test_columns_are_remembered_and_checked(name):
         out = made.set_output(transform="pandas").transform(frame)
         assert list(out.columns) == names
         assert out.shape == (60, len(names))
+
+
+def _walk(columns):
+    pandas = pytest.importorskip("pandas")
+    frames = np.cumsum(normal(200), axis=0) % 3.0
+    return pandas.DataFrame(frames, columns=["a", "b"])[columns]
+
+
+EDMD = KernelEDMD(gk.Gaussian(0.5), 2, n_landmarks=20, reg=0.3, random_state=0)
+SWAPPED = {
+    "coordinates": lambda df, swapped: LinearCoordinates("pca").fit(df).transform(swapped),
+    "diagnose": lambda df, swapped: FLOWS["WassersteinFlow"]().fit(df).diagnose(swapped),
+    "pairs": lambda df, swapped: clone(EDMD).fit(df, successors=swapped),
+    "pairs of coordinates": lambda df, swapped: LinearCoordinates("tica").fit(
+        df, successors=swapped
+    ),
+    "pairs of a flow": lambda df, swapped: FLOWS["KSWGD"]().fit(df, successors=swapped),
+    "runs": lambda df, swapped: clone(EDMD).fit([df, swapped], lag=1),
+    "runs of a model": lambda df, swapped: KineticModel(EDMD, n_bootstrap=3).fit([df, swapped]),
+    "model": lambda df, swapped: KineticModel(EDMD, n_bootstrap=3).fit(df).transform(swapped),
+    "inverse": lambda df, swapped: FLOWS["KoopmanSampler"]().fit(df).invert(swapped),
+    "later points": lambda df, swapped: FLOWS["KoopmanSampler"]().fit(df).partial_fit(swapped),
+    "baseline": lambda df, swapped: KernelDensity(random_state=0).fit(df).score(swapped),
+}
+
+
+@pytest.mark.parametrize("verb", SWAPPED)
+def test_swapped_columns_are_seen_wherever_a_frame_may_come_twice(verb):
+    with pytest.raises(ValueError, match="feature names"):
+        SWAPPED[verb](_walk(["a", "b"]), _walk(["b", "a"]))
 
 
 # --- checkpoints

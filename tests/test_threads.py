@@ -10,6 +10,7 @@ import pytest
 from gpukoop.blas import one_thread
 from gpukoop.kernels.cpu import threads
 
+
 @pytest.mark.parametrize(
     ("files", "cores"),
     [

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.baselines.base import AbstractBaseline, likeliest_scale
-from gpukoop.draws import RandomState, check_count, check_positive
+from gpukoop.checks import check_length
+from gpukoop.draws import RandomState, check_count
 
 
 class KernelDensity(AbstractBaseline):
@@ -36,7 +37,7 @@ class KernelDensity(AbstractBaseline):
 
     def _check_parameters(self) -> None:
         if not (isinstance(self.scale, str) and self.scale == "auto"):
-            check_positive(self.scale, "scale")
+            check_length(self.scale, "scale")
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         self._samples = X

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.baselines.base import AbstractBaseline, likeliest_scale
+from gpukoop.checks import check_length
 from gpukoop.draws import RandomState, check_count, check_positive
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.scales import median_scale
@@ -26,7 +27,7 @@ class _AbstractScored(AbstractBaseline):
 
     def _check_parameters(self) -> None:
         if not (isinstance(self.scale, str) and self.scale == "auto"):
-            check_positive(self.scale, "scale")
+            check_length(self.scale, "scale")
         check_count(self.n_iter, "n_iter", least=0)
         check_positive(self.step_size, "step_size")
 

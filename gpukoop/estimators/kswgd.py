@@ -19,7 +19,7 @@ from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, langevin_rate
 from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
-from gpukoop.fitted import whole
+from gpukoop.fitted import check_columns, whole
 from gpukoop.flow.kswgd import Pushed, make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
@@ -226,6 +226,7 @@ class KSWGD(
         native = self._remember(X)
         Y = None
         if successors is not None:
+            check_columns(self, successors)
             Y, _ = points(successors, "successors", n_features=native.shape[1])
             if len(Y) != len(native):
                 raise ValueError(

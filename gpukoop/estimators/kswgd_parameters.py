@@ -31,9 +31,11 @@ def check_kswgd(flow: Any) -> None:
             "the manifold"
         )
     check_init(flow.init)
-    if flow.units not in ("data", "absolute"):
+    if not isinstance(flow.units, str) or flow.units not in ("data", "absolute"):
         raise ValueError(f"units must be 'data' or 'absolute', got {flow.units!r}")
-    if not (isinstance(flow.coarse, bool) or flow.coarse == "auto"):
+    if not (
+        isinstance(flow.coarse, bool) or (isinstance(flow.coarse, str) and flow.coarse == "auto")
+    ):
         raise ValueError(f"coarse must be 'auto', True or False, got {flow.coarse!r}")
     if flow.kernel is not None and not isinstance(flow.kernel, AbstractKernel):
         raise TypeError(f"kernel is {flow.kernel!r}, expected a kernel such as Gaussian('auto')")

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
+from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
 
@@ -61,6 +62,7 @@ class JudgedMixin:
         Report
         """
         check_is_fitted(self)
+        check_columns(self, Z)
         if Z is None:
             self._silent = True
             try:

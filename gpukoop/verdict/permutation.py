@@ -269,7 +269,14 @@ def mean_distance(X: np.ndarray, rng: np.random.Generator) -> float:
 
 
 def distance_multiple(Z: np.ndarray, X: np.ndarray, rng: np.random.Generator) -> float:
-    """Return the energy distance in units of what as many samples of the law of X show; columns by their quartiles in X."""
+    """Return the energy distance in units of what as many samples of the law of X show; columns by their quartiles in X.
+
+    At least two samples; infinity where they are all equal and a particle is elsewhere.
+    """
+    X = to_host(points(X, "X")[0]).astype(float)
+    Z = to_host(points(Z, "Z", n_features=X.shape[1], other="X")[0]).astype(float)
+    if len(X) < 2:
+        raise ValueError("X has 1 sample, expected at least 2: one shows no distance")
     middle, spread = units(X)
     kept = spread > 0
     if not kept.any():
