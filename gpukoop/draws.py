@@ -80,6 +80,13 @@ def check_positive(value: float, name: str, *, zero: bool = False) -> float:
     return number
 
 
+def check_flag(value: object, name: str) -> bool:
+    """Return True or False, or raise with the name: 1 and "no" are neither."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
 def check_function(value: object, name: str, call: str) -> None:
     """Raise with the name and the call expected unless ``value`` can be called."""
     if not callable(value):

@@ -54,11 +54,6 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
-        if not hasattr(chosen, "functions_"):
-            raise ValueError(
-                "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, got "
-                f"{chosen!r}: fit it first"
-            )
         if of_a_dictionary(chosen) and (flow.langevin or flow.coarse is True):
             raise ValueError(
                 "langevin and coarse=True follow a kernel estimate of the law: with a spectrum of a dictionary, whose modes are "

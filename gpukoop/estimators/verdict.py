@@ -175,14 +175,19 @@ class ConvergedByVerdict(JudgedMixin):
         self._settled = settled
 
 
-def set_aside(
-    X: Array, Y: Array | None, fraction: float
-) -> tuple[Array, Array | None, Array | None]:
-    """Return samples and successors to learn from, and samples kept aside, or None if there would be too few."""
+def check_fraction(fraction: Any) -> None:
+    """Raise unless it is a share of the samples that leaves some."""
     if not 0 <= check_positive(fraction, "validation_fraction", zero=True) < 1:
         raise ValueError(
             f"validation_fraction is {fraction}: pass a share of the samples, in [0, 1)"
         )
+
+
+def set_aside(
+    X: Array, Y: Array | None, fraction: float
+) -> tuple[Array, Array | None, Array | None]:
+    """Return samples and successors to learn from, and samples kept aside, or None if there would be too few."""
+    check_fraction(fraction)
     size = int(fraction * len(X))
     if size < ENOUGH:
         return X, Y, None

@@ -10,14 +10,16 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from gpukoop.arrays import Array, like, namespace, to_host
-from gpukoop.draws import check_count, check_positive
+from gpukoop.draws import check_count, check_flag, check_positive
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.sampler.clock import Clock
 from gpukoop.sampler.evolution import Options
 from gpukoop.sampler.fourier import FourierFeatures
-from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures
+from gpukoop.sampler.latent import Latent
+from gpukoop.sampler.lifting import AbstractFeatures, Lift, UserFeatures, is_features
 from gpukoop.sampler.nystroem import NystroemFeatures
 from gpukoop.sampler.polynomial import EndpointFeatures, PolynomialFeatures, quantile_box
+from gpukoop.sampler.teacher import as_teacher
 
 # Beyond this many coordinates the products of x with Chebyshev polynomials in t outnumber the kernel features.
 MAX_AFFINE = 32
@@ -72,14 +74,21 @@ class Recipe:
         dictionary, solver, jump, kernel = (
             given(k) for k in ("dictionary", "solver", "jump", "kernel")
         )
-        if isinstance(dictionary, str) and dictionary not in DICTIONARIES:
-            raise ValueError(
+        known = (
+            dictionary in DICTIONARIES if isinstance(dictionary, str) else is_features(dictionary)
+        )
+        if not known:
+            raise (ValueError if isinstance(dictionary, str) else TypeError)(
                 f"dictionary must be one of {', '.join(map(repr, DICTIONARIES))} or an object with features(x, t) and "
                 f"features_and_jvp(x, t, u), got {dictionary!r}"
             )
-        if solver not in ("sat", "exponential"):
+        if not isinstance(solver, str) or solver not in ("sat", "exponential"):
             raise ValueError(f"solver must be 'sat' or 'exponential', got {solver!r}")
         clock = Clock.named(given("clock"))
+        Latent(given("latent"))
+        as_teacher(given("teacher"))
+        if not _is_auto(given("distill")):
+            check_count(given("distill"), "distill", least=0)
         if not _is_auto(given("reg")):
             check_positive(given("reg"), "reg", zero=True)
         if jump is not None:
@@ -106,10 +115,10 @@ class Recipe:
             scale=None if _is_auto(given("scale")) else check_positive(given("scale"), "scale"),
             time_scale=check_positive(given("time_scale"), "time_scale"),
             kernel=kernel,
-            gaussian_part=bool(given("gaussian_part")),
+            gaussian_part=check_flag(given("gaussian_part"), "gaussian_part"),
             n_triples=None if n_triples is None else check_count(n_triples, "n_triples"),
             n_bins=check_count(given("n_bins"), "n_bins"),
-            symmetrize=bool(given("symmetrize")),
+            symmetrize=check_flag(given("symmetrize"), "symmetrize"),
             backend=given("backend"),
             verbose=int(given("verbose")),
         )
