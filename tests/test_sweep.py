@@ -50,6 +50,13 @@ CALLS = {
         metrics.sinkhorn_divergence,
         {"X": X, "Y": Y, "blur": 1.0, "n_iter": 50},
     ),
+    "metrics.frechet_distance": (metrics.frechet_distance, {"X": X, "Y": Y}),
+    "metrics.kernel_distance": (
+        lambda X, Y, subset_size: metrics.kernel_distance(
+            X, Y, kernel=gk.Gaussian(1.0), n_subsets=2, subset_size=subset_size
+        ),
+        {"X": X, "Y": Y, "subset_size": 10},
+    ),
     "metrics.gaussian_mmd": (
         metrics.gaussian_mmd,
         {"m1": m, "S1": S, "m2": -m, "S2": 2 * S, "scale": 1.0},
@@ -143,7 +150,7 @@ CALLS |= {name: call for name, call in (PARTS | hostile_rooms.PARTS).items() if 
 VALUE = "a value that a call returns, or an abstract class"
 ELSEWHERE = {
     **dict.fromkeys(
-        "metrics.TwoSampleTest verdict.TwoSampleTest verdict.Line verdict.Report sampler.ExponentialOverflow "
+        "metrics.KernelDistance metrics.TwoSampleTest verdict.TwoSampleTest verdict.Line verdict.Report sampler.ExponentialOverflow "
         "sampler.SpectralReport BackendError maps.AbstractLinearMap maps.AbstractMap sampler.AbstractFeatures "
         "sampler.AbstractTeacher algebra.AbstractOperator testing.Conformance cuda.Launch cuda.Plan kinetics.ChapmanKolmogorov "
         "kinetics.CrossValidation kinetics.ImpliedTimescales kinetics.MetastableStates kinetics.ModeCorrelation "
@@ -152,6 +159,10 @@ ELSEWHERE = {
     ),
     "metrics.two_sample_test": "verdict.two_sample_test",
     "diagnose": "verdict.diagnose",
+    **dict.fromkeys(
+        "datasets.images metrics.ClassifierFeatures metrics.RandomConvolutions".split(),
+        "tests/test_images.py",
+    ),
     "DiffusionMap": "spectrum.DiffusionMap",
     "KernelEDMD": "spectrum.KernelEDMD",
     "GeneratorEDMD": "spectrum.GeneratorEDMD",

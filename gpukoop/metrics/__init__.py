@@ -21,6 +21,8 @@ from gpukoop.checks import real_array, root_of_square, times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, check_function, random_generator
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.metrics.features import ClassifierFeatures, RandomConvolutions
+from gpukoop.metrics.frechet import KernelDistance, frechet_distance, kernel_distance
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
 from gpukoop.metrics.transport import clouds, sinkhorn_divergence, wasserstein
@@ -28,13 +30,18 @@ from gpukoop.operator import KernelOperator, median_scale
 from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "ClassifierFeatures",
+    "KernelDistance",
+    "RandomConvolutions",
     "TwoSampleTest",
     "coverage",
     "energy_distance",
+    "frechet_distance",
     "gaussian_energy_distance",
     "gaussian_mmd",
     "gaussian_wasserstein",
     "iid_floor",
+    "kernel_distance",
     "kl_divergence",
     "mmd",
     "nearest_neighbour_distance",
@@ -113,6 +120,18 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
 
     Differs from ``scipy.stats.energy_distance``, which returns the root and takes the line only.
 
+    Parameters
+    ----------
+    X, Y : arrays of shape (n, d) and (m, d)
+        Two clouds.
+    backend : str, optional
+        Who computes.
+
+    Returns
+    -------
+    float
+        In the units of the points; at least 0.
+
     Notes
     -----
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
@@ -148,6 +167,11 @@ def sliced_wasserstein(
         P, independent uniform directions.
     random_state : int, Generator, RandomState or None, default=0
         The directions. The default takes the same ones at every call, so that values are comparable.
+
+    Returns
+    -------
+    float
+        In the units of the points.
 
     Notes
     -----
@@ -197,6 +221,11 @@ def iid_floor(
     n_reference : int, optional
         Size of that draw, ``n_samples`` by default.
     random_state : int, Generator, RandomState or None, default=0
+
+    Returns
+    -------
+    mean, deviation : float
+        Over the draws.
 
     Examples
     --------

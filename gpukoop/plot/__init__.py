@@ -119,7 +119,17 @@ def particles(
 
 
 def demo(result: Any) -> Any:
-    """Return the figure of a demonstration: its start, midway and end beside the exact density of its law."""
+    """Return the figure of a demonstration: its start, midway and end beside the exact density of its law.
+
+    Parameters
+    ----------
+    result : object
+        What ``gpukoop demo`` computed: frames, the name of the law, titles.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     require_fields(result, "result", "start halfway particles law", "a demonstration")
     return particles(result.start, result.halfway, result.particles, density=result.law)
 
@@ -145,6 +155,11 @@ def flow_animation(
         As in :func:`particles`.
     fps : int, default=20
         Frames a second; the last one stays for a second.
+
+    Returns
+    -------
+    pathlib.Path
+        Where the file is.
 
     Notes
     -----

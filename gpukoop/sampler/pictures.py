@@ -124,6 +124,10 @@ def images(
     shape : (height, width), optional
         Square by default.
     n_columns : int
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     rows = real_array(samples, "samples", (None, None))
     n_columns = check_count(n_columns, "n_columns")
