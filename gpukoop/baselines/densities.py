@@ -73,6 +73,8 @@ class GaussianMixture(AbstractBaseline):
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         from sklearn import mixture
 
+        if len(X) < 2:
+            raise ValueError("X has 1 sample, expected at least 2: a mixture has widths")
         seed = int(rng.integers(2**31))
         most = max(1, min(self.n_components, len(X) // 10))
         fitted = [mixture.GaussianMixture(k, random_state=seed).fit(X) for k in range(1, most + 1)]
