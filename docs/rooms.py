@@ -16,9 +16,9 @@ PAGES = {
         "Operators and backends",
         "Matrices that are never stored, and who computes with them.",
     ),
-    "linalg": (
+    "linear": (
         "Linear systems",
-        "Regularised systems, log-determinants and traces of lazy operators.",
+        "Solutions, log-determinants and traces of kernel matrices of 10^5 points, and slopes in the scales.",
     ),
     "spectrum": ("Spectra", "Eigenvalues and eigenfunctions of operators and generators."),
     "estimators": (
@@ -53,13 +53,8 @@ PAGES = {
     "cuda": ("CUDA code", "The code that runs on a GPU, without one."),
     "testing": ("Testing", "Tolerances and conformance checks for backends of your own."),
 }
-HOMES = {
-    "generators": "estimators",
-    "verdict": "verdict",
-    "spectrum": "spectrum",
-    "linalg": "linalg",
-}
-HOMES |= {"estimators": "estimators", "kernels": "kernels"}
+HOMES = {"generators": "estimators", "verdict": "verdict", "spectrum": "spectrum"}
+HOMES |= {"estimators": "estimators", "kernels": "kernels", "linear": "linear"}
 BESIDE = {"estimators": ["estimators.base.AbstractFlowEstimator"]}
 
 
