@@ -54,7 +54,12 @@ PAGES = {
     "testing": ("Testing", "Tolerances and conformance checks for backends of your own."),
 }
 HOMES = {"generators": "estimators", "verdict": "verdict", "spectrum": "spectrum"}
-HOMES |= {"estimators": "estimators", "kernels": "kernels", "linear": "linear"}
+HOMES |= {
+    "estimators": "estimators",
+    "kernels": "kernels",
+    "linear": "linear",
+    "synthesis": "estimators",
+}
 BESIDE = {"estimators": ["estimators.base.AbstractFlowEstimator"]}
 
 
