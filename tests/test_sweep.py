@@ -120,6 +120,19 @@ CALLS = {
     "Riesz": (lambda exponent: gk.Riesz(exponent)(X, Y) @ V, {"exponent": 1.0}),
     "Energy": (lambda X: gk.Energy()(X) @ np.ones(30), {"X": X}),
     "KernelOperator": (lambda X, Y, tol: K(X, Y, tol=tol) @ V, {"X": X, "Y": Y, "tol": 1e-3}),
+    "solve": (
+        lambda X, y, **k: gk.solve(gk.Gaussian(1.0)(X), y, **k),
+        {"X": X, "y": np.ones(30), "ridge": 0.5, "tol": 1e-8, "max_iter": 50},
+    ),
+    "logdet": (
+        lambda X, ridge, n_probes: gk.logdet(gk.Gaussian(1.0)(X), ridge=ridge, n_probes=n_probes),
+        {"X": X, "ridge": 0.5, "n_probes": 4},
+    ),
+    "trace": (
+        lambda X, ridge: gk.trace(gk.Gaussian(1.0)(X), np.sqrt, ridge=ridge),
+        {"X": X, "ridge": 0.5},
+    ),
+    "scale_derivative": (lambda u, v: gk.scale_derivative(K(), u, v), {"u": w, "v": V}),
     "KernelOperator.product": (lambda v: K() @ v, {"v": V}),
     "KernelOperator.gradient": (lambda v: K().gradient(v), {"v": V}),
     "KernelOperator.value_and_gradient": (lambda v: K().value_and_gradient(v), {"v": V}),
@@ -168,10 +181,16 @@ ELSEWHERE = {
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
     "KoopmanSampler": "sampler.KoopmanSampler.transport, tests/test_koopman_sampler.py, tests/test_hostile_state.py",
     "Generator": "generators.Generator",
+    "synthesize": "tests/test_synthesis.py",
+    **dict.fromkeys(
+        "linear.Estimate linear.SolveInfo linear.logdet linear.scale_derivative linear.solve linear.trace".split(),
+        "tests/test_linear.py",
+    ),
     "Block": "algebra.Block",
     "Identity": "algebra.Identity",
     "backends": "takes nothing",
     "plot.require_matplotlib": "takes nothing",
+    **dict.fromkeys("plot.pictures plot.training".split(), "tests/test_cli_train.py"),
 }
 # Arguments that ask for places: an IndexError of ours is a clear error there, and nowhere else.
 PLACES = {("algebra.Selection", "rows"), ("sampler.mode_projector", "select")}

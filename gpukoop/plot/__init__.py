@@ -26,6 +26,7 @@ from gpukoop.plot.canvas import (
 )
 from gpukoop.plot.curves import history, spectrum
 from gpukoop.plot.kinetics import chapman_kolmogorov, implied_timescales
+from gpukoop.plot.pictures import pictures, training
 from gpukoop.plot.verdict import verdict
 
 __all__ = [
@@ -35,9 +36,11 @@ __all__ = [
     "history",
     "implied_timescales",
     "particles",
+    "pictures",
     "png",
     "require_matplotlib",
     "spectrum",
+    "training",
     "verdict",
 ]
 
