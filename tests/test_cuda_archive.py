@@ -53,6 +53,11 @@ def test_it_holds_every_kernel_operation_and_form_up_to_three_features():
     assert archive.FILE.stat().st_size < 1.5e6
 
 
+def test_a_comment_costs_no_compiling():
+    code = "for r in range(R):  # targets of a thread\n\n    # the long reason\n    a = '#'\n"
+    assert archive._code(code) == "for r in range(R):\n    a = '#'"
+
+
 def test_its_texts_run_on_old_linkers_and_devices():
     for program in PROGRAMS[::17]:
         text = archive.find(program, (8, 0))

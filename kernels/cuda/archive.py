@@ -12,6 +12,7 @@ of its kernel. So a frame that was changed is compiled, not taken from a file th
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -35,11 +36,17 @@ OLDEST = (8, 0)
 SHARED = ("device.py", "specification.py", "pairs/squares.py", "symmetric/shape.py")
 
 
+def _code(text: str) -> str:
+    """Return a file without comments and empty lines: they decide nothing, and a better comment should cost no compiling."""
+    lines = (re.sub(r"(^|\s)\s*# .*$", "", line).rstrip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
 @cache
 def _sources(frame: str) -> str:
     """Return a hash of the files that decide the text of a frame."""
     module = frame.partition(":")[0].replace(".", "/") + ".py"
-    texts = ((HOME / name).read_text(encoding="utf-8") for name in (module, *SHARED))
+    texts = (_code((HOME / name).read_text(encoding="utf-8")) for name in (module, *SHARED))
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
