@@ -20,11 +20,19 @@ def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
     check_scales(radial, X.dtype)
     if lengths is None:
         return Placement(radial, X, Y, None)
+    if len(lengths) != X.shape[1]:
+        raise ValueError(
+            f"the kernel has {len(lengths)} scales and the points have {X.shape[1]} features: pass one scale for each feature, or a "
+            "number for all"
+        )
+
+    # Where the points are, once: every slope is divided by it, and a copy from the host a call would be waited for.
+    scales = namespace(X).asarray(lengths, dtype=X.dtype)
+    x, y = divided(scales, X, Y)
 
     def back(G: Array) -> Array:
-        return G / namespace(G).asarray(lengths, dtype=G.dtype)
+        return G / scales.astype(G.dtype, copy=False)
 
-    x, y = divided(lengths, X, Y)
     return Placement(radial, x, y, back, lengths)
 
 

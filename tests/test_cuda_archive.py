@@ -161,6 +161,7 @@ def test_sums_of_the_catalogue_need_no_compiler(kernel, no_compiler, monkeypatch
         monkeypatch.setattr(engine.CuPyEngine, "function", lambda self, p: loaded.function(p))
         monkeypatch.setattr(engine, "compute_capability", lambda device: (9, 0))
         monkeypatch.setattr(engine.CuPyEngine, "capacity", lambda self, p: 660)
+        monkeypatch.setattr(engine.CuPyEngine, "multiprocessors", lambda self: 132)
         engine.cupy_engine.cache_clear()
         rng = np.random.default_rng(0)
         for op, operation in OPERATIONS.items():

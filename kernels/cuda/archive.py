@@ -1,7 +1,7 @@
 """PTX of the catalogue that comes with the package, so that common sums never wait for the compiler.
 
-``ptx.zip`` holds every program of the catalogue's kernels for 1, 2 and 3 features, one column and float32. It was written on
-a machine without a GPU by ``python -m bench.ptx_archive``. A device's own linker turns a text into machine code, in a
+``ptx.zip`` holds, of every kernel of the catalogue, the programs for 1, 2 and 3 features and one column in float32, those of a
+KSWGD step, and the usual sums in float64. It was written on a machine without a GPU by ``python -m bench.ptx_archive``. A device's own linker turns a text into machine code, in a
 twentieth of the time that compiling takes.
 
 A program is found under a hash of everything that decides its text: the files of its frame, its constants, the functions

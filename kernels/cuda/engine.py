@@ -152,7 +152,12 @@ class CuPyEngine(AbstractEngine):
 
     def capacity(self, program: Program) -> int:
         """Return blocks a multiprocessor times multiprocessors."""
-        return _capacity(self.function(program), self.xp.cuda.get_device_id())
+        blocks = _blocks(self.function(program), self.xp.cuda.get_device_id())
+        return blocks * self.multiprocessors()
+
+    def multiprocessors(self) -> int:
+        """Return how many the current device has."""
+        return _multiprocessors(self.xp.cuda.get_device_id())
 
     def pack(self, packing: Packing, X: Array, Y: Array, memory: Memory) -> Packed:
         """Return the points as a packing wants them, from memory or by its launches."""
@@ -193,10 +198,16 @@ def compute_capability(device: int) -> tuple[int, int]:
 
 
 @cache
-def _capacity(function: Any, device: int) -> int:
+def _multiprocessors(device: int) -> int:
     import cupy
 
-    count = int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
+@cache
+def _blocks(function: Any, device: int) -> int:
+    """Return how many blocks of a function a multiprocessor of the device holds at once."""
+    import cupy
+
     occupancy = getattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", None)
-    blocks = BLOCKS_OF_SM if occupancy is None else int(occupancy(function.ptr, BLOCK, 0))
-    return blocks * count
+    return BLOCKS_OF_SM if occupancy is None else int(occupancy(function.ptr, BLOCK, 0))

@@ -224,7 +224,8 @@ class Call:
         ]
         engine.load(running)
         filled = min(map(engine.capacity, running))
-        self.plan = plan = make_plan(kernel, replace(sizes, capacity=filled))
+        how = {"capacity": filled, "multiprocessors": engine.multiprocessors()}
+        self.plan = plan = make_plan(kernel, replace(sizes, **how))
         fixed = made | plan.scalars
         fixed |= {name: self.xp.empty(*size) for name, size in plan.unused.items()}
         wanted = {program.name for program in running}

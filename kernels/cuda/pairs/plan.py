@@ -24,7 +24,7 @@ from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import forms, slope_parts
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.packing import Clouds, Launch, Packing
-from gpukoop.kernels.cuda.pairs.grid import CAPACITY, split
+from gpukoop.kernels.cuda.pairs.grid import CAPACITY, MULTIPROCESSORS, split
 from gpukoop.kernels.cuda.pairs.shape import columns, specify
 from gpukoop.kernels.cuda.program import Program, label
 from gpukoop.kernels.cuda.specification import (
@@ -51,6 +51,7 @@ class Sizes:
     block: int = BLOCK
     listed: bool = False
     capacity: int = CAPACITY
+    multiprocessors: int = MULTIPROCESSORS
 
 
 class AbstractPart:
@@ -116,7 +117,7 @@ class Part(AbstractPart):
         self.tiles = -(-c.m // self.shape.tile)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
         capacity = sizes.capacity * (16 if sizes.listed else 1)
-        self.per, self.splits = split(self.rows, self.tiles, capacity)
+        self.per, self.splits = split(self.rows, self.tiles, capacity, sizes.multiprocessors)
 
     @property
     def finishes(self) -> bool:
