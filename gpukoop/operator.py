@@ -84,6 +84,8 @@ class KernelOperator(AbstractReductions):
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
             )
         self.X, self.home = points(X, "X")
+        # The same object where there is one cloud: backends ask by identity whether pairs may be visited once and points packed
+        # once.
         self.Y = self.X
         if Y is not None and Y is not X:
             self.Y, other = points(Y, "Y", n_features=self.X.shape[1])
@@ -91,19 +93,26 @@ class KernelOperator(AbstractReductions):
                 raise ValueError(
                     f"X is on {self.home.device} and Y on {other.device}: move one of them first"
                 )
+            # The wider dtype: differences of float32 and float64 points have the digits of neither unless both are widened
+            # first.
             dtype = np.result_type(self.X.dtype, self.Y.dtype)
             self.X, self.Y = (a.astype(dtype, copy=False) for a in (self.X, self.Y))
         self.backend = None if backend is None else check_name(backend, "backend=")
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
+        # From the sources: the scale of a fitted kernel must not depend on where it is evaluated.
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         self._prepare()
 
     def _prepare(self) -> None:
+        # Everything that backends need not know (a scale for each feature, directions, circles) is done to the points here;
+        # what they see is radial with one scale.
         self._placed = place(self.kernel, self.X, self.Y)
         self._radial = self._placed.kernel
+        # Kept through all requests: copies on a device, orders and grids are made of these once.
         clouds = self._placed.X, self._placed.Y
         self.clouds = Clouds(*scales.within_range(self._radial, *clouds))
+        # Points far out were moved nearer, where their kernel is 0 all the same; logarithms would tell the difference.
         self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
@@ -138,6 +147,8 @@ class KernelOperator(AbstractReductions):
     def _with(self, **changes: Any) -> KernelOperator:
         """Return the operator with other points or another kernel, which have been checked."""
         other = object.__new__(KernelOperator)
+        # Past the checks of the constructor: points and kernel have been through them, and a factor of two should not look at a
+        # million points.
         other.__dict__.update(self.__dict__, **changes)
         other._prepare()
         return other
@@ -154,6 +165,7 @@ class KernelOperator(AbstractReductions):
         if not isinstance(other, KernelOperator) or not (self._placed.adds and other._placed.adds):
             return None
         how = [(K.backend, K.tol, K.precision, K._placed.lengths) for K in (self, other)]
+        # By memory, not by identity: sliced or transposed operators have arrays of their own over the same numbers.
         same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
@@ -162,6 +174,7 @@ class KernelOperator(AbstractReductions):
         if rows is not None and columns is not None:
             equal = np.array_equal(rows, columns)
         X = self.X if rows is None else self.X[namespace(self.X).asarray(rows)]
+        # A principal block stays one cloud, and symmetric.
         if equal and self.X is self.Y:
             return self._with(X=X, Y=X)
         Y = self.Y if columns is None else self.Y[namespace(self.Y).asarray(columns)]
@@ -193,6 +206,7 @@ class KernelOperator(AbstractReductions):
         request = self._requests.get((operation, t))
         if request is None:
             (n, m), d, home = self.shape, self.clouds.X.shape[1], self.home
+            # torch's or JAX's arrays on a device arrive as CuPy's, those on the host as NumPy's: backends know two libraries.
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds

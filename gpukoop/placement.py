@@ -14,6 +14,7 @@ from gpukoop.scales import check_scales, divided
 
 def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
     """Return the radial kernel that every backend knows, and the points that it acts on."""
+    # Kernels of angles or products choose the space in which they are radial themselves.
     if isinstance(kernel, AbstractPlaced):
         return kernel.place(X, Y)
     radial, lengths = isotropic(kernel)
@@ -31,6 +32,7 @@ def place(kernel: AbstractKernel, X: Array, Y: Array) -> Placement:
     x, y = divided(scales, X, Y)
 
     def back(G: Array) -> Array:
+        # Gradients in x/l are l times those in x: divided once more, not multiplied.
         return G / scales.astype(G.dtype, copy=False)
 
     return Placement(radial, x, y, back, lengths)

@@ -56,6 +56,7 @@ class AbstractReductions(AbstractOperator):
         V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
         out = run(self.request(operation, V.shape[1]), self.backend, V)
         listen()
+        # Slopes are those of the radial kernel in its own places; the chain rule brings them to the points that the user has.
         return slope_back(out, operation, self._placed), _ndim(v) == 1
 
     def __matmul__(self, v: Any) -> Array:
@@ -187,15 +188,19 @@ class AbstractReductions(AbstractOperator):
             raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
         # On a device b of the dtype of the points has no digits to save.
         kept = is_cupy(native) and (native.dtype == self.dtype)
+        # Lists and other kinds of numbers go on as they came: the check of weights says in words what is wrong with them.
         if kept or not native.size or native.dtype.kind not in "fiu":
             return self._run(operation, native, "b", infinite=True)[0]
         # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
         # so that the host need not wait for it.
         xp = namespace(native)
         native = native if native.dtype.kind == "f" else native.astype(float)
+        # A log-sum-exp shifts with its logarithms: the largest may be taken off, in the dtype that they came in, and added to
+        # the result.
         top = native.max()
         if not is_cupy(native) and abs(float(top)) > float(np.finfo(self.dtype).max):
             return self._run(operation, native, "b", infinite=True)[0]
+        # Of logarithms that are all -inf nothing is taken off: -inf minus itself is NaN.
         top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
         out = self._run(operation, native - top, "b", infinite=True)[0]
         if isinstance(out, tuple):

@@ -66,6 +66,7 @@ def _pack_rows(X: Array, features: int, rows: int, power: float) -> Array:
     n, d = X.shape
     out = np.zeros((_round_up(n, rows), features), X.dtype)
     np.multiply(X, X.dtype.type(power), out=out[:n, :d])
+    # Copies of a real target in the last group: their sums are finite, and nobody reads them.
     out[n:] = out[n - 1]
     return out
 
@@ -77,6 +78,8 @@ def _pack_sources(Y: Array, V: Array, columns: int, tile: int, power: float, pad
     S = np.zeros((n_tiles, d + columns, tile), Y.dtype)
     full, rest = divmod(m, tile)
     scale = Y.dtype.type(power)
+    # A structure of arrays within every tile: vectors of sources are contiguous for each coordinate, and a tile is one stretch
+    # of memory.
     np.multiply(Y[: full * tile].reshape(full, tile, d).transpose(0, 2, 1), scale, out=S[:full, :d])
     S[:full, d : d + t] = V[: full * tile].reshape(full, tile, t).transpose(0, 2, 1)
     if rest:
@@ -104,6 +107,7 @@ def _reduce(
     real = X.dtype.type
     out = np.empty((n if variant.value else 0, t), real)
     grad = np.empty((n if variant.slope else 0, t, d), real)
+    # An empty sum is 0 and its logarithm -inf; compiled loops would read the last row of nothing.
     if n == 0 or m == 0 or t == 0:
         out.fill(-np.inf if variant.log else 0.0)
         grad.fill(0.0)
@@ -127,6 +131,7 @@ def _reduce(
     Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
     Sp = _pack_sources(Y, V, columns, variant.tile, power, -np.inf if variant.log else 0.0)
     constants = np.array([ratio * ratio, *of.values], real)
+    # To whole vectors, not whole tiles: a tail of one source would otherwise cost a tile.
     padded = min(_round_up(m, LANES), len(Sp) * variant.tile)
     arguments = Arguments(
         start=0, stop=n, block=block, width=width, n_features=d, n_columns=t, T=columns, m=padded,
@@ -136,6 +141,7 @@ def _reduce(
     )  # fmt: skip
 
     def piece(start: int, stop: int) -> None:
+        # Lists of tiles belong to a block of targets: they are made by the thread that will use them.
         these = arguments._replace(start=start, stop=stop)
         if plan:
             visit, left = plan.visits(start, stop)
@@ -220,6 +226,7 @@ def _log_term(
     value, grad = _reduce(_trace(radial), 1.0, X, Y, bias, variant)
     level = value[:, 0]
     if coefficient != 1.0:
+        # The weight of a term is a number beside the logarithm, added where float32 has no digits to lose.
         level = (level.astype(np.float64) + math.log(coefficient)).astype(level.dtype)
     return level, grad[:, 0]
 

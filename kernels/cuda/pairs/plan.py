@@ -92,6 +92,7 @@ class AbstractPart:
         for form in self.forms:
             power = 2 if form == "exact" else 1
             values = (scale**2, 2.0 * number * scale**power, *self.trace.values)
+            # Forms hold q in different units, so their constants differ by powers of the scale.
             found |= zip(self.scalar_names(form), map(real, values), strict=True)
         return found
 
@@ -138,6 +139,7 @@ class Part(AbstractPart):
         c, dtype = self.sizes.clouds, self.sizes.clouds.dtype
         widths = dict(self.results)
         if self.finishes:
+            # Partial results take O(n splits) memory: atomics would save it and lose the order of additions.
             widths |= {f"part_{o}": self.splits * width for o, width in self.results.items()}
         if self.sizes.operation.log:
             widths["part_top"] = self.splits
@@ -302,6 +304,7 @@ class Plan(AbstractPlan):
 
     def __init__(self, kernel: AbstractKernel, sizes: Sizes) -> None:
         self.sizes = sizes
+        # A sum of kernels has no logarithm in closed form: its terms are separate sums, joined in the logarithm.
         if sizes.operation.log and len(kernel.terms) > 1:
             terms = enumerate(kernel.terms)
             self.parts = [Part(sizes, KernelSum(((c, k),)), f"_{i}") for i, (c, k) in terms]
@@ -312,6 +315,7 @@ class Plan(AbstractPlan):
 def join(outs: list[dict[str, Array]], xp: ModuleType) -> dict[str, Array]:
     """Return the log-sum-exp of a sum of kernels from those of its terms."""
     values = xp.stack([o["value"] for o in outs])  # (parts, n, 1)
+    # -inf everywhere is shifted by nothing: -inf minus itself is NaN.
     top = values.max(axis=0)
     top = xp.where(top == -math.inf, 0.0, top).astype(values.dtype)
     shares = xp.exp(values - top)
