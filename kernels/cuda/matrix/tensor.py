@@ -190,8 +190,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
                         found = cuda.any_sync(LANES, found)
                     if found:
                         w = k0
-                        # A loop over a runtime bound, lest the compiler writes out this rare branch for every pair and spends
-                        # the registers of the usual one.
+                        # A runtime bound, lest this rare branch is written out for every pair and spends the registers of the
+                        # usual one.
                         while w < rare:
                             z = pick(N, w >> k1, k2) + (n1 if w & k1 == k1 else n0)
                             if pick(C, w, k4) < cut * z:
