@@ -34,15 +34,21 @@ class Explanation:
         Who chose it: an argument, a context, the environment or the cost.
     rows : tuple of (name, seconds or None, words)
         Every backend.
+    way : str
+        What that backend will do where it has several ways: visit each pair once, leave out cells of sources, multiply
+        matrices. "" where it has one.
     """
 
     request: Request
     backend: str
     source: str
     rows: tuple[tuple[str, float | None, str], ...]
+    way: str = ""
 
     def __str__(self) -> str:
         head = f"{self.request}: {self.backend}, chosen by {self.source}"
+        if self.way:
+            head = f"{head}; {self.way}"
         return "\n".join([head, *_table(self.rows)])
 
     __repr__ = __str__
@@ -91,7 +97,8 @@ def explain(request: Request, backend: str | None) -> Explanation:
     # Blocks on a cluster go through the same backends, each on its worker: who computes does not change, only where.
     choice, workers = choose(request, backend), cluster.get()
     source = choice.source if workers is None else f"{choice.source}, in blocks on {workers}"
-    return Explanation(request, choice.backend, source, rank(request))
+    way = BACKENDS[choice.backend].way(request)
+    return Explanation(request, choice.backend, source, rank(request), way)
 
 
 def _choose(request: Request, name: str, source: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.cells import Plan, make_plan
+from gpukoop.kernels.cells import MIN_CELLS, MIN_TARGETS, Plan, make_plan
 from gpukoop.kernels.cpu.loops import COLUMNS, LOG2_E
 from gpukoop.kernels.cpu.module import load
 from gpukoop.kernels.cpu.source import source
@@ -36,6 +36,7 @@ from gpukoop.kernels.cpu.threads import n_threads, share
 from gpukoop.kernels.cpu.variant import LANES, Arguments, Variant, choose
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, Trace, trace
 from gpukoop.kernels.operation import Operation
+from gpukoop.kernels.request import Request
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
@@ -184,10 +185,24 @@ def _sums(
         return _reduce(of, coefficient, X, Y, V, variant)
     scale = max(radial.length for _, radial in kernel.terms)
     plan = None
-    # Bounds of a tile are those of one column, and relative to the value: neither many columns nor a slope alone have them.
-    if variant.features and variant.columns == 1 and operation.value:
+    if _bounded(variant, operation):
         plan = make_plan(of, scale if operation.slope else None, X, Y, V, variant.tile, tol)
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
+
+
+def way(request: Request) -> str:
+    """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
+    r = request
+    variant = choose(r.operation, r.d, r.t, r.dtype, _degree(np.dtype(r.dtype), r.tol))
+    if r.tol is None or not _bounded(variant, r.operation):
+        return "every pair"
+    enough = r.n >= MIN_TARGETS and r.m >= MIN_CELLS * variant.tile
+    return "every pair, or cells of sources without those too far away" if enough else "every pair"
+
+
+def _bounded(variant: Variant, operation: Operation) -> bool:
+    """Return whether tiles have bounds: those are of one column, and relative to the value."""
+    return bool(variant.features) and variant.columns == 1 and operation.value and not operation.log
 
 
 def _degree(dtype: np.dtype, tol: float | None) -> int:

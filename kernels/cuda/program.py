@@ -93,11 +93,12 @@ class Program:
 
     def build(self) -> Any:
         """Return the frame as a Python function over its compile-time constants."""
-        from gpukoop.kernels.cuda.device import arithmetic
+        from gpukoop.kernels.cuda.device import SIMULATED, arithmetic, pruned
 
         module, _, name = self.specification.frame.partition(":")
         factory = getattr(importlib.import_module(f"gpukoop.kernels.cuda.{module}"), name)
-        return factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        frame = factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        return frame if SIMULATED else pruned(frame)
 
     def signature(self, pointers: bool) -> Any:
         """Return Numba's signature: one pointer an array, or one-dimensional arrays for Numba's own dispatcher."""

@@ -173,6 +173,18 @@ def code(
     return "\n\n".join(texts)
 
 
+def way(request: Request) -> str:
+    """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
+    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
+    if matrix_cuda.applies(r.dtype, r.d, r.precision):
+        return f"products of matrices, precision {r.precision}, where points are apart"
+    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
+    words = "each pair once" if same and pays(r.kernel, sizes) else "every pair"
+    return (
+        f"{words}, or lists of tiles without those too far away" if lists.possible(sizes) else words
+    )
+
+
 @functools.lru_cache(maxsize=512)
 def make_plan(kernel: AbstractKernel, sizes: Sizes) -> AbstractPlan:
     """Return the plan of a reduction over all pairs."""
