@@ -68,16 +68,14 @@ def test_plans_of_two_clouds_fill_the_device_in_every_frame(op, d, t, dtype):
 
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("d", [2, 3, 10])
-@pytest.mark.parametrize(("n", "m"), [(10**5, 1000), (1000, 10**5), (10**5, 2000), (30_000, 1000)])
+@pytest.mark.parametrize(("n", "m"), [(10**5, 1000), (1000, 10**5), (10**5, 2000)])
 def test_a_thin_problem_keeps_every_multiprocessor_busy(op, d, n, m):
     """Too few tiles to fill waves of 660 blocks: multiprocessors of an H200 have the same number of blocks, three or more."""
     clouds = Clouds(n, m, d, "float32", False)
     part = Plan(Gaussian(1.0), Sizes(OPERATIONS[op], clouds, 1)).parts[0]
     cut_so = part.rows, part.tiles, part.per, part.splits
     assert part.rows * part.splits >= 2 * 132
-    # 30,000 targets of eight a thread are 30 rows of eight tiles: 240 blocks cannot be even on 132 multiprocessors.
-    least = 0.92 if max(n, m) == 10**5 else 0.88
-    assert max(efficiency(*cut_so), balance(*cut_so)) >= least
+    assert max(efficiency(*cut_so), balance(*cut_so)) >= 0.92
 
 
 def test_an_uneven_wave_is_given_up_for_an_even_one():
