@@ -93,12 +93,11 @@ class Program:
 
     def build(self) -> Any:
         """Return the frame as a Python function over its compile-time constants."""
-        from gpukoop.kernels.cuda.device import SIMULATED, arithmetic, pruned
+        from gpukoop.kernels.cuda.device import arithmetic
 
         module, _, name = self.specification.frame.partition(":")
         factory = getattr(importlib.import_module(f"gpukoop.kernels.cuda.{module}"), name)
-        frame = factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
-        return frame if SIMULATED else pruned(frame)
+        return factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
 
     def signature(self, pointers: bool) -> Any:
         """Return Numba's signature: one pointer an array, or one-dimensional arrays for Numba's own dispatcher."""
