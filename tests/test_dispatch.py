@@ -376,5 +376,5 @@ def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
     assert gk.Gaussian()(X, X.copy(), backend="numba-cuda").explain().way == "every pair"
     monkeypatch.setattr(reduce_cuda.lists, "MIN_PAIRS", 2**30)
     assert "lists of tiles" in gk.Gaussian()(X, backend="numba-cuda", tol=1e-3).explain().way
-    wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda", precision="3xtf32")
-    assert "products of matrices, precision 3xtf32" in wide.explain().way
+    wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda")
+    assert wide.explain().way == "products of matrices, precision fp32, where points are apart"
