@@ -25,7 +25,7 @@ BUSY = np.array([1.0, 0.31, 0.62, 0.93, 0.965, 1.0])
 
 
 def split(
-    rows: int, tiles: int, capacity: int = CAPACITY, multiprocessors: int = MULTIPROCESSORS
+    rows: int, tiles: int, capacity: int = CAPACITY, multiprocessors: int | None = MULTIPROCESSORS
 ) -> tuple[int, int]:
     """Return (tiles a piece, pieces a row of blocks) with the least time on a device that holds ``capacity`` blocks.
 
@@ -36,7 +36,8 @@ def split(
     tiles : int
         Tiles of sources, all of which every row visits.
     capacity, multiprocessors : int
-        Blocks that the device holds at once, and how many multiprocessors share them.
+        Blocks that the device holds at once, and how many multiprocessors share them; None where pieces differ in length, so
+        that only short ones are even.
 
     Notes
     -----
@@ -50,7 +51,8 @@ def split(
     pieces = -(-tiles // per)
     waves = -(-rows * pieces // capacity)
     best = int(np.argmin(waves * (per + PIECE)))
-    if efficiency(rows, tiles, int(per[best]), int(pieces[best]), capacity) < FILLED:
+    filled = efficiency(rows, tiles, int(per[best]), int(pieces[best]), capacity)
+    if multiprocessors is not None and filled < FILLED:
         waves, resident = _resident(rows * pieces, capacity, multiprocessors)
         last = resident / BUSY[np.minimum(resident, BLOCKS_OF_SM)]
         best = int(np.argmin((waves * capacity / multiprocessors + last) * (per + PIECE)))

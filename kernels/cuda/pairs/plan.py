@@ -118,7 +118,8 @@ class Part(AbstractPart):
         self.tiles = -(-c.m // self.shape.tile)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
         capacity = sizes.capacity * (16 if sizes.listed else 1)
-        self.per, self.splits = split(self.rows, self.tiles, capacity, sizes.multiprocessors)
+        shared = None if sizes.listed else sizes.multiprocessors
+        self.per, self.splits = split(self.rows, self.tiles, capacity, shared)
 
     @property
     def finishes(self) -> bool:
