@@ -38,6 +38,7 @@ CPU_TABLES = (
     "verdict",
     "truth",
     "torch",
+    "tables",
     "cuda_static",
     "cuda_tensor",
 )

@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the names live that are imported when they are first used.
 _HOMES = {

@@ -69,7 +69,9 @@ def test_the_sdist_holds_what_its_tests_need(tmp_path):
     needed = {
         name
         for name in listed.stdout.split()
-        if name.startswith(("tests/", "bench/", "docs/", "kernels/", "gpukoop/"))
+        if name.startswith(
+            ("tests/", "bench/", "docs/", "kernels/", "gpukoop/", "recipe/", ".github/")
+        )
         or name.endswith(".md")
     }
     needed -= {"gpukoop/kernels"}

@@ -53,11 +53,11 @@ def _distribution(angle_to_mass):
 
 
 def test_particles_end_as_good_as_independent_draws():
-    n = 10_000
+    n = 5_000
     X, _ = datasets.quadruple_well(n, random_state=0, independent=True)
     reference, _ = datasets.quadruple_well(200_000, random_state=2, independent=True)
     start = np.random.default_rng(1).uniform(-2, 2, (n, 2))
-    options = {"n_components": 100, "n_landmarks": 2_000, "step_size": 0.1, "random_state": 0}
+    options = {"n_components": 100, "n_landmarks": 1_000, "step_size": 0.1, "random_state": 0}
     distance = {}
     for langevin in (0.0, 0.02):
         Z = gk.KSWGD(langevin=langevin, units="absolute", **options).fit(X).transport(start)
@@ -85,7 +85,7 @@ def test_holes_of_the_start_close():
         found = NearestNeighbors(n_neighbors=1).fit(points).kneighbors(fresh)[0]
         return np.quantile(found, 0.95)
 
-    options = {"n_landmarks": 2_000, "step_size": 0.1, "random_state": 0}
+    options = {"n_landmarks": 1_000, "step_size": 0.1, "random_state": 0}
     open_, closed = (
         fill(gk.KSWGD(langevin=kappa, units="absolute", **options).fit(X).transport(start))
         for kappa in (0.0, 0.02)

@@ -83,7 +83,15 @@ def double_well(
 ) -> Pairs:
     """Return pairs of the Langevin diffusion in V(x) = b (x^2 - 1)^2, shape (n_samples, 1).
 
-    Parameters are those of :func:`quadruple_well`, of which this is one coordinate.
+    Parameters
+    ----------
+    n_samples, lag_time, random_state, independent, n_substeps, barrier
+        As in :func:`quadruple_well`, of which this is one coordinate.
+
+    Returns
+    -------
+    X, Y : float64 arrays of shape (n_samples, 1)
+        States, and the states one ``lag_time`` later.
     """
     return _well_pairs(1, barrier, n_samples, lag_time, random_state, independent, n_substeps)
 

@@ -177,13 +177,38 @@ def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndar
     """Return the nearest point of the torus for every row of Z, shape (n, 3), library and dtype of Z.
 
     Points on the axis go to the angle t = 0, points on the core of the tube to f = 0.
+
+    Parameters
+    ----------
+    Z : array of shape (n, 3)
+        Points of space.
+    R, rho : float
+        Radii of the core and of the tube.
+
+    Returns
+    -------
+    array of shape (n, 3)
+        Library and dtype of Z.
     """
     R, rho = check_radii(R, rho)
     return _embed_torus(torus_angles(Z, R=R), R, rho)
 
 
 def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
-    """Return the angles (t, f) of the rows of Z, each in (-pi, pi], shape (n, 2)."""
+    """Return the angles (t, f) of the rows of Z, each in (-pi, pi].
+
+    Parameters
+    ----------
+    Z : array of shape (n, 3)
+        Points of space; t is the angle around the axis, f that around the tube.
+    R : float
+        Radius of the core of the tube.
+
+    Returns
+    -------
+    array of shape (n, 2)
+        In radians.
+    """
     Z, R = rows_of(Z, 3), check_length(R, "R")
     t = np.arctan2(Z[:, 1], Z[:, 0])
     f = np.arctan2(Z[:, 2], np.hypot(Z[:, 0], Z[:, 1]) - R)

@@ -70,7 +70,19 @@ def _mixture_covariances() -> np.ndarray:
 
 
 def unequal_mixture(n_samples: int, random_state: RandomState = None) -> np.ndarray:
-    """Return draws of three correlated Gaussians in five dimensions with masses 0.7, 0.2 and 0.1, shape (n_samples, 5)."""
+    """Return draws of three correlated Gaussians in five dimensions with masses 0.7, 0.2 and 0.1.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of draws.
+    random_state : None, int, Generator or RandomState
+        Seed.
+
+    Returns
+    -------
+    float64 array of shape (n_samples, 5)
+    """
     n, rng = check_count(n_samples), random_generator(random_state)
     which = rng.choice(3, size=n, p=MASSES)
     roots = np.linalg.cholesky(_mixture_covariances())
@@ -170,6 +182,13 @@ def mises_fisher(n_samples: int, random_state: RandomState = None) -> np.ndarray
 
     Masses 0.7, 0.2, 0.1 and concentrations kappa 10, 20, 50. The height over the equator is drawn by inverting its
     distribution function, w = 1 + log(u + (1 - u) e^(-2 kappa)) / kappa.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of draws.
+    random_state : None, int, Generator or RandomState
+        Seed.
 
     Returns
     -------

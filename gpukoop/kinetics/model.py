@@ -150,7 +150,18 @@ class KineticModel(BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Array:
-        """Return the eigenfunctions at points, (n, r), of mean 0 and variance 1 under the law of the frames."""
+        """Return the eigenfunctions at points, of mean 0 and variance 1 under the law of the frames.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Points.
+
+        Returns
+        -------
+        array of shape (n, r)
+            Library and device of X.
+        """
         check_is_fitted(self)
         return self.estimator_.transform(X)
 

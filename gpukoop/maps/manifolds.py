@@ -37,7 +37,20 @@ def torus(values: Any, period: float = 2 * math.pi) -> Array:
 
 
 def angles(Z: Any, period: float = 2 * math.pi) -> Array:
-    """Return the angles (n, k), in [-period / 2, period / 2], of points (n, 2 k) of :func:`torus` or near it."""
+    """Return the angles of points of :func:`torus` or near it.
+
+    Parameters
+    ----------
+    Z : array of shape (n, 2 k)
+        Cosines and sines, as :func:`torus` returns them; a pair need not have length 1.
+    period : float
+        Of the angles: 2 pi, or 360 for degrees.
+
+    Returns
+    -------
+    array of shape (n, k)
+        In [-period / 2, period / 2]; library and dtype of Z.
+    """
     native, home = _in_pairs(Z), native_array(Z, "Z")[1]
     check_length(period, "period")
     scale = native.dtype.type(period / (2 * math.pi))
@@ -87,7 +100,18 @@ def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
 
 
 def project_sphere(Z: Array) -> Array:
-    """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...)."""
+    """Return the nearest point of the unit sphere for every row; the origin, which has none, goes to (1, 0, ...).
+
+    Parameters
+    ----------
+    Z : array of shape (n, d)
+        Points of space.
+
+    Returns
+    -------
+    array of shape (n, d)
+        Rows of length 1; library and dtype of Z.
+    """
     Z = rows_of(Z)
     xp = namespace(Z)
     length = (Z**2).sum(axis=1, keepdims=True) ** 0.5

@@ -59,6 +59,16 @@ def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> floa
 
     .. math:: 2 E|X - Y| - E|X - X'| - E|Y - Y'|, \quad
               E|N(m, a^2)| = a \sqrt{2/\pi}\, e^{-m^2 / 2a^2} + m\, \mathrm{erf}(m / (a \sqrt 2))
+
+    Parameters
+    ----------
+    m1, s1, m2, s2 : float
+        Means and standard deviations.
+
+    Returns
+    -------
+    float
+        In the units of the means.
     """
     m1, m2 = (float(real_array(m, name, ())) for m, name in ((m1, "m1"), (m2, "m2")))
     s1, s2 = check_positive(s1, "s1", zero=True), check_positive(s2, "s2", zero=True)
@@ -84,8 +94,21 @@ def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayL
 
     .. math:: W_2^2 = |m_1 - m_2|^2 + \mathrm{tr}(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2})
 
-    Parameters are those of :func:`gaussian_mmd`. Cost: O(d^3). Accuracy: about 1e-8 in W2 near 0, where the
-    trace cancels.
+    Parameters
+    ----------
+    m1, m2 : arrays of shape (d,)
+        Means.
+    S1, S2 : arrays of shape (d, d)
+        Covariances.
+
+    Returns
+    -------
+    float
+        In the units of the means.
+
+    Notes
+    -----
+    Cost: O(d^3). Accuracy: about 1e-8 in W2 near 0, where the trace cancels.
     """
     m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
     values, vectors = np.linalg.eigh(S1)

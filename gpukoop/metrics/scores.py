@@ -100,6 +100,11 @@ def coverage(X: Array, centres: Array, radius: float) -> float:
     centres : array of shape (k, d)
     radius : float
         In the units of X.
+
+    Returns
+    -------
+    float
+        From 0 to 100.
     """
     from scipy.spatial import cKDTree
 
@@ -115,8 +120,21 @@ def coverage(X: Array, centres: Array, radius: float) -> float:
 def nearest_neighbour_distance(X: Array) -> float:
     """Return the median distance from a point to its nearest neighbour within the cloud.
 
-    Particles that crowd together score far below independent draws of the same number, whatever their other
-    metrics say. Cost: O(n log n) for small d.
+    Particles that crowd together score far below independent draws of the same number, whatever their other metrics say.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        At least two points.
+
+    Returns
+    -------
+    float
+        In the units of the points.
+
+    Notes
+    -----
+    Cost: O(n log n) for small d.
     """
     from scipy.spatial import cKDTree
 

@@ -37,7 +37,20 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def png(figure: Any, dots: int = DOTS) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Such as the functions of this room return.
+    dots : int
+        Dots an inch.
+
+    Returns
+    -------
+    bytes
+        The content of the file.
+    """
     dots = check_count(dots, "dots", least=LEAST_DOTS)
     return _encoded(figure, ".png", min(dots, MOST_DOTS))
 

@@ -121,7 +121,7 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     @property
     def timescales_(self) -> np.ndarray:
-        """Relaxation times 1 / Re eigenvalues_, (r,), in the unit of time of the eigenvalues."""
+        """Relaxation times 1 / Re ``eigenvalues_``, (r,), in the unit of time of the eigenvalues."""
         return 1.0 / np.real(self.eigenvalues_)
 
     @property

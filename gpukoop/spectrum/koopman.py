@@ -69,7 +69,7 @@ class KernelEDMD(AbstractSpectrum):
         Complex if not ``reversible``: by ascending real part, conjugate pairs whole; the imaginary part is the angular
         frequency, known up to multiples of 2 pi / ``lag_time``.
     timescales_ : ndarray of shape (r,)
-        1 / Re eigenvalues_, in the unit of ``lag_time_``: relaxation times, descending.
+        1 / Re ``eigenvalues_``, in the unit of ``lag_time_``: relaxation times, descending.
     lag_time_ : float
         ``lag_time``, or ``lag`` * ``frame_time`` of trajectories.
     mu_ : ndarray of shape (r,)
