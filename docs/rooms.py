@@ -16,6 +16,10 @@ PAGES = {
         "Operators and backends",
         "Matrices that are never stored, and who computes with them.",
     ),
+    "linear": (
+        "Linear systems",
+        "Solutions, log-determinants and traces of kernel matrices of 10^5 points, and slopes in the scales.",
+    ),
     "spectrum": ("Spectra", "Eigenvalues and eigenfunctions of operators and generators."),
     "estimators": (
         "Flows and samplers",
@@ -50,7 +54,12 @@ PAGES = {
     "testing": ("Testing", "Tolerances and conformance checks for backends of your own."),
 }
 HOMES = {"generators": "estimators", "verdict": "verdict", "spectrum": "spectrum"}
-HOMES |= {"estimators": "estimators", "kernels": "kernels"}
+HOMES |= {
+    "estimators": "estimators",
+    "kernels": "kernels",
+    "linear": "linear",
+    "synthesis": "estimators",
+}
 BESIDE = {"estimators": ["estimators.base.AbstractFlowEstimator"]}
 
 
