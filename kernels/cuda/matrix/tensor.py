@@ -261,8 +261,6 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
                         if RIGHT_FINE:
                             z0, z1 = tile[w + k2], tile[w + k3]
                         for r in range(TARGETS):
-                            # Values in the layout of C are an A fragment of the second product once sources 2t and 2t + 1 are
-                            # numbered t and t + 4: no shuffle.
                             f0, f1, f2, f3 = F[r, k0], F[r, k2], F[r, k1], F[r, k3]
                             a0, a1, a2, a3 = (
                                 (float_as_int(f0) + HALF_UNIT) & MASK,
