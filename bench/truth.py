@@ -32,6 +32,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "KernelDensity": baselines.KernelDensity,
     "Langevin": baselines.Langevin,
     "SVGD": baselines.SVGD,
+    "LAWGD": baselines.LAWGD,
 }
 
 

@@ -199,7 +199,9 @@ def smoothed_bootstrap(
     a, b = _amounts(near, rng)
     whole, rest = divmod(n, m)
     rows = np.repeat(near.order, whole)
-    rows = np.concatenate([rows, near.order[np.sort(rng.choice(m, rest, replace=False))]])
+    if rest:  # evenly along an order that keeps neighbours together: every region gets its share
+        evenly = (np.arange(rest) + rng.random()) * (m / rest)
+        rows = np.concatenate([rows, near.order[np.minimum(evenly.astype(int), m - 1)]])
     Z = np.empty((n, d))
     size = max(1, BLOCK_NUMBERS // (near.size * d))
     for start in range(0, n, size):
