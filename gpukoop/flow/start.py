@@ -47,6 +47,8 @@ DRAWS = 2
 # Neighbours lie on one side if their mean is off by so many times its own variance; the density then ends there if log R is
 # larger than around them by less than this share of what a falling density shows.
 ONE_SIDED, FALLING = 3.0, 1 / 3
+# Neighbours that are spread by more than this share of the variance are not near, as in many features: they know of no rim.
+LOCAL = 0.25
 # Trees find neighbours in O(log m) up to so many features; beyond, a pass over so many samples does.
 TREE_FEATURES, POOL = 12, 5_000
 # Components of a Gaussian mixture among which the BIC chooses.
@@ -84,6 +86,10 @@ class Neighbourhoods:
     @cached_property
     def _around(self) -> Any:
         return self._tree if self.G is self.X else _tree(self.G, self.pool)
+
+    @cached_property
+    def _variance(self) -> float:
+        return float(self.G.var(axis=0).sum())
 
     @property
     def order(self) -> np.ndarray:
@@ -134,7 +140,7 @@ class Neighbourhoods:
         square = (P**2).sum(axis=2)
         off = ((P.sum(axis=1) / k) ** 2).sum(axis=1)
         spread = square.sum(axis=1) / k - off
-        rim = k * off > ONE_SIDED * spread
+        rim = (k * off > ONE_SIDED * spread) & (spread < LOCAL * self._variance)
         near, place = np.unique(found[rim], return_inverse=True)
         if len(near) == 0:
             return rim
