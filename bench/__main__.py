@@ -40,6 +40,7 @@ CPU_TABLES = (
     "truth",
     "bars",
     "torch",
+    "tables",
     "cuda_static",
     "cuda_tensor",
 )

@@ -8,9 +8,13 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-sys.path.insert(0, str(Path(__file__).parent))  # figures.py
+sys.path.insert(0, str(Path(__file__).parent))  # figures.py and rooms.py
+
+import rooms
 
 import gpukoop
+
+rooms.write(Path(__file__).parent / "reference")
 
 project = "gpukoop"
 author = "The gpukoop developers"
@@ -69,6 +73,8 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"gpukoop {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

@@ -10,7 +10,8 @@ def returned_figures(block, block_vars, gallery_conf):
     """Save the figures that ``gk.plot`` returned in a block: pyplot does not know them, so its scraper does not see them."""
     paths = []
     for figure in list(block_vars["example_globals"].values()):
-        if isinstance(figure, Figure) and figure.canvas.manager is None and id(figure) not in SHOWN:
+        known = hasattr(figure, "number")  # given by pyplot
+        if isinstance(figure, Figure) and not known and id(figure) not in SHOWN:
             SHOWN[id(figure)] = figure
             paths.append(next(block_vars["image_path_iterator"]))
             figure.savefig(paths[-1], dpi=100)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         generators,
         interop,
         kinetics,
+        linear,
         maps,
         metrics,
         plot,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.generators import Generator
+    from gpukoop.linear import logdet, scale_derivative, solve, trace
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
     from gpukoop.verdict import diagnose
 
@@ -63,6 +65,10 @@ _HOMES = {
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
     "diagnose": "verdict",
+    "logdet": "linear",
+    "scale_derivative": "linear",
+    "solve": "linear",
+    "trace": "linear",
 }
 _ROOMS = (
     "baselines",
@@ -72,6 +78,7 @@ _ROOMS = (
     "generators",
     "interop",
     "kinetics",
+    "linear",
     "maps",
     "metrics",
     "plot",
@@ -117,13 +124,18 @@ __all__ = [
     "generators",
     "interop",
     "kinetics",
+    "linear",
+    "logdet",
     "maps",
     "metrics",
     "plot",
     "sampler",
+    "scale_derivative",
+    "solve",
     "spectrum",
     "testing",
     "torch",
+    "trace",
     "use_backend",
     "verdict",
 ]

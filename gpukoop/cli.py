@@ -1,4 +1,4 @@
-"""The command line: ``gpukoop demo``, ``fit``, ``sample``, ``info``, ``code`` and, in a checkout, ``bench``.
+"""The command line: ``gpukoop demo``, ``fit``, ``train``, ``sample``, ``info``, ``code`` and, in a checkout, ``bench``.
 
 Errors are one line on standard error and exit status 2, whatever was raised; ``--debug`` shows the traceback. Nothing is
 written before everything it needs has been computed, and files appear whole or not at all.
@@ -90,6 +90,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_fitting(fit)
     fit.set_defaults(checkpoint=None)
 
+    train = command(
+        "train", commands.train, "train a neural generator on images or a table (needs PyTorch)"
+    )
+    train.add_argument(
+        "--data", type=Path, required=True, help="images (.npz, .npy, IDX, PNGs) or a table"
+    )
+    train.add_argument("--objective", default="sinkhorn", help="sinkhorn, mmd, energy, drift, ...")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--steps", type=_count, default=2_000)
+    train.add_argument("--batch", type=_count, default=512, help="samples and particles of a step")
+    train.add_argument("--latent", type=_count, default=32, help="dimension of the latent points")
+    train.add_argument("--persistence", type=_count, default=1, help="optimizer steps a batch")
+    train.add_argument("--rate", type=float, default=1e-3, help="learning rate at the start")
+    train.add_argument("--device", help="cpu or cuda")
+    train.add_argument("--no-labels", action="store_true", help="not conditional on labels")
+    train.add_argument(
+        "--classifier", action="store_true", help="score in features of a classifier, too"
+    )
+    train.add_argument("--seed", type=_seed, default=0)
+
     sample = command(
         "sample", commands.sample, "learn from a table, or read a model, and write particles"
     )
@@ -97,8 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         "method", nargs="?", choices=METHODS, metavar="METHOD", help=", ".join(METHODS)
     )
     sample.add_argument(
-        "--model", type=Path, metavar="M.model", help="what fit wrote, in place of METHOD --data"
+        "--model",
+        type=Path,
+        metavar="M.model|DIR",
+        help="what fit or train wrote, in place of METHOD --data",
     )
+    sample.add_argument("--label", help="of a generator that was trained with labels")
     sample.add_argument("--particles", type=_count, required=True, metavar="N")
     sample.add_argument("--out", type=Path, required=True, metavar=f"Z{TABLE}")
     sample.add_argument("--figure", type=Path, metavar="F.png")

@@ -71,6 +71,13 @@ def sample(arguments: argparse.Namespace) -> int:
     from gpukoop.recipes import check_taken, method_of
     from gpukoop.tables import require_writer, table_bytes
 
+    if arguments.model is not None and arguments.model.is_dir():
+        from gpukoop.generators import command
+
+        _check_fitted(arguments)
+        return command.sample(arguments)
+    if arguments.label is not None:
+        raise ValueError("--label belongs to a folder that `gpukoop train` wrote: pass --model DIR")
     writable(arguments.out, *ENDINGS)
     require_writer(arguments.out)
     plot = None
@@ -83,7 +90,7 @@ def sample(arguments: argparse.Namespace) -> int:
         flow = _read(arguments)
         check_taken(method_of(flow), arguments)
     kept = {} if arguments.checkpoint is None else {"checkpoint": arguments.checkpoint}
-    Z = flow.sample(arguments.particles, random_state=arguments.seed, **kept)
+    Z, _ = points(flow.sample(arguments.particles, random_state=arguments.seed, **kept), "sample")
     names = getattr(flow, "feature_names_in_", None)
     write_atomically(arguments.out, table_bytes(arguments.out, Z, names))
     if plot is not None:
@@ -106,6 +113,13 @@ def fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def train(arguments: argparse.Namespace) -> int:
+    """Train a neural generator and write a folder, for ``sample --model``."""
+    from gpukoop.generators import command
+
+    return command.train(arguments)
+
+
 def fitted(arguments: argparse.Namespace) -> Any:
     """Return the estimator of the command line, fitted to its data."""
     from gpukoop.recipes import estimator
@@ -119,14 +133,20 @@ def fitted(arguments: argparse.Namespace) -> Any:
 
 def _read(arguments: argparse.Namespace) -> Any:
     from gpukoop.models import read_model
+
+    _check_fitted(arguments)
+    flow = read_model(arguments.model)
+    return flow.set_params(verbose=0 if arguments.quiet else 1)
+
+
+def _check_fitted(arguments: argparse.Namespace) -> None:
+    """Raise if an option is given that decides a fit: a model is fitted already."""
     from gpukoop.recipes import FITTING
 
     for name in ("method", "data", *FITTING):
         if getattr(arguments, name) is not None:
             option = "METHOD" if name == "method" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} belongs to fit: the model of --model is fitted already")
-    flow = read_model(arguments.model)
-    return flow.set_params(verbose=0 if arguments.quiet else 1)
 
 
 def _plot() -> Any:

@@ -25,6 +25,10 @@ def use_backend(name: str) -> Iterator[None]:
     name : str
         "numpy", "numba-cpu", "numba-cuda", "keops", "fourier" or "auto".
 
+    Yields
+    ------
+    None
+
     Raises
     ------
     ValueError

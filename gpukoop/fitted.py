@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from sklearn.utils.validation import _check_feature_names
 
 from gpukoop.arrays import Array, Home, is_cupy, points
+
+# Libraries of frames, and what they call the names of columns.
+FRAMES = {"pandas": "columns", "polars": "schema"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,6 +44,24 @@ def own_points(x: Any, name: str) -> tuple[Array, Home]:
 def remember_columns(estimator: Any, X: Any) -> None:
     """Keep the column names of a frame as ``feature_names_in_``, as scikit-learn does."""
     _check_feature_names(estimator, X, reset=True)
+    library = type(X).__module__.partition(".")[0]
+    named = library in FRAMES and hasattr(estimator, "feature_names_in_")
+    estimator._frame = library if named else None
+
+
+def framed(method: F) -> F:
+    """Return a ``sample`` that answers in a frame with the columns of the one that the estimator was fitted to."""
+
+    @wraps(method)
+    def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        Z = method(self, *args, **kwargs)
+        library = getattr(self, "_frame", None)
+        if library is None or hasattr(Z, "columns"):
+            return Z
+        names = {FRAMES[library]: list(self.feature_names_in_)}
+        return import_module(library).DataFrame(Z, **names)
+
+    return cast(F, sample)
 
 
 def check_columns(estimator: Any, X: Any) -> None:

@@ -39,7 +39,12 @@ SHAPES: tuple[Shape, ...] = (
 )
 
 # By name of the estimator; today all of them pass all checks.
-_KNOWN_FAILURES: dict[str, dict[str, str]] = {}
+_KNOWN_FAILURES: dict[str, dict[str, str]] = {
+    "KSWGD": {
+        "check_sample_weight_equivalence_on_dense_data": "the default number of modes, the default scale and who has no neighbours "
+        "count rows, and a row of weight two is one; with both given and a scale that reaches all rows, the fits agree to rounding"
+    }
+}
 
 
 def expected_failed_checks(estimator: object) -> dict[str, str]:

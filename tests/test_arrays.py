@@ -47,7 +47,8 @@ def test_array_api_strict_in_and_out():
     results = every_result(KERNEL(strict[0], strict[1], backend="numpy"), strict[2])
     for result, expected in zip(results, REFERENCE, strict=True):
         assert type(result) is type(strict[0])
-        assert np.array_equal(np.from_dlpack(result), expected)
+        # before NumPy 2.1 what came through DLPack is read-only there, and does not go back that way
+        assert np.array_equal(np.asarray(result), expected)
 
 
 def test_torch_in_and_out():

@@ -140,7 +140,9 @@ def test_noisy_products_warn_and_stay_finite():
 def libraries():
     import array_api_strict
 
-    yield "array_api_strict", array_api_strict.asarray
+    # before NumPy 2.1 it does not hand on what came through DLPack, which is read-only there
+    if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
+        yield "array_api_strict", array_api_strict.asarray
     torch = pytest.importorskip("torch")
     yield "torch", torch.from_numpy
 
@@ -176,7 +178,7 @@ def test_results_are_in_the_library_of_the_operator(n):
             values, vectors = eigsh(operator, 3, random_state=0)
             assert type(values).__module__.partition(".")[0] == name
             assert type(values) is type(vectors)
-            values, vectors = (np.from_dlpack(a) for a in (values, vectors))
+            values, vectors = (np.asarray(a) for a in (values, vectors))
             assert vectors.shape == (n, 3)
             assert values.dtype == vectors.dtype == dense.dtype
             exact = np.linalg.eigvalsh(dense.astype(float))[::-1][:3]

@@ -1,4 +1,4 @@
-"""The faces of the MMD, Wasserstein and JKO flows: contract, history, divergence, checkpoints, backends."""
+"""The estimators of the MMD, Wasserstein and JKO flows: contract, history, divergence, checkpoints, backends."""
 
 import os
 import pickle

@@ -211,6 +211,40 @@ def test_classes_and_images_and_files(tmp_path):
         gk.Generator.load(tmp_path / "bad.pt")
 
 
+def test_features_decide_what_is_compared():
+    """Blind to the second column, a flow trains the first one only."""
+    blind = lambda x: 3 * x[:, :1]
+    given = {"n_iter": 150, "learning_rate": 1e-2, "batch_size": 128}
+    g = small("sliced-energy", features=blind, **given).fit(X)
+    start = small("sliced-energy", n_iter=1, learning_rate=1e-9).fit(X)
+    errors = [
+        abs(Z.mean(0) - X.mean(0)) + abs(Z.std(0) - X.std(0))
+        for Z in (g.sample(2_000), start.sample(2_000))
+    ]
+    assert errors[0][0] < 0.3 * errors[1][0]
+    # lengths are in units of the features: their scale does not matter
+    same = small("mmd", features=lambda x: x).fit(X)
+    large = small("mmd", features=lambda x: 1_000 * x).fit(X)
+    np.testing.assert_allclose(same.sample(20), large.sample(20), atol=1e-3)
+    for bad, words in ((3, "features is a int"), (lambda x: 2.0, "a row for each sample")):
+        with pytest.raises(TypeError, match=words):
+            small(features=bad).fit(X)
+    with pytest.raises(ValueError, match="features of the samples have the width 0"):
+        small(features=lambda x: 0 * x).fit(X)
+
+
+def test_pixels_stay_in_their_range():
+    rng = np.random.default_rng(4)
+    images = rng.integers(3, 200, (40, 8, 8), dtype=np.uint8)
+    images[:, 0] = 3
+    g = gk.Generator(objective="energy", latent_dim=2, n_iter=2, random_state=0)
+    far = g.set_params(learning_rate=3.0).fit(images).sample(50)
+    assert far.min() >= 3 - 1e-3
+    assert far.max() <= images.max() + 1e-3
+    start = g.set_params(learning_rate=1e-9).fit(images).sample(50)
+    assert np.abs(start.mean(0) - images.mean(0)).max() < 15
+
+
 def test_ctrl_c_keeps_what_was_trained():
     def stop(step, generator, metrics):
         if step == 1:

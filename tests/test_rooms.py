@@ -20,6 +20,7 @@ ROOMS = [
     ["config", "backends", "dispatch"],
     ["algebra"],
     ["operator"],
+    ["linear"],
     ["parameters"],
     ["spectrum"],
     ["flow"],

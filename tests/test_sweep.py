@@ -49,6 +49,13 @@ CALLS = {
         metrics.sinkhorn_divergence,
         {"X": X, "Y": Y, "blur": 1.0, "n_iter": 50},
     ),
+    "metrics.frechet_distance": (metrics.frechet_distance, {"X": X, "Y": Y}),
+    "metrics.kernel_distance": (
+        lambda X, Y, subset_size: metrics.kernel_distance(
+            X, Y, kernel=gk.Gaussian(1.0), n_subsets=2, subset_size=subset_size
+        ),
+        {"X": X, "Y": Y, "subset_size": 10},
+    ),
     "metrics.gaussian_mmd": (
         metrics.gaussian_mmd,
         {"m1": m, "S1": S, "m2": -m, "S2": 2 * S, "scale": 1.0},
@@ -112,6 +119,19 @@ CALLS = {
     "Riesz": (lambda exponent: gk.Riesz(exponent)(X, Y) @ V, {"exponent": 1.0}),
     "Energy": (lambda X: gk.Energy()(X) @ np.ones(30), {"X": X}),
     "KernelOperator": (lambda X, Y, tol: K(X, Y, tol=tol) @ V, {"X": X, "Y": Y, "tol": 1e-3}),
+    "solve": (
+        lambda X, y, **k: gk.solve(gk.Gaussian(1.0)(X), y, **k),
+        {"X": X, "y": np.ones(30), "ridge": 0.5, "tol": 1e-8, "max_iter": 50},
+    ),
+    "logdet": (
+        lambda X, ridge, n_probes: gk.logdet(gk.Gaussian(1.0)(X), ridge=ridge, n_probes=n_probes),
+        {"X": X, "ridge": 0.5, "n_probes": 4},
+    ),
+    "trace": (
+        lambda X, ridge: gk.trace(gk.Gaussian(1.0)(X), np.sqrt, ridge=ridge),
+        {"X": X, "ridge": 0.5},
+    ),
+    "scale_derivative": (lambda u, v: gk.scale_derivative(K(), u, v), {"u": w, "v": V}),
     "KernelOperator.product": (lambda v: K() @ v, {"v": V}),
     "KernelOperator.gradient": (lambda v: K().gradient(v), {"v": V}),
     "KernelOperator.value_and_gradient": (lambda v: K().value_and_gradient(v), {"v": V}),
@@ -142,7 +162,7 @@ CALLS |= {name: call for name, call in PARTS.items() if name not in CALLS}
 VALUE = "a value that a call returns, or an abstract class"
 ELSEWHERE = {
     **dict.fromkeys(
-        "metrics.TwoSampleTest verdict.TwoSampleTest verdict.Line verdict.Report sampler.ExponentialOverflow "
+        "metrics.KernelDistance metrics.TwoSampleTest verdict.TwoSampleTest verdict.Line verdict.Report sampler.ExponentialOverflow "
         "sampler.SpectralReport BackendError maps.AbstractLinearMap maps.AbstractMap sampler.AbstractFeatures "
         "sampler.AbstractTeacher algebra.AbstractOperator testing.Conformance cuda.Launch cuda.Plan kinetics.ChapmanKolmogorov "
         "kinetics.CrossValidation kinetics.ImpliedTimescales kinetics.MetastableStates kinetics.ModeCorrelation "
@@ -165,6 +185,10 @@ ELSEWHERE = {
     "spectrum.Powers": "tests/test_coordinates.py",
     "datasets.heat_equation": "tests/test_datasets.py",
     **dict.fromkeys(
+        "datasets.images metrics.ClassifierFeatures metrics.RandomConvolutions".split(),
+        "tests/test_images.py",
+    ),
+    **dict.fromkeys(
         "maps.angles maps.project_circle maps.project_simplex maps.project_sphere maps.project_torus maps.torus".split(),
         "tests/test_interop.py",
     ),
@@ -179,10 +203,12 @@ ELSEWHERE = {
     "torch.NeuralDictionary": "tests/test_neural_dictionary.py",
     **dict.fromkeys("Constant Cosine Periodic Polynomial".split(), "tests/test_kernel_algebra.py"),
     "plot.require_matplotlib": "takes nothing",
+    **dict.fromkeys("plot.pictures plot.training".split(), "tests/test_cli_train.py"),
 }
 # Rooms whose every name is tried in tests of their own.
 OWN_TESTS = {
     "interop": "tests/test_interop.py",
+    "linear": "tests/test_linear.py",
     "baselines": "tests/test_baselines.py",
     "generators": "tests/test_generators.py",
 }

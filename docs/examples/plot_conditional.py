@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 import gpukoop as gk
 
 X, Y = gk.datasets.quadruple_well(4_000, lag_time=0.01, independent=True, random_state=0)
-flow = gk.KSWGD(n_components=40, lag_time=0.01, n_landmarks=400, random_state=0)
+flow = gk.KSWGD(n_components=30, lag_time=0.01, n_landmarks=400, random_state=0)
 flow.fit(X, successors=Y)
-Z = flow.sample(2_000)
+Z = flow.sample(1_200)
 
 
 def rate(Z):

@@ -1,8 +1,8 @@
 """
-A density of 200,000 points
+A density of 100,000 points
 ===========================
 
-A sum over 200,000 sources at every pixel of a picture. With a tolerance the sum skips what does not count.
+A sum over 100,000 sources at every pixel of a picture. With a tolerance the sum skips what does not count.
 """
 
 import time
@@ -12,8 +12,8 @@ import numpy as np
 
 import gpukoop as gk
 
-X = gk.datasets.three_rings(200_000, random_state=0, noise=0.03).astype(np.float32)
-x, y = np.linspace(-1, 2.5, 240, dtype=np.float32), np.linspace(-1, 1, 140, dtype=np.float32)
+X = gk.datasets.three_rings(100_000, random_state=0, noise=0.03).astype(np.float32)
+x, y = np.linspace(-1, 2.5, 200, dtype=np.float32), np.linspace(-1, 1, 120, dtype=np.float32)
 x, y = x + X[:, 0].mean() - x.mean(), y
 grid = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 scale = 0.03

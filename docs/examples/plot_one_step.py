@@ -14,7 +14,7 @@ import numpy as np
 import gpukoop as gk
 
 X, y = gk.datasets.eight_gaussians(2_000, random_state=0, return_labels=True)
-sampler = gk.KoopmanSampler(n_features=200, n_slabs=4, n_triples=20_000, random_state=0).fit(X)
+sampler = gk.KoopmanSampler(n_features=200, n_slabs=4, n_triples=12_000, random_state=0).fit(X)
 
 noise = np.random.default_rng(1).standard_normal((1_500, 2))
 times = np.array([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -32,7 +32,7 @@ print(f"new rows against unseen ones: told apart in {100 * told_apart(Z, unseen)
 print("deviation, new over old:", (Z.std(axis=0) / X.std(axis=0)).round(2))
 
 # %%
-# The unseen rows matter. Against the rows that were learned from, a share far below one half is no good sign: each new row then
+# The unseen rows matter. Against the rows that were learned from, a share far below one half would be no good sign: each new row then
 # has an old neighbour with the other label, which misleads the forest.
 
 print(f"new rows against learned ones: {100 * told_apart(Z, X[: len(Z)]):.0f} %")

@@ -23,7 +23,7 @@ figure.axes[0].axhline(1 / 0.749, c="k", lw=0.8, ls=":", label="exact")
 plt.show()
 
 # %%
-# From four frames on the estimates no longer depend on the lag. Does a model at that lag predict what is seen later?
+# The estimates hardly depend on the lag, so a short one serves: four frames. Does a model at that lag predict what is seen later?
 
 model = gk.kinetics.KineticModel(estimator, lag=4, frame_time=0.05).fit(runs)
 for value, lower, upper in zip(model.timescales_, model.timescales_lower_, model.timescales_upper_):

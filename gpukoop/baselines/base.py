@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpukoop.arrays import Array, like, to_host
 from gpukoop.draws import RandomState, check_count
 from gpukoop.estimators.verdict import JudgedMixin
-from gpukoop.fitted import own_points, remember_columns, whole
+from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 
 # Samples on which a scale is chosen, and scales tried between a fiftieth of Silverman's and twice it.
@@ -60,6 +60,7 @@ class AbstractBaseline(JudgedMixin, BaseEstimator, ABC):
         self._learn((x - self.mean_) / self.width_, self._stream(None))
         return self
 
+    @framed
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> Array:
         """Return new samples, (n_samples, d), in the library of X.
 

@@ -3,7 +3,7 @@
 Pairs (X, Y), Y one lag after X: ``quadruple_well``, ``double_well``, ``slow_well``, ``ornstein_uhlenbeck``,
 ``heat_equation``, ``allen_cahn``, and ``circle`` and ``torus`` when given a ``lag_time``. Points X: ``circle``, ``torus``,
 ``eight_gaussians``, ``three_rings``, ``checkerboard``, ``moons``, ``banana``, ``unequal_mixture``, ``student_t``,
-``mises_fisher``, ``digits``. Trajectories of your own become pairs by ``pairs``. What is known about a law is asked by name:
+``mises_fisher``, ``digits``. Images of your own are read by ``images``. Trajectories of your own become pairs by ``pairs``. What is known about a law is asked by name:
 ``exact``, ``density``, ``potential``. No number of these is typed in: they come from quadratures and
 eigenproblems accurate to about ten digits, so that a fit is compared with the truth and not with another run.
 """
@@ -21,8 +21,9 @@ from gpukoop.checks import check_length, real_array
 from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
 from gpukoop.datasets.fields import allen_cahn, heat_equation
-from gpukoop.datasets.images import digits
+from gpukoop.datasets.handwriting import digits
 from gpukoop.datasets.manifolds import circle, project_torus, torus, torus_angles
+from gpukoop.datasets.readers import images
 from gpukoop.datasets.shapes import checkerboard, eight_gaussians, moons, three_rings
 from gpukoop.datasets.uneven import (
     banana,
@@ -46,6 +47,7 @@ __all__ = [
     "eight_gaussians",
     "exact",
     "heat_equation",
+    "images",
     "mises_fisher",
     "moons",
     "ornstein_uhlenbeck",
@@ -194,6 +196,10 @@ def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
     **parameters
         The keywords of that function which shape the law. ``"three_rings"`` needs its ``noise``: without
         noise the law lives on curves and has no density.
+
+    Returns
+    -------
+    float64 array of shape (n,)
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Scikit-learn faces of the flows; no mathematics. Each is imported when it is first asked for."""
+"""Scikit-learn interfaces of the flows; no mathematics. Each is imported when it is first asked for."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, to_host
 from gpukoop.draws import check_count
-from gpukoop.estimators.motion import barely_moved
+from gpukoop.estimators.motion import POINTS, barely_moved
 from gpukoop.estimators.verdict import JudgedMixin
-from gpukoop.fitted import own_points, remember_columns
+from gpukoop.estimators.weights import host_weight, law_rows
+from gpukoop.fitted import framed, own_points, remember_columns
 from gpukoop.flow.identity import identity
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
 from gpukoop.parameters import check_points
@@ -139,7 +140,8 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         self.n_iter_, self.history_ = outcome.n_iter, history
         self.converged_ = outcome.converged  # no entry of __dict__ where the verdict decides
         if n_iter is None and not outcome.message and outcome.n_iter == steps > 0:
-            reason = barely_moved(start, outcome.particles, self.X_)
+            law = law_rows(self.X_, getattr(self, "sample_weight_", None), POINTS)
+            reason = barely_moved(start, outcome.particles, law)
             if reason:
                 warnings.warn(f"{type(self).__name__} {reason}", ConvergenceWarning, stacklevel=2)
         return home.restore(like(outcome.particles, native))
@@ -148,6 +150,7 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         """Return the history of a run that has ended."""
         return outcome.history
 
+    @framed
     def sample(
         self,
         n_samples: int = 1,
@@ -170,7 +173,7 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
         Returns
         -------
         array of shape (n_samples, d)
-            Library and device of the samples given to ``fit``.
+            Library and device of the samples given to ``fit``; a frame with its columns if ``fit`` was given one.
         """
         check_is_fitted(self)
         self._check_parameters()
@@ -186,11 +189,14 @@ class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
         """Draw from the normal law with the mean and covariance of the samples, on the host."""
-        X = to_host(self.X_).astype(float)
-        centred = X - X.mean(axis=0)
+        X, w = to_host(self.X_).astype(float), host_weight(getattr(self, "sample_weight_", None))
+        if w is None:
+            mean, share = X.mean(axis=0), np.full((len(X), 1), 1 / max(1, len(X) - 1))
+        else:
+            mean, share = w @ X, w[:, None] / max(1 - (w**2).sum(), 1 / len(X))
         # Rows of a QR factor stand for the square root of the covariance, also when it is singular.
-        root = np.linalg.qr(centred / np.sqrt(max(1, len(X) - 1)), mode="r")
-        return like(X.mean(axis=0) + rng.standard_normal((n, len(root))) @ root, self.X_)
+        root = np.linalg.qr((X - mean) * np.sqrt(share), mode="r")
+        return like(mean + rng.standard_normal((n, len(root))) @ root, self.X_)
 
     def _fingerprint(self, Z: Array, n_iter: int) -> str:
         """Return what decides a run: everything that was set or learned, the start and the number of steps."""

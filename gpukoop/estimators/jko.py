@@ -13,10 +13,10 @@ from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import (
     AbstractParticleFlow,
     check_choice,
-    check_weight,
     resolved,
     unit_length,
 )
+from gpukoop.estimators.weights import check_weight
 from gpukoop.fitted import whole
 from gpukoop.flow.critic import (
     DIVERGENCES,
@@ -187,7 +187,7 @@ class JKOFlow(AbstractParticleFlow):
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
         native = self.X_
-        self.unit_ = unit_length(native)
+        self.unit_ = unit_length(native, self.sample_weight_)
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"

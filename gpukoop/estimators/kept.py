@@ -60,6 +60,9 @@ def chosen(estimator: Any) -> Iterator[str]:
     spectrum, kernel = has.get("spectrum_"), has.get("kernel_")
     if spectrum is not None:
         yield f"scale {spectrum.scale_:.3g}"
+        coordinates = spectrum.coordinates_
+        if coordinates is not None:
+            yield f"coordinates {getattr(coordinates, 'method', type(coordinates).__name__)}"
     elif kernel is not None:
         yield repr(kernel)
     if "blur_" in has:

@@ -13,7 +13,8 @@ from gpukoop.arrays import Array, unchecked
 from gpukoop.draws import check_count
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.verdict import JudgedMixin
-from gpukoop.fitted import own_points, remember_columns, whole
+from gpukoop.estimators.weights import repeated
+from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.parameters import check_points, check_shared
 from gpukoop.sampler.fitting import FittedFlow
@@ -53,11 +54,9 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
     degree, time_degree : int, int or "auto"
         Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto": 6 for SAT, 2 for the
         exponential, as more takes trajectories off the data (mixture at t = 1: .36 off with 2, 1.5 with 6).
-    scale : float or "auto"
-        Length of the features, in units of the root mean square deviation of X (of X itself with a teacher). "auto" is
-        0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.
-    time_scale : float
-        Their length in t.
+    scale, time_scale : float or "auto", float
+        Length of the features, in units of the root mean square deviation of X (of X itself with a teacher), and in t. "auto"
+        is 0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.
     kernel : kernel, optional
         Radial profile of the Nystroem features; its scale multiplies the two lengths. Gaussian by default.
     gaussian_part : bool
@@ -95,12 +94,10 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Second moment of the samples over that of the data, in the frame; below 1 by misfit and ridge.
     certificate_ : float
         Bound on the root mean square error of the map against the exact flow, in units of X. Safe, loose; nan with slabs.
-    classes_ : array or None
-        Labels.
     lift_, n_features_lifted_ : Lift, int
         Dictionary of the generator and its size D.
-    backend_ : str
-        Who computes the sampling product.
+    classes_, backend_ : array or None, str
+        Labels; who computes the sampling product.
 
     Notes
     -----
@@ -180,6 +177,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         X: Any,
         y: Any = None,
         *,
+        sample_weight: Any = None,
         teacher: Any = None,
         checkpoint: str | Path | None = None,
     ) -> KoopmanSampler:
@@ -187,13 +185,13 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, d)
-        y : array of shape (n,), optional
-            Labels: then one operator is learned for each label beside that of all points.
-        teacher : object with velocity(x, t) or callable, optional
-            Takes the place of the parameter of this name.
-        checkpoint : path, optional
-            What was learned is written there, and the same call later reads it. A pickle: name only files that you trust.
+        X, y : arrays of shape (n, d) and (n,), y optional
+            Samples and labels: then one operator is learned for each label beside that of all points.
+        sample_weight : array of shape (n,), optional
+            Weights >= 0: rows are repeated, whole multiples of a common unit exactly, others to the nearest of 10 n rows.
+        teacher, checkpoint : object with velocity(x, t) or callable, and path, optional
+            Takes the place of the parameter of this name. What was learned is written to the file, and the same call later
+            reads it: a pickle, name only files that you trust.
 
         Returns
         -------
@@ -203,8 +201,9 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         recipe, params = self._check_parameters(), self.get_params(deep=False)
         native, home = own_points(X, "X")
         remember_columns(self, X)
-        self._home, self.n_features_in_ = home, int(native.shape[1])
-        self.X_ = native  # for the verdict; the law of later points is the same
+        native, y = repeated(sample_weight, native, y)
+        # samples are kept for the verdict; the law of later points is the same
+        self._home, self.n_features_in_, self.X_ = home, int(native.shape[1]), native
         with unchecked():  # X has been looked at
             return self._publish(FittedFlow(recipe, field, native, y, params))
 
@@ -243,6 +242,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         check_is_fitted(self)
         return self._flow.eigenvalues()
 
+    @framed
     def sample(self, n_samples: int = 1, random_state: Any = None, *, y: Any = None) -> Array:
         """Draw noise and return where the flow carries it.
 
@@ -258,7 +258,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Returns
         -------
         array of shape (n_samples, d)
-            Library, device and dtype of X.
+            Library, device and dtype of X; a frame with its columns if ``fit`` was given one.
         """
         check_is_fitted(self)
         self._check_parameters()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, points
 from gpukoop.estimators import spectra
@@ -17,8 +18,10 @@ from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.killing import WeightedByKilling
 from gpukoop.estimators.kswgd_parameters import check_kswgd, langevin_rate
+from gpukoop.estimators.motion import not_arrived, were_far
 from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
+from gpukoop.estimators.weights import check_weight, effective_size
 from gpukoop.fitted import whole
 from gpukoop.flow.kswgd import Pushed, make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
@@ -58,9 +61,11 @@ class KSWGD(
         Time between X and its successors, in the unit the eigenvalues shall have (per that unit).
     n_landmarks : int, optional
         Sources of the kernel sums; None takes all samples. A step costs O(n * n_landmarks).
-    coordinates : None, "standardize", "whiten", "pca", "tica", object or torch module, optional
+    coordinates : "auto", None, "standardize", "whiten", "pca", "tica", object or torch module
         g of k(g(x), g(y)), as in :class:`gpukoop.DiffusionMap`; "tica" needs pairs. The particles' g follows the flow, and each
         moves no more than that needs; the start looks for neighbours there. With "standardize" no column's unit matters.
+        "auto" standardises where mean absolute deviations of columns differ more than five times, unless ``project`` or a kernel
+        with a scale for each feature says what a distance is. ``spectrum_.coordinates_`` is what was taken.
     step_size : float
         LAWGD time of a step; below 2.
     total_time : float
@@ -147,7 +152,7 @@ class KSWGD(
         n_components: int | None = None,
         lag_time: float = 1.0,
         n_landmarks: int | None = None,
-        coordinates: Any = None,
+        coordinates: Any = "auto",
         step_size: float = 0.05,
         total_time: float = 8.0,
         project: Callable[[Array], Array] | None = None,
@@ -188,6 +193,7 @@ class KSWGD(
         y: Any = None,
         *,
         successors: Any = None,
+        sample_weight: Any = None,
         lag: int | None = None,
         frame_time: float = 1.0,
         checkpoint: str | Path | None = None,
@@ -203,6 +209,8 @@ class KSWGD(
             scikit-learn's convention; a two-dimensional y is an error, because successors were probably meant.
         successors : array of shape (m, d), optional
             X one ``lag_time`` later.
+        sample_weight : array of shape (m,), optional
+            Weights >= 0 of samples, uniform by default; pairs have none. No samples are then kept aside.
         lag, frame_time : int, float, optional
             Frames from a state to its successor, and the time between two frames; they replace ``lag_time``.
         checkpoint : path, optional
@@ -216,8 +224,7 @@ class KSWGD(
         ndim = y.ndim if hasattr(y, "ndim") else np.asarray(y, dtype=object).ndim
         if ndim > 1:
             raise ValueError(
-                f"y has shape {np.shape(y)}: y is ignored; if these are the states one lag later, pass them "
-                "as successors="
+                f"y has shape {np.shape(y)}: y is ignored; states one lag later are passed as successors="
             )
         self._check_parameters()
         lag_time = self.lag_time
@@ -225,6 +232,10 @@ class KSWGD(
             X, successors, lag_time = pairs_of_runs(X, successors, lag, frame_time)
         native = self._remember(X)
         Y = None
+        if successors is not None and sample_weight is not None:
+            raise ValueError("sample_weight= goes with samples, pairs have no weights: drop one")
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native = self.X_
         if successors is not None:
             Y, _ = points(successors, "successors", n_features=native.shape[1])
             if len(Y) != len(native):
@@ -232,12 +243,13 @@ class KSWGD(
                     f"successors has {len(Y)} rows, X has {len(native)}: row i must be X[i] one lag later"
                 )
             Y = like(Y, native)
-        if self.spectrum is None or isinstance(self.spectrum, str):
+        learned = self.spectrum is None or isinstance(self.spectrum, str)
+        if learned and self.sample_weight_ is None:
             native, Y, aside = set_aside(native, Y, self.validation_fraction)
             self.X_, self.X_held_out_ = native, aside
         self.spectrum_ = spectra.spectrum_of(self, native, Y, lag_time)
         self.eigenvalues_ = self.spectrum_.eigenvalues_
-        self.carried_ = spectra.carried(self.spectrum_, native)
+        self.carried_ = spectra.carried(self.spectrum_, native, self.sample_weight_)
         self.coarse_ = spectra.coarse_spectrum_of(self, native, self.spectrum_)
         self.backend_ = spectra.backend_of(self.spectrum_, native, self._options())
         return self
@@ -256,7 +268,7 @@ class KSWGD(
             step = make_dictionary_step(
                 self.spectrum_,
                 step_size=float(self.step_size),
-                n_samples=len(self.X_),
+                n_samples=effective_size(self.sample_weight_, len(self.X_)),
                 trusted=self.carried_,
                 project=self.project,
             )
@@ -269,7 +281,7 @@ class KSWGD(
             langevin=kappa,
             n_iter=steps,
             # Langevin motion disturbs every mode for as long as it lasts, so every mode is held.
-            n_samples=None if self.langevin else len(self.X_),
+            n_samples=None if self.langevin else effective_size(self.sample_weight_, len(self.X_)),
             trusted=self.carried_,
             project=self.project if coordinates is None else None,
             **self._options(),
@@ -290,19 +302,17 @@ class KSWGD(
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Move particles along the spectrum; see :meth:`AbstractFlowEstimator.transport`."""
+        """Move particles along the spectrum; see :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`."""
         moved = super().transport(
             Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
         )
         self._arrived(moved)
-        far = self.history_.get("far", np.zeros(0))
-        if far.size and far.max() > 0:
-            warnings.warn(
-                f"{int(far.max())} particle(s) were so far from the data that the kernel underflows there; they moved "
-                "straight towards the nearest samples. Start closer to the data, or use a larger scale.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        reason = not_arrived(self.history_.get("limited", np.zeros(0))) if n_iter is None else ""
+        if reason:
+            warnings.warn(f"KSWGD {reason}", ConvergenceWarning, stacklevel=2)
+        reason = were_far(self.history_.get("far", np.zeros(0)))
+        if reason:
+            warnings.warn(reason, RuntimeWarning, stacklevel=2)
         return moved
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
@@ -315,6 +325,5 @@ class KSWGD(
         return home.restore(like(self.spectrum_.transform(like(native, self.X_)), native))
 
     @property
-    def _n_features_out(self) -> int:
-        """Number of modes; names the columns of ``transform`` for scikit-learn."""
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
         return len(self.eigenvalues_)

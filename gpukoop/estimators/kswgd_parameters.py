@@ -9,7 +9,7 @@ from gpukoop.estimators.start import check_init
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.parameters import check_shared
-from gpukoop.spectrum.coordinates import check_coordinates
+from gpukoop.spectrum.coordinates import check_coordinates, is_auto
 
 
 def check_kswgd(flow: Any) -> None:
@@ -17,7 +17,8 @@ def check_kswgd(flow: Any) -> None:
     check_shared(flow)
     if flow.n_components is not None:
         check_count(flow.n_components, "n_components")
-    check_coordinates(flow.coordinates)
+    if not is_auto(flow.coordinates):
+        check_coordinates(flow.coordinates)
     check_positive(flow.lag_time, "lag_time")
     check_positive(flow.step_size, "step_size")
     check_positive(flow.total_time, "total_time", zero=True)

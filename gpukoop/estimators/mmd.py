@@ -11,6 +11,7 @@ from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import AbstractParticleFlow, check_choice, resolved, unit_length
+from gpukoop.estimators.weights import check_weight
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field
 from gpukoop.flow.drmmd import drmmd_field, kale_field
@@ -140,6 +141,7 @@ class MMDFlow(AbstractParticleFlow):
         X: Any,
         y: Any = None,
         *,
+        sample_weight: Any = None,
         source: Any = None,
         checkpoint: str | Path | None = None,
     ) -> MMDFlow:
@@ -150,6 +152,8 @@ class MMDFlow(AbstractParticleFlow):
         X : array of shape (m, d)
             Samples of the law to reach.
         y : ignored
+        sample_weight : array of shape (m,), optional
+            Weights >= 0, uniform by default; normalised to sum 1. Not with ``regularization``.
         source : array of shape (p, d), optional
             Latent points of the generator; standard normal draws by default.
         checkpoint : path, optional
@@ -163,8 +167,15 @@ class MMDFlow(AbstractParticleFlow):
         self._check_y(y)
         kernel = self._check_parameters()
         native = self._remember(X)
-        self.unit_ = unit_length(native)
-        self.kernel_ = resolved(kernel, native)
+        self.X_, self.sample_weight_ = check_weight(sample_weight, native)
+        native, weight = self.X_, self.sample_weight_
+        if weight is not None and self.regularization is not None:
+            raise ValueError(
+                "sample_weight= has no meaning in the linear solve of DrMMD and KALE, whose samples are equal: drop it, or "
+                "regularization="
+            )
+        self.unit_ = unit_length(native, weight)
+        self.kernel_ = resolved(kernel, native, weight)
         self.backend_ = (
             "sorting"
             if self._sorted()
@@ -258,7 +269,12 @@ class MMDFlow(AbstractParticleFlow):
 
     def _field(self, batch_size: int | None) -> Field:
         if self._sorted():
-            return sliced_field(self.X_, flow="energy", n_projections=self.n_projections or 1)
+            return sliced_field(
+                self.X_,
+                flow="energy",
+                n_projections=self.n_projections or 1,
+                weights=self.sample_weight_,
+            )
         options = self._options()
         if self.regularization is not None:
             lam = float(self.regularization)
@@ -273,11 +289,17 @@ class MMDFlow(AbstractParticleFlow):
         if noise is not None and self.units == "data":
             given, unit = noise, self.unit_
             noise = lambda i: unit * given(i)
-        return mmd_field(self.kernel_, self.X_, noise=noise, **options)
+        return mmd_field(self.kernel_, self.X_, weights=self.sample_weight_, noise=noise, **options)
 
     def _particle_step(self, field: Field) -> Step:
         if self.scheme == "implicit" and isinstance(self.kernel_, Riesz):
-            return implicit_step(self.kernel_, self.X_, step_size=self._length(), **self._options())
+            return implicit_step(
+                self.kernel_,
+                self.X_,
+                step_size=self._length(),
+                weights=self.sample_weight_,
+                **self._options(),
+            )
         return super()._particle_step(field)
 
     def witness(self, Q: Any, Z: Any) -> Array:
@@ -288,7 +310,12 @@ class MMDFlow(AbstractParticleFlow):
         q, home = self._check_points(Q, "Q")
         z, _ = self._check_points(Z, "Z")
         value = witness(
-            self.kernel_, like(q, self.X_), like(z, self.X_), self.X_, **self._options()
+            self.kernel_,
+            like(q, self.X_),
+            like(z, self.X_),
+            self.X_,
+            self.sample_weight_,
+            **self._options(),
         )
         return home.restore(like(value, q))
 

@@ -1,4 +1,4 @@
-r"""Whether a flow moved at all: how far its particles went, against how far they had to go.
+r"""Whether a flow moved at all, and whether it has arrived: how far its particles went, against how far they had to go.
 
 For directions :math:`\theta` of an orthonormal frame, :math:`W_2^2 \ge \sum_\theta W_2^2(\theta)`, the sum of the distances on
 the lines: the particles had to go at least so far. What two halves of the data show of it is sampling.
@@ -18,6 +18,29 @@ BARELY = 0.01
 POINTS, QUANTILES = 10_000, 500
 # Fewer particles than this show nothing but their sampling error.
 LEAST = 100
+
+# Share of particles at the longest step, over the last tenth of a flow, from which on they have not arrived.
+HELD = 0.3
+
+
+def not_arrived(limited: np.ndarray) -> str:
+    """Return why a run whose shares of shortened steps are ``limited`` has not arrived, or ""."""
+    if not len(limited) or limited[-max(1, len(limited) // 10) :].mean() <= HELD:
+        return ""
+    return (
+        f"has not arrived: at its end {limited[-1]:.0%} of the particles still moved a whole scale of the kernel a step, the most "
+        "that is allowed. Raise total_time, start closer to the data, or standardise the columns (coordinates='standardize')."
+    )
+
+
+def were_far(far: np.ndarray) -> str:
+    """Return what is to be said of a run with so many particles out of the kernel's reach at every step, or ""."""
+    if not len(far) or far.max() == 0:
+        return ""
+    return (
+        f"{int(far.max())} particle(s) were so far from the data that the kernel underflows there; they moved "
+        "straight towards the nearest samples. Start closer to the data, or use a larger scale."
+    )
 
 
 def barely_moved(start: Array, end: Array, X: Array) -> str:

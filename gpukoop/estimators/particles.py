@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, namespace, points
-from gpukoop.checks import masses
+from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
 from gpukoop.estimators.start import check_init, drawn_start
+from gpukoop.estimators.weights import host_weight, law_rows
+from gpukoop.fitted import framed
 from gpukoop.flow.descent import Field, begin, explicit, width
 from gpukoop.flow.graphs import Repeated
 from gpukoop.flow.loop import Callback, Info, Outcome, State, Step, run_flow, seed_from
@@ -29,6 +30,8 @@ from gpukoop.maps.stages import StagewiseMap
 from gpukoop.operator import median_scale
 from gpukoop.parameters import check_shared
 
+# Rows that stand for weighted samples where distances are looked at.
+MEDIAN_ROWS = 2_000
 # Numbers in the data's own units, or as they stand.
 UNITS = ("data", "absolute")
 
@@ -213,7 +216,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
             Number of steps. With a generator: None evaluates the map trained by ``fit``; a number trains it anew from
             the identity on the latent points Z.
         callback, checkpoint, checkpoint_every : optional
-            See :meth:`AbstractFlowEstimator.transport`; a generator takes no checkpoint.
+            See :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`; a generator takes no checkpoint.
 
         Returns
         -------
@@ -240,6 +243,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
                 "checkpoint= continues runs of particles; a generator is trained in one go: drop it"
             )
 
+    @framed
     def sample(
         self,
         n_samples: int = 1,
@@ -262,7 +266,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         Returns
         -------
         array of shape (n_samples, d)
-            Library and device of the samples given to ``fit``.
+            Library and device of the samples given to ``fit``; a frame with its columns if ``fit`` was given one.
         """
         if self.generator is None:
             return super().sample(
@@ -281,32 +285,24 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         return self._home.restore(self.generator_(Y))
 
 
-def unit_length(X: Array) -> float:
+def unit_length(X: Array, weight: Array | None = None) -> float:
     """Return the root mean square deviation of a column of the samples, the unit of lengths; 1 where they do not differ."""
-    return width(X) / math.sqrt(X.shape[1]) or 1.0
+    w = host_weight(weight)
+    if w is None:
+        return width(X) / math.sqrt(X.shape[1]) or 1.0
+    x = to_host(X).astype(float)
+    reach = float(np.abs(x).max()) or 1.0  # a unit in which no square leaves the range
+    x = x / reach - w @ (x / reach)
+    return reach * math.sqrt(float((w @ x**2).mean())) or 1.0
 
 
-def resolved(kernel: AbstractKernel, X: Array) -> AbstractKernel:
-    """Return the kernel with numeric scales, from the samples."""
+def resolved(kernel: AbstractKernel, X: Array, weight: Array | None = None) -> AbstractKernel:
+    """Return the kernel with numeric scales, from the samples; as many rows of weighted ones as their weights say."""
     if not kernel.resolved and len(X) < 2:
         raise ValueError(
             f"{kernel!r} takes its scale from the distances of the samples, but n_samples=1: pass the scale as a number"
         )
-    return kernel.resolve(lambda rule: median_scale(X))
-
-
-def check_weight(sample_weight: Any, X: Array) -> tuple[Array, Array | None]:
-    """Return the samples that have a weight, and their weights of sum 1 like X, (m,), None where all are equal.
-
-    A sample of weight zero is no sample: scales, widths and plans are as if its row were dropped.
-    """
-    if sample_weight is None:
-        return X, None
-    w = masses(sample_weight, "sample_weight", len(X))
-    held = w > 0
-    if not held.all():
-        X, w = X[namespace(X).asarray(np.flatnonzero(held))], w[held]
-    return X, None if (w == w[0]).all() else like(w, X)
+    return kernel.resolve(lambda rule: median_scale(law_rows(X, weight, MEDIAN_ROWS)))
 
 
 def check_choice(value: Any, name: str, known: tuple[str, ...]) -> str:

@@ -12,9 +12,13 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.estimators.weights import host_weight
 from gpukoop.kernels.formula.catalogue import Gaussian
+from gpukoop.kernels.formula.lengths import isotropic
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
+from gpukoop.spectrum.coordinates import is_auto
 from gpukoop.spectrum.dictionary import DictionaryFunctions
 from gpukoop.spectrum.modes import CARRIERS
 
@@ -26,6 +30,9 @@ COARSE_RATIO = 1.5
 COARSE_LANDMARKS = 1_000
 # Samples that decide whether a mode is carried by many.
 JUDGES = 20_000
+# Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
+# in a row differ most, 4.4 times, in one unit.
+UNITS_RATIO = 5.0
 # Enough that the end state on the quadruple well and the torus is at the iid floor.
 DEFAULT_COMPONENTS = 64
 
@@ -73,7 +80,7 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
             raise ValueError(
                 f"X has {X.shape[1]} features, the fitted spectrum has {chosen.n_features_in_}"
             )
-        if flow.coordinates is not None:
+        if flow.coordinates is not None and not is_auto(flow.coordinates):
             raise ValueError(
                 "coordinates= would be ignored: a fitted spectrum has its own; give them to the spectrum, or drop them"
             )
@@ -89,7 +96,7 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
         "n_components": _modes(flow, X),
         "n_landmarks": flow.n_landmarks,
         "random_state": flow.random_state,
-        "coordinates": flow.coordinates,
+        "coordinates": coordinates_of(flow, kernel, X),
         **_options(flow),
     }
     if chosen == "diffusion":
@@ -98,11 +105,11 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
                 "successors= would be ignored: spectrum='diffusion' learns from samples alone; drop them, or pass "
                 "spectrum='edmd'"
             )
-        spectrum = DiffusionMap(kernel, **common)
+        spectrum, weight = DiffusionMap(kernel, **common), flow.sample_weight_
         if flow.n_components is not None:
-            return recentred(spectrum.fit(X), X)
+            return recentred(spectrum.fit(X, sample_weight=weight), X, weight)
         with _as_many_modes_as_resolved():
-            return recentred(spectrum.fit(X), X)
+            return recentred(spectrum.fit(X, sample_weight=weight), X, weight)
     if chosen == "edmd":
         if Y is None:
             raise ValueError(
@@ -112,6 +119,24 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     raise ValueError(
         f"spectrum must be None, 'diffusion', 'edmd' or a fitted spectrum, got {chosen!r}"
     )
+
+
+def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
+    """Return the coordinates that the parameters of a flow ask for: "auto" standardises columns of different units.
+
+    Columns whose widths differ more than five times are taken to have different units; a manifold (``project``) and a kernel
+    with a scale for each feature say themselves what a distance is.
+    """
+    if not is_auto(flow.coordinates):
+        return flow.coordinates
+    given = isinstance(kernel, AbstractKernel) and isotropic(kernel)[1] is not None
+    if flow.project is not None or given:
+        return None
+    # mean absolute deviations: no square leaves the range
+    middle = X.mean(axis=0, dtype=float)
+    width = to_host(abs(X - middle).mean(axis=0, dtype=float))
+    width = width[width > 0]
+    return "standardize" if len(width) and width.max() > UNITS_RATIO * width.min() else None
 
 
 def of_a_dictionary(spectrum: Any) -> bool:
@@ -140,7 +165,8 @@ def coarse_spectrum_of(flow: Any, X: Array, fine: Any) -> Any:
         **_options(flow),
     )
     with _as_many_modes_as_resolved():
-        return recentred(spectrum.fit(X), X)
+        weight = flow.sample_weight_
+        return recentred(spectrum.fit(X, sample_weight=weight), X, weight)
 
 
 def backend_of(spectrum: Any, X: Array, options: dict[str, Any]) -> str:
@@ -151,13 +177,15 @@ def backend_of(spectrum: Any, X: Array, options: dict[str, Any]) -> str:
     return str(K.explain("value_and_gradient", t=2).backend)
 
 
-def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:
+def recentred(spectrum: DiffusionMap, X: Array, weight: Array | None = None) -> DiffusionMap:
     """Return the map with modes of mean 0 and variance 1 over all samples, those it left out as isolated too.
 
     Without them the tails of a law would count as an error of the particles: on Student's t, seven samples of 1,000 move
     the means of some modes from 0 to 3.
     """
-    if spectrum.n_isolated_:
+    if (
+        spectrum.n_isolated_ and weight is None
+    ):  # a map of weighted samples has the moments of all of them
         functions, X = spectrum.functions_, spectrum.seen(X)
         mean = functions.moments(X)
         rows = X[:: max(1, len(X) // JUDGES)]
@@ -168,14 +196,16 @@ def recentred(spectrum: DiffusionMap, X: Array) -> DiffusionMap:
     return spectrum
 
 
-def carried(spectrum: Any, X: Array) -> np.ndarray:
+def carried(spectrum: Any, X: Array, weight: Array | None = None) -> np.ndarray:
     r"""Return which modes are carried by at least 30 samples, (r,), by a fiftieth of them if they are few.
 
-    .. math:: \frac{(\sum_l \varphi_k(x_l)^2)^2}{\sum_l \varphi_k(x_l)^4}
+    .. math:: \frac{(\sum_l p_l \varphi_k(x_l)^2)^2}{\sum_l p_l^2 \varphi_k(x_l)^4}
 
-    samples carry a mode. One carried by a handful says where those were, not what the law is.
+    samples of weights p carry a mode. One carried by a handful says where those were, not what the law is.
     """
     square = to_host(spectrum.transform(X[:: max(1, len(X) // JUDGES)])).astype(float) ** 2
-    second, fourth = square.mean(axis=0), (square**2).mean(axis=0)
+    w = host_weight(weight)
+    w = 1.0 if w is None else w[:: max(1, len(X) // JUDGES), None] * len(X)
+    second, fourth = (w * square).mean(axis=0), ((w * square) ** 2).mean(axis=0)
     carriers = len(X) * second**2 / np.where(fourth > 0, fourth, 1.0)
     return carriers >= min(CARRIERS, len(X) / 50)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, native_array, require_finite, to_host
-from gpukoop.flow.start import gaussian_mixture, smoothed_bootstrap
+from gpukoop.estimators.weights import host_weight
+from gpukoop.flow.start import drawn_rows, gaussian_mixture, smoothed_bootstrap
 
 
 def check_init(init: Any) -> None:
@@ -39,7 +40,7 @@ def drawn_start(
     coordinates : coordinates, optional
         In which neighbours are sought.
     """
-    init, X = flow.init, flow.X_
+    init, X, weight = flow.init, flow.X_, host_weight(getattr(flow, "sample_weight_", None))
     if callable(init):
         Z, _ = native_array(init(n, rng), "init(n, rng)")
         if Z.shape != (n, X.shape[1]):
@@ -49,16 +50,19 @@ def drawn_start(
     if init == "gaussian":
         return normal(n, rng)
     if init == "mixture":
-        return like(gaussian_mixture(to_host(X).astype(float), n, rng), X)
-    return like(near_data(coordinates, X, n, rng), X)
+        rows = slice(None) if weight is None else drawn_rows(weight, len(X), rng)
+        return like(gaussian_mixture(to_host(X).astype(float)[rows], n, rng), X)
+    return like(near_data(coordinates, X, n, rng, weight), X)
 
 
-def near_data(coordinates: Any, X: Array, n: int, rng: np.random.Generator) -> np.ndarray:
+def near_data(
+    coordinates: Any, X: Array, n: int, rng: np.random.Generator, weight: np.ndarray | None = None
+) -> np.ndarray:
     """Return n particles near the samples, (n, d) on the host; what is near, coordinates say if there are any."""
     samples = to_host(X).astype(float)
     if coordinates is None:
-        return smoothed_bootstrap(samples, n, rng)
+        return smoothed_bootstrap(samples, n, rng, weight=weight)
     G = to_host(coordinates.transform(X)).astype(float)
     if coordinates.invertible:  # all of the noise is measured there: columns have no unit
-        return coordinates.inverse(smoothed_bootstrap(G, n, rng))
-    return smoothed_bootstrap(samples, n, rng, G)
+        return coordinates.inverse(smoothed_bootstrap(G, n, rng, weight=weight))
+    return smoothed_bootstrap(samples, n, rng, G, weight)

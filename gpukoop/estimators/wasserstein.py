@@ -16,9 +16,9 @@ from gpukoop.estimators.kept import kept
 from gpukoop.estimators.particles import (
     AbstractParticleFlow,
     check_choice,
-    check_weight,
     unit_length,
 )
+from gpukoop.estimators.weights import check_weight
 from gpukoop.fitted import whole
 from gpukoop.flow.descent import Field, width
 from gpukoop.flow.loop import Callback
@@ -180,7 +180,7 @@ class WassersteinFlow(AbstractParticleFlow):
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
         native = self.X_
-        self.unit_ = unit_length(native)
+        self.unit_ = unit_length(native, self.sample_weight_)
         self.blur_ = BLUR * (width(native) or 1.0)
         if self.blur is not None:
             self.blur_ = self._in_units(self.blur, 1)
@@ -262,7 +262,7 @@ class WassersteinFlow(AbstractParticleFlow):
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> Array:
-        """Move particles by the flow; see :meth:`AbstractParticleFlow.transport`.
+        """Move particles by the flow; see :meth:`~gpukoop.estimators.base.AbstractFlowEstimator.transport`.
 
         Warns
         -----

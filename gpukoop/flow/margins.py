@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 # In fewer features neighbours are near, and margins of the samples' own would only bring the particles nearer to them (three
-# rings: .9 to .5 of an unseen sample's distance); beyond the most, components cost more than the flow.
+# rings: .9 to .5 of an unseen sample's distance); beyond the most, components cost more than the flow, and columns alone count.
 LEAST_FEATURES, MOST_FEATURES = 4, 32
 # Samples that decide, iterations of the search, and standard errors of a normal kurtosis that count as far from it.
 SAMPLES, ITERATIONS, FAR = 5_000, 100, 5.0
@@ -28,9 +28,9 @@ def directions(X: np.ndarray) -> np.ndarray:
     """Return unit directions (k, d) whose margins a start must keep: columns and components that are not normal."""
     m, d = X.shape
     columns = np.eye(d)
-    if not LEAST_FEATURES <= d <= MOST_FEATURES:
+    if d < LEAST_FEATURES:
         return columns[:0]
-    if m < 10 * d:
+    if d > MOST_FEATURES or m < 10 * d:
         return columns
     from sklearn.decomposition import FastICA
 

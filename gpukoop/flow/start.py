@@ -174,7 +174,11 @@ def _found(tree: Any, Z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smoothed_bootstrap(
-    X: np.ndarray, n: int, rng: np.random.Generator, G: np.ndarray | None = None
+    X: np.ndarray,
+    n: int,
+    rng: np.random.Generator,
+    G: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return n particles near the samples, as far from the nearest one as unseen samples would be.
 
@@ -187,6 +191,8 @@ def smoothed_bootstrap(
     rng : numpy Generator
     G : array of shape (m, p), optional
         Coordinates in which neighbours are sought; the noise is that of their places in X.
+    weight : array of shape (m,), optional
+        Of sum 1: how often a sample is drawn, in place of as often as any other.
 
     Returns
     -------
@@ -203,11 +209,16 @@ def smoothed_bootstrap(
     reach = float(np.abs(X - mean).max()) or 1.0  # a unit in which no square leaves the range
     near = Neighbourhoods.of((X - mean) / reach, rng, G)
     a, b = _amounts(near, rng)
-    whole, rest = divmod(n, m)
-    rows = np.repeat(near.order, whole)
-    if rest:  # evenly along an order that keeps neighbours together: every region gets its share
-        evenly = (np.arange(rest) + rng.random()) * (m / rest)
-        rows = np.concatenate([rows, near.order[np.minimum(evenly.astype(int), m - 1)]])
+    if weight is None:
+        whole, rest = divmod(n, m)
+        rows = np.repeat(near.order, whole)
+        if (
+            rest
+        ):  # evenly along an order that keeps neighbours together: every region gets its share
+            evenly = (np.arange(rest) + rng.random()) * (m / rest)
+            rows = np.concatenate([rows, near.order[np.minimum(evenly.astype(int), m - 1)]])
+    else:
+        rows = near.order[drawn_rows(weight[near.order], n, rng)]
     Z = np.empty((n, d))
     size = max(1, BLOCK_NUMBERS // (near.size * d))
     for start in range(0, n, size):
@@ -217,6 +228,13 @@ def smoothed_bootstrap(
     if n >= LEAST_MARGINS:
         Z = with_margins(Z, near.X[rows], directions(near.X), min(n, m))
     return mean + reach * Z[rng.permutation(n)]
+
+
+def drawn_rows(weight: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n rows in ascending order, each as often as n times its weight says, or once more (systematic sampling)."""
+    edges = np.floor(np.cumsum(weight) * n + rng.random()).astype(int)
+    edges[-1] = n
+    return np.repeat(np.arange(len(weight)), np.diff(edges, prepend=0))
 
 
 def _amounts(near: Neighbourhoods, rng: np.random.Generator) -> tuple[float, float]:

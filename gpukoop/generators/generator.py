@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,19 +11,20 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from gpukoop.arrays import points, to_host
-from gpukoop.draws import check_count, check_positive
+from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import set_aside
 from gpukoop.fitted import remember_columns, whole
 from gpukoop.flow.loop import seed_from
+from gpukoop.generators.checked import check_parameters
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
-from gpukoop.generators.networks import convolutional, library, perceptron
-from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, check_objective, choices
+from gpukoop.generators.networks import bounded, convolutional, library, perceptron
+from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, choices
 from gpukoop.generators.running import LOOKED_AT, LOOKS, run
 from gpukoop.generators.samples import checked_labels, distance_multiple, flat
 from gpukoop.generators.saved import Saved
+from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
-from gpukoop.parameters import check_shared
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,9 @@ class Generator(DrawingMixin, BaseEstimator):
         Who classifies particles against samples for an f-divergence.
     latent_dim : int
         Of the standard normal latent points.
+    features : torch.nn.Module or callable, optional
+        Tensor (b, ...) in the shape and units of the data -> (b, p): where particles and samples are compared, and the network is
+        regressed; lengths are then in units of the features.
     scale : float or sequence of float, optional
         Of the Gaussian kernels, in units of the data; by default a mixture around the median distance.
     blur : float, optional
@@ -106,6 +111,7 @@ class Generator(DrawingMixin, BaseEstimator):
         objective: str = "sinkhorn",
         critic: str = "kernel",
         latent_dim: int = 16,
+        features: Any = None,
         scale: float | tuple[float, ...] | None = None,
         blur: float | None = None,
         regularization: float = REGULARIZATION,
@@ -128,6 +134,7 @@ class Generator(DrawingMixin, BaseEstimator):
         self.objective = objective
         self.critic = critic
         self.latent_dim = latent_dim
+        self.features = features
         self.scale = scale
         self.blur = blur
         self.regularization = regularization
@@ -145,22 +152,6 @@ class Generator(DrawingMixin, BaseEstimator):
         self.backend = backend
         self.random_state = random_state
         self.verbose = verbose
-
-    def _check_parameters(self) -> None:
-        check_shared(self)
-        check_objective(self.objective, self.critic)
-        for name in ("latent_dim", "persistence", "batch_size", "n_iter"):
-            check_count(getattr(self, name), name, least=2 if name == "batch_size" else 1)
-        for name in ("regularization", "step_size", "learning_rate"):
-            check_positive(getattr(self, name), name)
-        for name in ("jko", "clip", "blur"):
-            if getattr(self, name) is not None:
-                check_positive(getattr(self, name), name)
-        for length in () if self.scale is None else np.atleast_1d(self.scale):
-            check_positive(float(length), "scale")
-        for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
-            if check_positive(getattr(self, name), name, zero=True) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}: pass a number in [0, {most}]")
 
     @whole
     def fit(
@@ -206,7 +197,7 @@ class Generator(DrawingMixin, BaseEstimator):
         Ctrl-C ends the training and keeps what was trained. Cost of a step: one evaluation of the network and its gradient for
         each of K, and the objective on a batch.
         """
-        self._check_parameters()
+        check_parameters(self)
         training, aside = self._begin(X, y)
         saved = None
         if checkpoint is not None:
@@ -247,20 +238,26 @@ class Generator(DrawingMixin, BaseEstimator):
         self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
         if self.width_ == 0:
             raise ValueError("all rows of X coincide: there is no law to learn")
+        self.range_ = (float(native.min()), float(native.max()))
         self.X_ = native
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
-        standard = self._standard(native[rows])
+        standard = ((native[rows] - self.centre_) / self.width_).astype(np.float32)
         classes = None
         if labels is not None:
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
         seed = seed_from(self.random_state)
+        seen = features = None
+        if self.features is not None:
+            seen = Seen(self.features, self.centre_, self.width_, self.shape_, device)
+            features = seen.of_samples(standard)
+        unit = self.width_ if seen is None else seen.width
         n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
-        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / self.width_)
+        scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / unit)
         chosen = choices(
-            standard,
+            standard if features is None else features,
             self.objective,
             scale,
-            None if self.blur is None else self.blur / self.width_,
+            None if self.blur is None else self.blur / unit,
             self.regularization,
             self.backend,
         )
@@ -269,8 +266,9 @@ class Generator(DrawingMixin, BaseEstimator):
             network = self._network(n_inputs)
             critic = None
             if self.objective in NETWORK_ONLY or self.critic == "network":
-                seen = self.n_features_in_ + n_inputs - self.latent_dim
-                critic = NetworkCritic(self.objective, seen, device)
+                columns = self.n_features_in_ if features is None else features.shape[1]
+                columns += n_inputs - self.latent_dim
+                critic = NetworkCritic(self.objective, columns, device)
         training = Training(
             network,
             standard,
@@ -292,12 +290,12 @@ class Generator(DrawingMixin, BaseEstimator):
             self.latent_dim,
             device,
             seed % 2**63,
+            seen,
+            features,
         )
         return training, self.X_held_out_
 
     def _network(self, n_inputs: int) -> torch.nn.Module:
-        import copy
-
         torch = library()
         if isinstance(self.network, torch.nn.Module):
             return copy.deepcopy(self.network)
@@ -309,22 +307,24 @@ class Generator(DrawingMixin, BaseEstimator):
                 )
             return made
         if len(self.shape_) > 1:
-            return convolutional(n_inputs, self.shape_)
+            # Pixels stay in the range that they have in the data.
+            bounds = ((edge - self.centre_) / self.width_ for edge in self.range_)
+            return bounded(convolutional(n_inputs, self.shape_), *bounds)
         return perceptron(n_inputs, self.n_features_in_)
 
     def _look(self, aside: np.ndarray) -> float:
         size = min(LOOKED_AT, len(aside))
         return distance_multiple(self._draw(size, None, 0), aside[:size])
 
-    def _standard(self, native: np.ndarray) -> np.ndarray:
-        return ((native - self.centre_) / self.width_).astype(np.float32)
-
     def _identity(self, training: Training) -> str:
         from gpukoop.flow.identity import identity
 
         parameters = {
-            k: v for k, v in self.get_params(deep=False).items() if k not in ("verbose", "network")
+            k: v
+            for k, v in self.get_params(deep=False).items()
+            if k not in ("verbose", "network", "features")
         }
         weights = [t.detach().cpu().numpy() for t in training.network.state_dict().values()]
         classes = None if training.classes is None else training.classes.cpu().numpy()
-        return identity((type(self).__qualname__, parameters, self.X_, classes, weights))
+        seen = None if self.features is None else training.X.cpu().numpy()
+        return identity((type(self).__qualname__, parameters, self.X_, classes, weights, seen))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 HIDDEN, LAYERS = 256, 3
 # Channels of the two upsampling layers.
 CHANNELS = (64, 32)
+# Smallest share of its range at which a pixel starts.
+STEEP = 0.02
 
 
 def library() -> Any:
@@ -36,6 +38,10 @@ def perceptron(
         Latent dimension (and classes), and d.
     hidden, layers : int
         Width and number of the hidden layers.
+
+    Returns
+    -------
+    torch.nn.Module
     """
     nn = library().nn
     sizes = [n_inputs, *[hidden] * layers]
@@ -90,6 +96,46 @@ def convolutional(
         nn.ConvTranspose2d(narrow, colours, 4, stride=2, padding=1),
         _colours_last(nn),
     )
+
+
+def bounded(network: torch.nn.Module, lowest: Any, highest: Any) -> torch.nn.Module:
+    r"""Return a network whose outputs stay between two bounds, as the pixels of an image do.
+
+    .. math:: a + (b - a)\, \sigma(G(y) + c)
+
+    with c such that G = 0 gives 0, the mean of the samples in the units of a generator.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    lowest, highest : arrays of shape (d,)
+        a and b; around zero.
+    """
+    torch = library()
+    low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (lowest, highest))
+    # Pixels that are hardly ever lit start near their bound, but where the sigmoid still has a slope.
+    start = torch.logit((-low / (high - low)).clamp(STEEP, 1 - STEEP))
+    return _bounded()(network, low, high - low, start)
+
+
+def _bounded() -> Any:
+    torch = library()
+    module: Any = torch.nn.Module
+
+    class Bounded(module):
+        """A network inside its bounds, which are kept with its parameters."""
+
+        def __init__(self, network: Any, low: Any, extent: Any, start: Any) -> None:
+            super().__init__()
+            self.network = network
+            self.register_buffer("low", low)
+            self.register_buffer("extent", extent)
+            self.register_buffer("start", start)
+
+        def forward(self, y: Any) -> Any:
+            return self.low + self.extent * torch.sigmoid(self.network(y) + self.start)
+
+    return Bounded
 
 
 def _colours_last(nn: Any) -> Any:

@@ -62,6 +62,8 @@ def run(
             if saved is not None and (done % saved.every == 0 or done == n_iter):
                 saved.write(training, history)
             if callback is not None and callback(done - 1, measures):
+                if saved is not None and done % saved.every and done != n_iter:
+                    saved.write(training, history)
                 break
     except KeyboardInterrupt:
         # Hours of training are worth more than the exception: what is there is kept, and n_iter_ says how far it came.

@@ -27,7 +27,7 @@ _DAMAGED = (
     pickle.UnpicklingError,
 )
 # What a loaded generator needs to sample, beside its parameters.
-KEPT = ("shape_", "n_features_in_", "classes_", "centre_", "width_", "n_iter_")
+KEPT = ("shape_", "range_", "n_features_in_", "classes_", "centre_", "width_", "n_iter_")
 
 
 def dump(kind: str, content: dict[str, Any], path: Path) -> None:

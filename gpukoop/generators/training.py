@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpukoop.flow.descent import Field
-from gpukoop.flow.memory import Kept
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
-from gpukoop.generators.objectives import Choices, closed_form
+from gpukoop.generators.objectives import Choices
+from gpukoop.generators.seeing import Seen
+from gpukoop.generators.toward import toward
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,10 @@ class Training:
     latent_dim : int
     device : torch.device
     seed : int
+    seen : Seen, optional
+        Features in which particles and samples are compared.
+    features : array of shape (m, p), optional
+        Those of the samples.
     """
 
     def __init__(
@@ -127,6 +131,8 @@ class Training:
         latent_dim: int,
         device: Any,
         seed: int,
+        seen: Seen | None = None,
+        features: np.ndarray | None = None,
     ) -> None:
         torch = library()
         self.network, self.critic, self.schedule = network.to(device), critic, schedule
@@ -134,7 +140,8 @@ class Training:
         shares = None if classes is None else classes.mean(axis=0, dtype=float)
         self.source = Source(self.mean, latent_dim, device, shares)
         self.objective, self.choices, self.device = objective, choices, device
-        self.X = torch.as_tensor(X, device=device)
+        self.seen = seen
+        self.X = torch.as_tensor(X if features is None else features, device=device)
         self.classes = None if classes is None else torch.as_tensor(classes, device=device)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), schedule.learning_rate, betas=(0.9, 0.99)
@@ -156,14 +163,18 @@ class Training:
         X, classes = self.X[rows], None if self.classes is None else self.classes[rows]
         # Particles have the classes of the samples, row by row: each class is a problem of its own with as many of both.
         y = self.source.latent(size if classes is None else classes, self.chance)
-        fields = [] if self.critic else self._fields(X, classes)
+        velocity_at = toward(
+            self.objective, self.choices, self.critic, X, classes, self.rng, self.chance
+        )
         start: Any = None
         target: Any = None
         measures: dict[str, float] = {}
         for k in range(plan.persistence):
             particles = self._forward(y)
+            if self.seen is not None:
+                particles = self.seen(particles)
             if target is None or plan.tau is not None:
-                velocity, energy = self._velocity(particles.detach(), X, classes, fields)
+                velocity, energy = velocity_at(particles.detach(), self.iteration)
                 if k == 0:
                     start = particles.detach()
                     measures = {"energy": energy, "velocity": _rms(velocity)}
@@ -186,41 +197,6 @@ class Training:
         torch = library()
         with torch.autocast(self.device.type, enabled=self.schedule.mixed_precision):
             return self.network(y).float()
-
-    def _fields(
-        self, X: torch.Tensor, classes: torch.Tensor | None
-    ) -> list[tuple[torch.Tensor, Field]]:
-        """Return the rows of each class in the batch, and the field towards its samples."""
-        torch = library()
-        if classes is None:
-            groups = [torch.arange(len(X), device=self.device)]
-        else:
-            labels = classes.argmax(1)
-            groups = [torch.nonzero(labels == c).squeeze(1) for c in torch.unique(labels)]
-        make = closed_form(self.objective)
-        return [(rows, make(_array(X[rows]), self.choices, self.rng)) for rows in groups]
-
-    def _velocity(
-        self,
-        Z: torch.Tensor,
-        X: torch.Tensor,
-        classes: torch.Tensor | None,
-        fields: list[tuple[torch.Tensor, Field]],
-    ) -> tuple[torch.Tensor, float]:
-        """Return the velocity at the particles and the objective's value."""
-        torch = library()
-        if self.critic is not None:
-            if classes is None:
-                return self.critic.velocity(Z, X, self.chance)
-            whole = [torch.cat([cloud, classes], dim=1) for cloud in (Z, X)]
-            velocity, energy = self.critic.velocity(whole[0], whole[1], self.chance)
-            return velocity[:, : Z.shape[1]], energy
-        velocity, energy = torch.empty_like(Z), 0.0
-        for rows, field in fields:
-            motion = field(_array(Z[rows]), Kept(), self.rng, self.iteration)
-            velocity[rows] = _tensor(motion.velocity).to(Z)
-            energy += float(motion.energy) * len(rows) / len(Z)
-        return velocity, energy
 
     def _descend(self, loss: torch.Tensor) -> None:
         torch = library()
@@ -268,20 +244,6 @@ class Training:
         if self.critic is not None:
             self.critic.restore(state["critic"])
         self.iteration = state["iteration"]
-
-
-def _array(x: torch.Tensor) -> Any:
-    """Return the tensor's memory as an array of the same device."""
-    if x.device.type == "cpu":
-        return x.detach().numpy()
-    import cupy
-
-    return cupy.from_dlpack(x.detach().contiguous())
-
-
-def _tensor(x: Any) -> torch.Tensor:
-    torch = library()
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
 
 
 def _rms(x: torch.Tensor) -> float:

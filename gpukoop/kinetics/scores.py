@@ -71,6 +71,11 @@ def vamp_score(
     n_modes : int, optional
         Score the first so many only: settings with more modes are not better for it.
 
+    Returns
+    -------
+    float
+        The larger the better; 1 is the share of the constant.
+
     References
     ----------
     .. [1] H. Wu, F. Noe, Variational approach for learning Markov processes from time series data, Journal of Nonlinear

@@ -21,20 +21,34 @@ from gpukoop.checks import real_array, root_of_square, times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, check_function, random_generator
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.metrics.features import ClassifierFeatures, RandomConvolutions
+from gpukoop.metrics.frechet import KernelDistance, frechet_distance, kernel_distance
 from gpukoop.metrics.gaussians import gaussian_energy_distance, gaussian_mmd, gaussian_wasserstein
 from gpukoop.metrics.scores import coverage, kl_divergence, nearest_neighbour_distance
-from gpukoop.metrics.transport import clouds, sinkhorn_divergence, wasserstein
+from gpukoop.metrics.transport import (
+    Weights,
+    clouds,
+    marginals,
+    quantile_gap,
+    sinkhorn_divergence,
+    wasserstein,
+)
 from gpukoop.operator import KernelOperator, median_scale
 from gpukoop.verdict.permutation import TwoSampleTest, two_sample_test
 
 __all__ = [
+    "ClassifierFeatures",
+    "KernelDistance",
+    "RandomConvolutions",
     "TwoSampleTest",
     "coverage",
     "energy_distance",
+    "frechet_distance",
     "gaussian_energy_distance",
     "gaussian_mmd",
     "gaussian_wasserstein",
     "iid_floor",
+    "kernel_distance",
     "kl_divergence",
     "mmd",
     "nearest_neighbour_distance",
@@ -52,13 +66,14 @@ def mmd(
     Y: Array,
     kernel: AbstractKernel | None = None,
     *,
+    weights: Weights | None = None,
     backend: str | None = None,
     tol: float | None = None,
 ) -> float:
     r"""Return the maximum mean discrepancy, the root of the V-statistic.
 
-    .. math:: MMD^2 = \frac{1}{n^2} \sum_{ii'} k(x_i, x_{i'}) + \frac{1}{m^2} \sum_{jj'} k(y_j, y_{j'})
-                      - \frac{2}{n m} \sum_{ij} k(x_i, y_j)
+    .. math:: MMD^2 = \sum_{ii'} a_i a_{i'} k(x_i, x_{i'}) + \sum_{jj'} b_j b_{j'} k(y_j, y_{j'})
+                      - 2 \sum_{ij} a_i b_j k(x_i, y_j), \qquad a_i = 1/n, \; b_j = 1/m \text{ without weights}
 
     Parameters
     ----------
@@ -67,6 +82,8 @@ def mmd(
     kernel : kernel, optional
         None is the Gaussian whose scale is the median rule over both clouds; a named scale of a given kernel is
         resolved over both clouds too, so that the distance is symmetric.
+    weights : pair of arrays of shape (n,) and (m,), optional
+        Weights of the points, >= 0, scaled to sum 1; either may be None for equal weights. They do not enter the scale.
     backend, tol : optional
         Who computes the sums and how accurately, as for ``kernel(X, Y)``.
 
@@ -99,14 +116,19 @@ def mmd(
         )
     kernel = kernel.resolve(scale)
 
-    def mean(A: Array, B: Array) -> float:
-        K = KernelOperator(kernel, A, B, backend=backend, tol=tol)
-        return float((K @ namespace(B).full(len(B), 1 / len(B))).mean())
+    (a, b), whole = marginals(weights, X, Y), weights is None
 
-    return root_of_square(mean(X, X) + mean(Y, Y) - 2 * mean(X, Y), "the squared MMD")
+    def mean(A: Array, B: Array, p: Array, q: Array) -> float:
+        sums = KernelOperator(kernel, A, B, backend=backend, tol=tol) @ q
+        return float(sums.mean() if whole else p @ sums)
+
+    squared = mean(X, X, a, a) + mean(Y, Y, b, b) - 2 * mean(X, Y, a, b)
+    return root_of_square(squared, "the squared MMD")
 
 
-def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
+def energy_distance(
+    X: Array, Y: Array, *, weights: Weights | None = None, backend: str | None = None
+) -> float:
     r"""Return the energy distance, the square of the MMD of the kernel -|x - y|.
 
     .. math:: 2 E|x - y| - E|x - x'| - E|y - y'|
@@ -117,6 +139,8 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
     ----------
     X, Y : arrays of shape (n, d) and (m, d)
         Two clouds.
+    weights : pair of arrays of shape (n,) and (m,), optional
+        As in :func:`mmd`.
     backend : str, optional
         Who computes.
 
@@ -133,18 +157,32 @@ def energy_distance(X: Array, Y: Array, *, backend: str | None = None) -> float:
     (X, Y), exponent = unit_clouds(*clouds(X, Y))  # the distance is homogeneous in the points
     if X.shape[1] == 1:
         xp = namespace(X)
-        x, y = xp.sort(X[:, 0]), xp.sort(Y[:, 0])
-        z = xp.sort(xp.concatenate([x, y]))
-        rise = xp.searchsorted(x, z[:-1], side="right") / len(x)
-        gap = rise - xp.searchsorted(y, z[:-1], side="right") / len(y)
+        z = xp.sort(xp.concatenate([X[:, 0], Y[:, 0]]))
+        given = (None, None) if weights is None else marginals(weights, X, Y)
+        gap = _risen(X[:, 0], given[0], z[:-1]) - _risen(Y[:, 0], given[1], z[:-1])
         value = float(2 * xp.sum(gap**2 * xp.diff(z)))
     else:
-        value = mmd(X, Y, Energy(), backend=backend) ** 2
+        value = mmd(X, Y, Energy(), weights=weights, backend=backend) ** 2
     return times_power(value, exponent, "the energy distance")
 
 
+def _risen(x: Array, weight: Array | None, z: Array) -> Array:
+    """Return the distribution function of points on the line at z."""
+    xp = namespace(x)
+    order = xp.argsort(x)
+    below = xp.searchsorted(x[order], z, side="right")
+    if weight is None:
+        return below / len(x)
+    return xp.concatenate([xp.zeros(1), xp.cumsum(weight[order])])[below]
+
+
 def sliced_wasserstein(
-    X: Array, Y: Array, *, n_projections: int = 128, random_state: RandomState = 0
+    X: Array,
+    Y: Array,
+    *,
+    weights: Weights | None = None,
+    n_projections: int = 128,
+    random_state: RandomState = 0,
 ) -> float:
     r"""Return the sliced Wasserstein-2 distance, not its square.
 
@@ -156,10 +194,17 @@ def sliced_wasserstein(
     Parameters
     ----------
     X, Y : arrays of shape (n, d) and (m, d)
+    weights : pair of arrays of shape (n,) and (m,), optional
+        Weights of the points, as in :func:`mmd`.
     n_projections : int, default=128
         P, independent uniform directions.
     random_state : int, Generator, RandomState or None, default=0
         The directions. The default takes the same ones at every call, so that values are comparable.
+
+    Returns
+    -------
+    float
+        In the units of the points.
 
     Notes
     -----
@@ -167,12 +212,13 @@ def sliced_wasserstein(
     is about |a| / sqrt(d).
     """
     (X, Y), exponent = unit_clouds(*(to_host(A) for A in clouds(X, Y)))
+    pair = None if weights is None else marginals(weights, X, Y)
     rng = random_generator(random_state)
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     block = max(1, SORT_BLOCK // (len(X) + len(Y)))
     squared = [
-        _squared_quantile_gap(X @ part.T, Y @ part.T)
+        _squared_quantile_gap(X @ part.T, Y @ part.T, pair)
         for part in np.array_split(directions, math.ceil(len(directions) / block))
     ]
     distance = root_of_square(float(np.concatenate(squared).mean()), "the squared distance")
@@ -210,6 +256,11 @@ def iid_floor(
         Size of that draw, ``n_samples`` by default.
     random_state : int, Generator, RandomState or None, default=0
 
+    Returns
+    -------
+    mean, deviation : float
+        Over the draws.
+
     Examples
     --------
     >>> from gpukoop.datasets import moons
@@ -237,12 +288,16 @@ def iid_floor(
     return float(scores.mean()), float(scores.std(ddof=1))
 
 
-def _squared_quantile_gap(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _squared_quantile_gap(
+    x: np.ndarray, y: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
     """Return the integral of (Q_x - Q_y)^2 for every column of x (n, p) and y (m, p), shape (p,).
 
     Both quantile functions are steps; they are constant between the merged levels i/n and j/m, which are kept
     as whole multiples of 1/(n m) so that equal levels coincide.
     """
+    if pair is not None:
+        return np.array([quantile_gap(u, v, *pair, 2) for u, v in zip(x.T, y.T, strict=True)])
     n, m = len(x), len(y)
     x, y = np.sort(x, axis=0), np.sort(y, axis=0)
     if n == m:

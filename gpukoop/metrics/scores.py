@@ -100,6 +100,11 @@ def coverage(X: Array, centres: Array, radius: float) -> float:
     centres : array of shape (k, d)
     radius : float
         In the units of X.
+
+    Returns
+    -------
+    float
+        From 0 to 100.
     """
     from scipy.spatial import cKDTree
 

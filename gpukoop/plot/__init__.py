@@ -26,6 +26,7 @@ from gpukoop.plot.canvas import (
 )
 from gpukoop.plot.curves import history, spectrum
 from gpukoop.plot.kinetics import chapman_kolmogorov, implied_timescales
+from gpukoop.plot.pictures import pictures, training
 from gpukoop.plot.verdict import verdict
 
 __all__ = [
@@ -35,9 +36,11 @@ __all__ = [
     "history",
     "implied_timescales",
     "particles",
+    "pictures",
     "png",
     "require_matplotlib",
     "spectrum",
+    "training",
     "verdict",
 ]
 
@@ -119,7 +122,17 @@ def particles(
 
 
 def demo(result: Any) -> Any:
-    """Return the figure of a demonstration: its start, midway and end beside the exact density of its law."""
+    """Return the figure of a demonstration: its start, midway and end beside the exact density of its law.
+
+    Parameters
+    ----------
+    result : object
+        What ``gpukoop demo`` computed: frames, the name of the law, titles.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     require_fields(result, "result", "start halfway particles law", "a demonstration")
     return particles(result.start, result.halfway, result.particles, density=result.law)
 
@@ -145,6 +158,11 @@ def flow_animation(
         As in :func:`particles`.
     fps : int, default=20
         Frames a second; the last one stays for a second.
+
+    Returns
+    -------
+    pathlib.Path
+        Where the file is.
 
     Notes
     -----

@@ -27,6 +27,10 @@ def spectrum(eigenvalues: Array, exact: Array | None = None, *, path: Where | No
         Compared in order.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     found = _vector(eigenvalues, "eigenvalues")
     truth = None if exact is None else _vector(exact, "exact")
@@ -77,6 +81,10 @@ def history(
         Makes the horizontal axis time instead of steps.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     if not isinstance(history, Mapping):
         raise TypeError(

@@ -24,6 +24,10 @@ def implied_timescales(result: Any, *, unit: str = "", path: Where | None = None
         Of time, for the labels, such as ``"ps"``.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     require_fields(result, "result", "lag_times timescales lower upper", "implied_timescales")
     import matplotlib
@@ -58,6 +62,10 @@ def chapman_kolmogorov(result: Any, *, unit: str = "", path: Where | None = None
         Of time.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     require_fields(result, "result", "lag_times predicted estimated", "chapman_kolmogorov")
     n = result.predicted.shape[1]

@@ -281,6 +281,10 @@ def assemble(
     callback : callable, optional
         Called with the moments after each batch, on a device after each block of batches; returning True stops.
 
+    Returns
+    -------
+    Moments
+
     Notes
     -----
     Cost: 5 N D^2 flops; memory (2 K + 2) D^2 numbers and one batch.

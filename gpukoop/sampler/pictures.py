@@ -78,7 +78,7 @@ def picture(sampler: Any, path: str | Path | None = None, *, n_trajectories: int
 
 def _draw_trajectories(ax: Any, sampler: Any, n: int) -> None:
     d = sampler.n_latent_
-    Z = np.random.default_rng(0).standard_normal((n, d)).astype(sampler.sample(1).dtype)
+    Z = np.random.default_rng(0).standard_normal((n, d)).astype(sampler.X_.dtype)
     states = to_host(sampler.trajectory(Z, np.linspace(0.0, 1.0, 21)))
     if states.shape[2] == 1:
         ax.plot(np.linspace(0.0, 1.0, 21), states[:, :, 0], color="0.6", lw=0.5)
@@ -124,6 +124,10 @@ def images(
     shape : (height, width), optional
         Square by default.
     n_columns : int
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     rows = real_array(samples, "samples", (None, None))
     n_columns = check_count(n_columns, "n_columns")

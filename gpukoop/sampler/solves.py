@@ -29,7 +29,18 @@ LSTSQ_CUT = 1e-13
 
 
 def ridge(moments: Moments, reg: float) -> float:
-    r"""Return :math:`\lambda = \mathrm{reg} \cdot \mathrm{tr} S / D`, a ridge in the units of the moments."""
+    r"""Return :math:`\lambda = \mathrm{reg} \cdot \mathrm{tr} S / D`, a ridge in the units of the moments.
+
+    Parameters
+    ----------
+    moments : Moments
+    reg : float
+        At least 0.
+
+    Returns
+    -------
+    float
+    """
     check_kind(moments, Moments, "moments")
     reg = check_length(reg, "reg", zero=True)
     return reg * float(np.trace(moments.host("S"))) / moments.n_features
@@ -77,6 +88,18 @@ def generator(moments: Moments, lift: Lift, lam: float) -> np.ndarray:
 
     The column of the constant is 0 and that of time is set to what L gives exactly: the ridge would bend it (0.018 at
     lam = 1e-6).
+
+    Parameters
+    ----------
+    moments : Moments
+    lift : Lift
+        Its dictionary.
+    lam : float
+        Ridge, at least 0.
+
+    Returns
+    -------
+    ndarray of shape (D, D)
     """
     check_parts(moments, lam, lift)
     M = moments.slope(moments.n_bins) / moments.length
@@ -104,6 +127,10 @@ def sat(
     symmetrize : bool
         Impose summation by parts on the sampled moments.
 
+    Returns
+    -------
+    ndarray of shape (D, d)
+
     Notes
     -----
     Cost: 2/3 D^3 flops, no exponential. The symmetric part of the matrix is (B_a + B_b)/2 + lam I, so lam > 0 makes it
@@ -127,6 +154,20 @@ def sat_inverse(
     .. math:: ((b-a) M + B_a + \lambda I)\, c = B_a C
 
     Differs from exp(-A), which amplifies every decaying mode and serves where no feature depends on time.
+
+    Parameters
+    ----------
+    moments : Moments
+    lift : Lift
+        Their dictionary.
+    lam : float
+        Ridge, at least 0.
+    symmetrize : bool
+        Impose summation by parts on the sampled moments.
+
+    Returns
+    -------
+    ndarray of shape (D, d)
     """
     check_parts(moments, lam, lift)
     slope, B = moments.slope(moments.n_bins), moments.host("B", 0)
@@ -136,7 +177,20 @@ def sat_inverse(
 
 
 def denoiser(moments: Moments, lam: float, end: str) -> np.ndarray:
-    """Return c of the denoiser E[x1 | x_t] = g(x_t, t) c at end "a" or "b" of the slab, by plain ridge, (D, d)."""
+    """Return c of the denoiser E[x1 | x_t] = g(x_t, t) c at one end of the slab, by plain ridge.
+
+    Parameters
+    ----------
+    moments : Moments
+    lam : float
+        Ridge, at least 0.
+    end : {"a", "b"}
+        One whose right-hand side was summed (``ends=``).
+
+    Returns
+    -------
+    ndarray of shape (D, d)
+    """
     check_parts(moments, lam)
     if end not in ("a", "b") or not moments.ends["ab".index(end)]:
         raise ValueError(
@@ -147,7 +201,20 @@ def denoiser(moments: Moments, lam: float, end: str) -> np.ndarray:
 
 
 def energy_ratio(moments: Moments, lift: Lift, c: np.ndarray) -> float:
-    r"""Return :math:`E_a|g c|^2 / E_b|x|^2`: below 1 by the misfit and the ridge; 1 for data without extent."""
+    r"""Return :math:`E_a|g c|^2 / E_b|x|^2`: below 1 by the misfit and the ridge; 1 for data without extent.
+
+    Parameters
+    ----------
+    moments : Moments
+    lift : Lift
+        Their dictionary.
+    c : ndarray of shape (D, d)
+        Of a map.
+
+    Returns
+    -------
+    float
+    """
     check_parts(moments, 0.0, lift)
     c = real_array(c, "c", (lift.n_features, None))
     if abs(c).max(initial=0.0) > LARGEST_LENGTH:
@@ -164,7 +231,21 @@ def growth_bound(moments: Moments, lam: float) -> float:
     r"""Return :math:`\omega_S = \tfrac12 \lambda_{\max}((B_b - B_a)/(b-a), S + \lambda I)`.
 
     It bounds the exponential, ||exp(tA)|| <= exp(t omega_S) in the norm of S + lam I, up to the sampling error of
-    summation by parts. Cost: one symmetric eigenproblem.
+    summation by parts.
+
+    Parameters
+    ----------
+    moments : Moments
+    lam : float
+        Ridge, at least 0.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    Cost: one symmetric eigenproblem.
     """
     check_parts(moments, lam)
     jump = (moments.host("B", moments.n_bins) - moments.host("B", 0)) / moments.length

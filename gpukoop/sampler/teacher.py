@@ -270,7 +270,17 @@ class EmpiricalTeacher(AbstractTeacher):
 
 
 def as_teacher(source: Any) -> AbstractTeacher | None:
-    """Return a teacher from an object with ``velocity``, a function of (x, t), or None."""
+    """Return a teacher from an object with ``velocity``, a function of (x, t), or None.
+
+    Parameters
+    ----------
+    source : object, callable or None
+        What was given as ``teacher=``.
+
+    Returns
+    -------
+    AbstractTeacher or None
+    """
     if source is None or isinstance(source, AbstractTeacher):
         return source
     return CallableTeacher(source)

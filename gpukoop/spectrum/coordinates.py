@@ -101,6 +101,11 @@ def check_coordinates(chosen: Any) -> None:
         )
 
 
+def is_auto(chosen: Any) -> bool:
+    """Return whether the widths of columns decide."""
+    return isinstance(chosen, str) and chosen == "auto"
+
+
 def _is_module(chosen: Any) -> bool:
     return any(
         c.__module__.startswith("torch.") and c.__name__ == "Module" for c in type(chosen).__mro__

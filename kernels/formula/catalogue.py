@@ -219,7 +219,12 @@ class Constant(AbstractRadial):
 
 
 def Energy() -> Riesz:
-    """Return :class:`Riesz` with exponent 1, -|x - y|: the kernel of the energy distance."""
+    """Return :class:`Riesz` with exponent 1, -|x - y|: the kernel of the energy distance.
+
+    Returns
+    -------
+    Riesz
+    """
     return Riesz(exponent=1.0)
 
 

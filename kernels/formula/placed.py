@@ -125,6 +125,11 @@ class Cosine(AbstractPlaced):
 
     On the sphere it is 1 - s / 2 with s the squared distance of x / |x| and y / |y|.
 
+    Parameters
+    ----------
+    weight : float
+        Multiplies the kernel.
+
     References
     ----------
     .. [1] J. Shawe-Taylor, N. Cristianini, Kernel Methods for Pattern Analysis, 2004, section 5.1 (normalisation).
@@ -199,6 +204,8 @@ class Polynomial(AbstractPlaced):
         c >= 0.
     scale : float
         l in the units of x.
+    weight : float
+        Multiplies the kernel.
 
     Notes
     -----
@@ -271,6 +278,8 @@ class Periodic(AbstractPlaced):
         p in the units of x, of every feature.
     scale : float
         l, a length on the unit circle.
+    weight : float
+        Multiplies the kernel.
 
     References
     ----------

@@ -1,0 +1,197 @@
+r"""Velocities for small clouds of the host, a group of particles and samples for each class, all groups at once.
+
+========== ==================================================================
+Z (c, n, d) particles of c groups; shorter groups are filled up
+X (c, n, d) samples of the same groups
+a (c, n)    weights 1 / (size of the group), 0 where filled up
+A (c, n, 2n) how much each sample attracts, and each particle repels
+========== ==================================================================
+
+A batch of a generator's training has some fifty points in each class: loops over classes and fused sums over pairs then cost calls,
+not arithmetic. Here distances are products of matrices and every velocity is one more,
+
+.. math:: v_i = \sum_j A^x_{ij} (x_j - z_i) - \sum_j A^z_{ij} (z_j - z_i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Pairs whose distances are kept at most, over all groups: 16 MB a matrix in float32.
+LARGEST = 2**22
+# Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
+SCALING, FINAL = 0.5, 12
+
+
+class Flowing(NamedTuple):
+    """Velocity (c, n, d), and the energy of each group (c,)."""
+
+    velocity: np.ndarray
+    energy: np.ndarray
+
+
+class Groups:
+    """Where the groups are in a batch.
+
+    Parameters
+    ----------
+    labels : integer array of shape (b,)
+        Group of each row, of particles and of samples alike.
+    """
+
+    def __init__(self, labels: np.ndarray) -> None:
+        order = np.argsort(labels, kind="stable")
+        _, sizes = np.unique(labels, return_counts=True)
+        self.sizes = sizes
+        self.mask = np.arange(sizes.max()) < sizes[:, None]
+        # filled up with the first row of the group: a point like any other, of weight zero
+        first = order[np.concatenate([[0], sizes.cumsum()[:-1]])]
+        self.rows = np.repeat(first[:, None], sizes.max(), axis=1)
+        self.rows[self.mask] = order
+        self.a = (self.mask / sizes[:, None]).astype(np.float32)
+
+    def spread(self, velocity: np.ndarray) -> np.ndarray:
+        """Return (c, n, d) as the rows of the batch, (b, d)."""
+        found = np.empty((int(self.sizes.sum()), velocity.shape[2]), velocity.dtype)
+        found[self.rows[self.mask]] = velocity[self.mask]
+        return found
+
+    def mean(self, energy: np.ndarray) -> float:
+        """Return the mean over the rows of the batch of what each group has."""
+        return float((energy * self.sizes).sum() / self.sizes.sum())
+
+
+def squares(Z: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return squared distances (c, n, m) of clouds around the origin; of a cloud to itself the diagonal is 0."""
+    found = np.matmul(Z, X.transpose(0, 2, 1))
+    found *= -2
+    found += np.einsum("cid,cid->ci", Z, Z)[:, :, None]
+    found += np.einsum("cid,cid->ci", X, X)[:, None]
+    np.maximum(found, 0, out=found)
+    if X is Z:
+        np.einsum("cii->ci", found)[:] = 0
+    return found
+
+
+def _pulled(Z: np.ndarray, X: np.ndarray, to_x: np.ndarray, to_z: np.ndarray) -> np.ndarray:
+    """Return the velocity for the attraction A^x and the repulsion A^z."""
+    found = np.matmul(to_x, X)
+    found -= np.matmul(to_z, Z)
+    found += (to_z.sum(axis=2) - to_x.sum(axis=2))[:, :, None] * Z
+    return found
+
+
+def mmd(
+    Z: np.ndarray,
+    X: np.ndarray,
+    a: np.ndarray,
+    scales: Sequence[float],
+    weights: Sequence[float],
+    own: np.ndarray | None = None,
+) -> Flowing:
+    r"""Return the velocity of half the squared MMD for :math:`k = \sum_s w_s e^{-r^2 / 2 s^2}`; without scales for -r.
+
+    Parameters
+    ----------
+    Z, X, a : arrays
+        As at the head of this module.
+    scales, weights : sequences of float
+        s and w_s.
+    own : array of shape (c,), optional
+        E k(x, x') of the samples where it is known: it moves no particle, and costs as much as what does.
+    """
+
+    def kernel(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return k and -2 dk / d(r^2)."""
+        if not scales:
+            r = np.sqrt(S)
+            with np.errstate(divide="ignore"):
+                return -r, np.where(r > 0, 1 / r, np.float32(0))
+        values = slope = np.float32(0)
+        for s, w in zip(scales, weights, strict=True):
+            e = np.exp(S * np.float32(-0.5 / s**2))
+            values, slope = values + np.float32(w) * e, slope + np.float32(w / s**2) * e
+        return np.asarray(values), np.asarray(slope)
+
+    zz, to_z = kernel(squares(Z, Z))
+    zx, to_x = kernel(squares(Z, X))
+    velocity = _pulled(Z, X, to_x * a[:, None], to_z * a[:, None])
+    if own is None:
+        own = _mean(kernel(squares(X, X))[0], a)
+    return Flowing(velocity, 0.5 * (_mean(zz, a) + own) - _mean(zx, a))
+
+
+def drift(
+    Z: np.ndarray, X: np.ndarray, a: np.ndarray, scales: Sequence[float], weights: Sequence[float]
+) -> Flowing:
+    """Return the drift towards the samples: :func:`gpukoop.flow.drift.drift_field` for groups."""
+    S_x, S_z = squares(Z, X), squares(Z, Z)
+    # a particle does not see itself, and nobody sees what fills up
+    S_x[np.broadcast_to(a[:, None] == 0, S_x.shape)] = np.inf
+    S_z[np.broadcast_to(a[:, None] == 0, S_z.shape)] = np.inf
+    np.einsum("cii->ci", S_z)[:] = np.inf
+    n = (a > 0).sum(axis=1)[:, None]
+    to_x, to_z, energy = np.zeros_like(S_x), np.zeros_like(S_z), 0.0
+    for s, w in zip(scales, weights, strict=True):
+        log_p, P = _soft(S_x, s)
+        log_q, Q = _soft(S_z, s)
+        to_x += np.float32(w) * P
+        to_z += np.float32(w) * Q
+        alone = n < 2
+        ratio = np.where(alone, 0, log_q - np.log(np.maximum(n - 1, 1))) - (log_p - np.log(n))
+        energy = energy + w * (ratio * a).sum(axis=1)
+    return Flowing(_pulled(Z, X, to_x, to_z), np.asarray(energy))
+
+
+def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowing:
+    """Return the velocity of half the debiased squared W2 at this blur, and its value."""
+    C = np.concatenate([squares(Z, X), squares(Z, Z), squares(X, X)]) / np.float32(2)
+    b = np.concatenate([a, a, a])
+    with np.errstate(divide="ignore"):
+        log_b = np.log(b)
+    f, g = np.zeros_like(b), np.zeros_like(b)
+
+    def soft(C: np.ndarray, potential: np.ndarray, eps: float) -> np.ndarray:
+        return -eps * _lse((potential / eps + log_b)[:, None] - C / np.float32(eps))
+
+    C_t = C.transpose(0, 2, 1)
+    length = max(float(np.sqrt(2 * C.max())), blur)
+    lengths = [length * SCALING**k for k in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
+    for at in [*lengths, *[blur] * FINAL]:
+        eps = at * at
+        # both sides at once, and half of the way: symmetric problems keep f = g
+        f, g = (f + soft(C, g, eps)) / 2, (g + soft(C_t, f, eps)) / 2
+    eps = blur * blur
+    exponent = (g / eps + log_b)[:, None] - C / np.float32(eps)
+    plan = np.exp(exponent - _lse(exponent)[:, :, None])
+    k = len(Z)
+    f, g = soft(C, g, eps), soft(C_t, f, eps)
+    value = ((f + g) * b).sum(axis=1) / 2
+    return Flowing(
+        _pulled(Z, X, plan[:k], plan[k : 2 * k]),
+        2 * value[:k] - value[k : 2 * k] - value[2 * k :],
+    )
+
+
+def _lse(exponent: np.ndarray) -> np.ndarray:
+    top = exponent.max(axis=2)
+    return top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
+
+
+def _soft(S: np.ndarray, s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return log sum_j exp(-S_ij / 2 s^2) and the shares of the terms; a row without terms has zeros."""
+    exponent = S * np.float32(-0.5 / s**2)
+    top = exponent.max(axis=2)
+    top[np.isneginf(top)] = 0
+    e = np.exp(exponent - top[:, :, None])
+    total = e.sum(axis=2)
+    total[total == 0] = 1
+    return top + np.log(total), e / total[:, :, None]
+
+
+def _mean(K: np.ndarray, a: np.ndarray) -> np.ndarray:
+    rows = np.matmul(K, a[:, :, None])[:, :, 0]
+    return (rows * a).sum(axis=1, dtype=float)

@@ -1,0 +1,178 @@
+"""The classifier behind :class:`gpukoop.metrics.ClassifierFeatures`: two convolutions, one hidden layer, trained by Adam."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpukoop.files import open_regular, write_atomically
+from gpukoop.flow.identity import identity
+from gpukoop.kernels.compiled import folder
+from gpukoop.torch.sums import library
+
+RATE, BATCH, BLOCK = 2e-3, 128, 1_000
+CHANNELS = (16, 32)
+_FORMAT = "gpukoop classifier 1"
+_logger = logging.getLogger("gpukoop")
+
+
+class Classifier:
+    """A trained classifier.
+
+    Parameters
+    ----------
+    body : torch.nn.Module
+        Images (n, colours, height, width) -> features.
+    head : torch.nn.Module
+        Features -> scores of the classes.
+    accuracy : float
+        On images that it was not trained on.
+    """
+
+    def __init__(self, body: Any, head: Any, accuracy: float) -> None:
+        self.body, self.head, self.accuracy = body, head, accuracy
+
+    def __call__(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and scores of images (n, height, width, colours)."""
+        torch = library()
+        parts: list[tuple[Any, Any]] = []
+        with torch.no_grad():
+            for start in range(0, len(pictures), BLOCK):
+                phi = self.body(_tensor(pictures[start : start + BLOCK]))
+                parts.append((phi.numpy(), self.head(phi).numpy()))
+        return np.concatenate([p for p, _ in parts]), np.concatenate([s for _, s in parts])
+
+
+def train(
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    *,
+    n_features: int,
+    n_epochs: int,
+    validation_fraction: float,
+    rng: np.random.Generator,
+    cache: bool,
+) -> Classifier:
+    """Train a classifier, or read the one that the same call has trained before.
+
+    Parameters
+    ----------
+    pictures : array of shape (n, height, width, colours)
+    labels : integer array of shape (n,)
+    n_features, n_epochs, validation_fraction, cache
+        As for :class:`gpukoop.metrics.ClassifierFeatures`.
+    rng : numpy.random.Generator
+    """
+    torch = library()
+    order, seed = rng.permutation(len(pictures)), int(rng.integers(2**31))
+    n_aside = max(1, round(validation_fraction * len(pictures)))
+    aside, rows = order[:n_aside], order[n_aside:]
+    if not len(rows):
+        raise ValueError(f"X has {len(pictures)} images: too few to keep some aside")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body, head = _networks(pictures.shape[1:], n_features, int(labels.max()) + 1)
+    made = Classifier(body, head, float("nan"))
+    path = None
+    if cache and folder() is not None:
+        about = (
+            pictures,
+            labels,
+            order,
+            n_features,
+            n_epochs,
+            validation_fraction,
+            seed,
+            str(torch.__version__),
+        )
+        path = Path(str(folder())) / "classifiers" / f"{identity(about)}.pt"
+        if _read(path, made):
+            return made
+    _fit(made, _tensor(pictures[rows]), torch.as_tensor(labels[rows]), n_epochs, seed)
+    made.accuracy = float((made(pictures[aside])[1].argmax(axis=1) == labels[aside]).mean())
+    _logger.info(
+        "classifier of %d classes trained: held-out accuracy %.3f", labels.max() + 1, made.accuracy
+    )
+    if path is not None:
+        _write(path, made)
+    return made
+
+
+def _tensor(pictures: np.ndarray) -> Any:
+    return library().from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+
+
+def _networks(shape: tuple[int, ...], n_features: int, n_classes: int) -> tuple[Any, Any]:
+    nn = library().nn
+    height, width, colours = shape
+    first, second = CHANNELS
+    body = nn.Sequential(
+        nn.Conv2d(colours, first, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(second * -(-height // 4) * -(-width // 4), n_features),
+        nn.ReLU(),
+    )
+    return body, nn.Linear(n_features, n_classes)
+
+
+def _fit(made: Classifier, X: Any, labels: Any, n_epochs: int, seed: int) -> None:
+    torch = library()
+    both = torch.nn.Sequential(made.body, made.head).train()
+    optimizer = torch.optim.Adam(both.parameters(), RATE)
+    n_batches = -(-len(X) // BATCH)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_epochs * n_batches)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout
+        for _ in range(n_epochs):
+            for batch in torch.randperm(len(X)).split(BATCH):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(both(X[batch]), labels[batch]).backward()
+                optimizer.step()
+                annealing.step()
+    both.eval().requires_grad_(False)
+
+
+def _read(path: Path, made: Classifier) -> bool:
+    """Take over what is in the file; a missing or damaged one is trained anew."""
+    if not path.is_file():
+        return False
+    try:
+        with open_regular(path) as file:
+            content = library().load(io.BytesIO(file.read()), weights_only=True)
+        if content["format"] != _FORMAT:
+            return False
+        made.body.load_state_dict(content["body"])
+        made.head.load_state_dict(content["head"])
+        made.accuracy = float(content["accuracy"])
+    except Exception as error:  # noqa: BLE001
+        # Whatever is wrong with a file of the cache, the answer is to train again.
+        _logger.info("%s cannot be read (%s): the classifier is trained anew", path, error)
+        return False
+    library().nn.Sequential(made.body, made.head).eval().requires_grad_(False)
+    return True
+
+
+def _write(path: Path, made: Classifier) -> None:
+    buffer = io.BytesIO()
+    content = {
+        "format": _FORMAT,
+        "body": made.body.state_dict(),
+        "head": made.head.state_dict(),
+        "accuracy": made.accuracy,
+    }
+    library().save(content, buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        _logger.info("%s is not kept: %s", path, error)

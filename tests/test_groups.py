@@ -1,0 +1,108 @@
+"""Velocities of all classes at once against the sums over pairs of one class after another."""
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp, softmax
+
+torch = pytest.importorskip("torch")
+
+from gpukoop.generators import toward  # noqa: E402
+from gpukoop.generators.objectives import choices  # noqa: E402
+
+rng = np.random.default_rng(0)
+GROUPED = toward.grouped
+
+
+def batch(sizes, d, shift=0.0):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    rng.shuffle(labels)
+    centres = rng.normal(size=(len(sizes), d))
+    X = centres[labels] + rng.normal(size=(len(labels), d)) + shift
+    Z = X[rng.permutation(len(X))] * 1.3 + rng.normal(size=d) / 2
+    return Z.astype(np.float32), X.astype(np.float32), labels
+
+
+def both(objective, Z, X, labels, monkeypatch, **given):
+    """Return velocity and energy by groups, and by sums in float64 over one class after another."""
+    classes = torch.as_tensor(np.eye(labels.max() + 1, dtype=np.float32)[labels])
+    chosen = choices(X, objective, None, given.get("blur"), 1e-2, None)
+    ask = lambda dtype: toward.toward(
+        objective,
+        chosen,
+        None,
+        torch.as_tensor(X, dtype=dtype),
+        classes,
+        np.random.default_rng(0),
+        None,
+    )(torch.as_tensor(Z, dtype=dtype), 0)
+    calls = []
+    monkeypatch.setattr(toward, "grouped", lambda *a: calls.append(GROUPED(*a)) or calls[-1])
+    quick = ask(torch.float32)
+    assert calls[-1] is not None
+    monkeypatch.setattr(toward, "grouped", lambda *a: None)
+    slow = ask(torch.float64)
+    return (quick[0].numpy(), quick[1]), (slow[0].numpy(), slow[1])
+
+
+@pytest.mark.parametrize("objective", ["mmd", "energy"])
+@pytest.mark.parametrize(("sizes", "d"), [((17,), 2), ((5, 9, 1, 30), 3), ((40, 41), 60)])
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_kernel_velocities(objective, sizes, d, shift, monkeypatch):
+    Z, X, labels = batch(sizes, d, shift)
+    (v, e), (exact, energy) = both(objective, Z, X, labels, monkeypatch)
+    width = np.abs(exact).max()
+    # |z - x|^2 by products of matrices in float32: rounding of |z|^2, relative to the square of the smallest scale
+    np.testing.assert_allclose(v, exact, atol=3e-3 * width)
+    assert e == pytest.approx(energy, rel=2e-3, abs=2e-4 * float(width))
+
+
+@pytest.mark.parametrize(("sizes", "d"), [((17,), 2), ((5, 9, 1, 30), 3), ((40, 41), 60)])
+def test_drift_by_hand(sizes, d):
+    """A particle far from all others is still repelled by them: logarithms, where fused sums see only what it weighs itself."""
+    Z, X, labels = batch(sizes, d)
+    chosen = choices(X, "drift", None, None, 1e-2, None)
+    v, energy = GROUPED("drift", chosen, X, labels)(Z)
+    exact, gaps = np.zeros(Z.shape), np.zeros(len(Z))
+    for i, z in enumerate(Z.astype(float)):
+        own = [j for j in np.flatnonzero(labels == labels[i]) if j != i]
+        there = X[labels == labels[i]].astype(float)
+        for s in chosen.scales:
+            at_x = -((z - there) ** 2).sum(axis=1) / (2 * s * s)
+            at_z = -((z - Z[own].astype(float)) ** 2).sum(axis=1) / (2 * s * s)
+            pull = softmax(at_x) @ there - z
+            push = softmax(at_z) @ Z[own] - z if own else 0.0
+            exact[i] += (pull - push) / len(chosen.scales)
+            log_q = logsumexp(at_z) - np.log(len(own)) if own else 0.0
+            gaps[i] += (log_q - logsumexp(at_x) + np.log(len(there))) / len(chosen.scales)
+    # shares are exponentials of squares over 2 s^2, s a twentieth of the width: rounding of float32 times some hundred
+    np.testing.assert_allclose(v, exact, atol=1e-2 * np.abs(exact).max())
+    assert energy == pytest.approx(gaps.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("sizes", "d"), [((17,), 2), ((5, 9, 2, 30), 3), ((40, 41), 60)])
+def test_sinkhorn_velocities(sizes, d, monkeypatch):
+    Z, X, labels = batch(sizes, d)
+    blur = 0.4 * float(np.sqrt(X.var(axis=0).sum()))
+    (v, e), (exact, energy) = both("sinkhorn", Z, X, labels, monkeypatch, blur=blur)
+    # both stop at a marginal error of about a per cent (SINKHORN_TOL)
+    np.testing.assert_allclose(v, exact, atol=5e-2 * np.abs(exact).max())
+    assert e == pytest.approx(energy, rel=3e-2)
+
+
+def test_equal_clouds_stand_still(monkeypatch):
+    _, X, labels = batch((6, 11), 4)
+    for objective in ("mmd", "energy", "sinkhorn"):
+        (v, e), _ = both(objective, X, X, labels, monkeypatch)
+        # a distance of zero is rounding, sqrt(eps) |z|, where it is a product of matrices: a share of 1/6 of a unit vector of it
+        assert np.abs(v).max() < 6e-5 * np.abs(X).max()
+        assert abs(e) < 1e-4
+
+
+def test_large_batches_and_a_chosen_backend_are_left_to_sums():
+    X = np.zeros((3_000, 1), np.float32) + np.arange(3_000)[:, None]
+    one = np.zeros(3_000, int)
+    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, None), X, one) is None
+    few = X[:50], one[:50]
+    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, "numpy"), *few) is None
+    assert toward.grouped("w2", choices(X, "w2", None, None, 1e-2, None), *few) is None
+    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, None), *few) is not None
