@@ -44,6 +44,7 @@ ROOMS = [
         "torch",
         "generators",
         "recipes",
+        "synthesis",
         "commands",
         "demo",
         "terminal",
