@@ -197,6 +197,7 @@ ELSEWHERE = {
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
     "KoopmanSampler": "sampler.KoopmanSampler.transport, tests/test_koopman_sampler.py, tests/test_hostile_state.py",
     "Generator": "tests/test_generators.py",
+    "synthesize": "tests/test_synthesis.py",
     "Block": "algebra.Block",
     "Identity": "algebra.Identity",
     "backends": "takes nothing",
