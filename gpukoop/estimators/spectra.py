@@ -205,7 +205,8 @@ def carried(spectrum: Any, X: Array, weight: Array | None = None) -> np.ndarray:
     """
     square = to_host(spectrum.transform(X[:: max(1, len(X) // JUDGES)])).astype(float) ** 2
     w = host_weight(weight)
-    w = 1.0 if w is None else w[:: max(1, len(X) // JUDGES), None] * len(X)
-    second, fourth = (w * square).mean(axis=0), ((w * square) ** 2).mean(axis=0)
+    if w is not None:
+        square *= w[:: max(1, len(X) // JUDGES), None] * len(X)
+    second, fourth = square.mean(axis=0), (square**2).mean(axis=0)
     carriers = len(X) * second**2 / np.where(fourth > 0, fourth, 1.0)
     return carriers >= min(CARRIERS, len(X) / 50)
