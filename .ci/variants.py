@@ -18,12 +18,14 @@ pair as the formula needs.
 the expression of a kernel, which the writer pastes in pair by pair; neither depends on the other. So what is compiled is
 
 - every frame of d = 3, 17 and 100 (few, most and too many features for registers), and with one column of d = 2 and, in
-  float32, 1 and 10; the exact form with one column only, as it differs in q, which columns do not touch;
+  float32, 1 and 10; with several columns in one form of q only, which columns do not touch;
 - every (kernel, operation, dtype, dot form or not) with features in registers, every (kernel, dtype) in chunks;
 - lists once an operation and dtype (two statements are others), symmetric products for few features with one column
-  and for most with most, and every matrix frame, the kernels in turn.
+  and for most with most, and every matrix frame, the kernels in turn;
+- what measures, packs and joins for those three d; for others once a dtype, as it loops over features.
 
-A frame takes a kernel that is not covered yet, else the one with the longest text; with d = 17, one that wants many
+What the archive holds is taken first, for it costs no front end. A frame takes a kernel that is not covered yet, else the one
+with the longest text; with d = 17, one that wants many
 registers. So every statement that a writer can write is compiled. Not seen are the registers of other pairs of a frame
 and a kernel: float64 sums have spilled in some of those alone. --all, the complete product, sees them; run it after a
 change of tiles or groups.
@@ -36,6 +38,7 @@ import argparse
 import collections
 import concurrent.futures
 import csv
+import functools
 import gc
 import importlib.util
 import itertools
@@ -155,16 +158,18 @@ def variants() -> list[Variant]:
     for family, name, op, d, dtype, plan in plans():
         for part in plan.parts:
             for program in [*part.packing.programs.values(), part.finish]:
-                add(program, dtype, name, (program.name,), (program.name,), d in CORNERS)
+                alike = re.sub(r"_d\d+", "", program.name)
+                add(program, dtype, name, (program.name,), (alike,), d in CORNERS)
             for form, program in part.programs.items():
                 spec = program.specification
                 wide, t = part.wide, spec.t
+                usual = "difference" if OPERATIONS[op].slope or d < 3 else "dot"
                 covers: tuple[Any, ...] = (name, op, dtype, form == "dot")
                 if wide:
                     covers = ("wide", name, dtype)
                 if family != "pairs":
                     covers = (family, op, dtype)
-                always = d in CORNERS and (wide or t == 1 or form != "exact")
+                always = d in CORNERS and (wide or t == 1 or form == usual)
                 always |= t == 1 and d not in BETWEEN[dtype]
                 if family != "pairs":
                     always = family == "symmetric" and (d, t) in SYMMETRIC_CORNERS
@@ -193,6 +198,17 @@ def _length(variant: Variant) -> int:
     return len(variant.entry.source)
 
 
+@functools.cache
+def archived(program: Program) -> bool:
+    """Return whether the archive has the text of a program for every architecture."""
+    return all(archive.find(program, cc) for cc in ARCHITECTURES.values())
+
+
+def ready(variant: Variant) -> bool:
+    """Return whether a variant needs no front end."""
+    return isinstance(variant.entry, Program) and archived(variant.entry)
+
+
 def covering(everything: list[Variant]) -> list[Variant]:
     """Return variants with every frame that is always compiled, and everything that is to be covered."""
     frames: dict[tuple[Any, ...], list[Variant]] = {}
@@ -207,12 +223,14 @@ def covering(everything: list[Variant]) -> list[Variant]:
         if frame[0] == "pairs" and frame[2] == MOST_FEATURES:
             new = [v for v in choices if v.kernel in HUNGRY[v.dtype]]
         # Kernels in turn within a family, the longest text first.
-        best = min(new or choices, key=lambda v: (used[frame[0], v.kernel], -_length(v)))
+        best = min(
+            new or choices, key=lambda v: (not ready(v), used[frame[0], v.kernel], -_length(v))
+        )
         chosen.append(best)
         covered.add(best.covers)
         if frame[0] in ("matrix", "symmetric"):
             used[frame[0], best.kernel] += 1
-    for variant in everything:
+    for variant in sorted(everything, key=lambda v: not ready(v)):
         if variant.covers not in covered:
             chosen.append(variant)
             covered.add(variant.covers)

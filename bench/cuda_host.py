@@ -127,6 +127,10 @@ class _Engine(engine_cuda.CuPyEngine):
         """Return that of an H100."""
         return 660
 
+    def multiprocessors(self) -> int:
+        """Return how many an H100 has."""
+        return 132
+
 
 @contextmanager
 def _without_a_device() -> Iterator[None]:

@@ -44,6 +44,10 @@ nitpick_ignore_regex = [
         r"gpukoop\.(arrays|dispatch|generators\.objectives|parameters|scales|torch\.sums)\b.*",
     ),
     (r"py:.*", r"(Abstract\w+(\.\w+)?|_\w+|median_scale|blockwise_product)"),
+    (
+        r"py:func",
+        r"\w+",
+    ),  # a neighbour in the same file, such as the function that returns a result
     (r"py:.*", r"(numpy|scipy|sklearn|torch|dask|matplotlib)\b.*"),
 ]
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     from gpukoop.generators import Generator
     from gpukoop.linear import logdet, scale_derivative, solve, trace
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.synthesis import synthesize
     from gpukoop.verdict import diagnose
 
 __version__ = "0.2.0"
@@ -69,6 +70,7 @@ _HOMES = {
     "logdet": "linear",
     "scale_derivative": "linear",
     "solve": "linear",
+    "synthesize": "synthesis",
     "trace": "linear",
 }
 _ROOMS = (
@@ -136,6 +138,7 @@ __all__ = [
     "scale_derivative",
     "solve",
     "spectrum",
+    "synthesize",
     "testing",
     "torch",
     "trace",

@@ -60,6 +60,7 @@ class AbstractBackend(ABC):
     home: str  # the module with its reduce
     precisions: tuple[str, ...] = ("fp32",)
     writes_code: bool = False
+    several_ways: bool = False
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -119,6 +120,10 @@ class AbstractBackend(ABC):
     def warm_up(self, requests: list[Request]) -> None:  # noqa: B027 - most have nothing to do
         """Compile what requests will need, where that takes long; run nothing."""
 
+    def way(self, request: Request) -> str:
+        """Return in words which of its ways a request takes; "" where it has one."""
+        return str(self.module().way(request)) if self.several_ways else ""
+
     def options(self, request: Request) -> dict[str, Any]:
         """Return the keywords of its ``reduce``."""
         return {"tol": request.tol}
@@ -175,7 +180,7 @@ class NumbaCPUBackend(AbstractBackend):
 
     name = "numba-cpu"
     home = "gpukoop.kernels.cpu.reduce"
-    writes_code = True
+    writes_code = several_ways = True
 
     def missing(self) -> str | None:
         """Return why Numba is absent, or None."""
@@ -194,7 +199,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     name = "numba-cuda"
     home = "gpukoop.kernels.cuda.reduce"
-    writes_code = True
+    writes_code = several_ways = True
     precisions = PRECISIONS
 
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
@@ -242,10 +247,7 @@ class KeOpsBackend(AbstractBackend):
         if request.device != "cpu":
             return "KeOps takes NumPy arrays, not CuPy's: use numba-cuda, or move the points to the host"
         if request.operation.numbers(request.d, request.t) > MOST_KEOPS_RESULTS:
-            return (
-                "KeOps unrolls columns and features in its code: more than "
-                f"{MOST_KEOPS_RESULTS} results a target do not compile"
-            )
+            return f"KeOps unrolls columns and features in its code: more than {MOST_KEOPS_RESULTS} results a target do not compile"
         return None
 
     def seconds(self, request: Request) -> float:

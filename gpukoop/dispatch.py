@@ -34,15 +34,21 @@ class Explanation:
         Who chose it: an argument, a context, the environment or the cost.
     rows : tuple of (name, seconds or None, words)
         Every backend.
+    way : str
+        What that backend will do where it has several ways: visit each pair once, leave out cells of sources, multiply
+        matrices. "" where it has one.
     """
 
     request: Request
     backend: str
     source: str
     rows: tuple[tuple[str, float | None, str], ...]
+    way: str = ""
 
     def __str__(self) -> str:
         head = f"{self.request}: {self.backend}, chosen by {self.source}"
+        if self.way:
+            head = f"{head}; {self.way}"
         return "\n".join([head, *_table(self.rows)])
 
     __repr__ = __str__
@@ -88,18 +94,22 @@ def explain(request: Request, backend: str | None) -> Explanation:
     BackendError
         If a backend chosen by name cannot run it, or none can.
     """
+    # Blocks on a cluster go through the same backends, each on its worker: who computes does not change, only where.
     choice, workers = choose(request, backend), cluster.get()
     source = choice.source if workers is None else f"{choice.source}, in blocks on {workers}"
-    return Explanation(request, choice.backend, source, rank(request))
+    way = BACKENDS[choice.backend].way(request)
+    return Explanation(request, choice.backend, source, rank(request), way)
 
 
 def _choose(request: Request, name: str, source: str) -> str:
+    # A name never falls back: who asks for a GPU by name and silently gets a CPU would look for the lost factor elsewhere.
     if name != "auto":
         if BACKENDS[name].reason(request) is None:
             return name
         head = f"backend {name!r} (from {source}) cannot run {request}:"
         raise BackendError("\n".join([head, *_table(rank(request))]))
     rows = rank(request)
+    # Usable backends come first in the table, so its first row without a cost means that there is none.
     if rows[0][1] is None:
         raise BackendError("\n".join([f"no backend can run {request}:", *_table(rows)]))
     return rows[0][0]
@@ -121,9 +131,12 @@ def choose_named(request: Request, name: str, source: str) -> Choice:
     clouds = request.clouds
     if clouds is None:
         return Choice(_choose(request, name, source), name, source)
+    # The choice depends on the points and the question, not on the weights: it is kept with the points, and a warm product asks
+    # nobody.
     key = request.operation, request.t, name
     chosen = clouds.choices.get(key)
     if chosen is None:
+        # setdefault, since two threads with one operator may ask at once and must go the same way.
         chosen = clouds.choices.setdefault(key, _choose(request, name, source))
     return Choice(chosen, name, source)
 
@@ -139,6 +152,7 @@ def warm_up(sums: Iterable[tuple[Any, str, int]]) -> None:
     wanted: dict[str, list[Request]] = {}
     for K, operation, t in sums:
         request = K.request(as_operation(operation), t)
+        # By backend, so that all that is missing is compiled in one go, side by side.
         wanted.setdefault(choose(request, K.backend).backend, []).append(request)
     for name, requests in wanted.items():
         BACKENDS[name].warm_up(requests)
@@ -161,6 +175,7 @@ def run_here(request: Request, choice: Choice, V: Array) -> Any:
     clouds, chosen = request.clouds, BACKENDS[choice.backend]
     if clouds is None:
         raise ValueError(f"{request} has no points: it can be asked about, not run")
+    # Before the run: a sum that fails must not leave the estimate of the one before.
     clouds.error_estimate = None
     result = chosen.run(request, V)
     clouds.error_estimate = chosen.error_estimate(clouds)
@@ -169,6 +184,8 @@ def run_here(request: Request, choice: Choice, V: Array) -> Any:
     words = chosen.missed(request, clouds.error_estimate)
     if words is None:
         return result
+    # Chosen by name: the result stays what was asked for, with a warning. Chosen by cost, the promise of tol is kept by
+    # somebody else.
     if choice.wanted != "auto":
         warnings.warn(f"{words}: loosen tol, or use exact sums", AccuracyWarning, stacklevel=5)
         return result

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+LARGEST_COUNT = 2**63 - 1  # of an array's index
+
 RandomState: TypeAlias = int | np.random.Generator | np.random.RandomState | None
 
 
@@ -59,6 +61,8 @@ def check_count(value: int, name: str = "n_samples", least: int = 1) -> int:
         raise TypeError(f"{name} is {value!r}: pass a whole number, at least {least}")
     if value < least:
         raise ValueError(f"{name} is {value}: pass a whole number, at least {least}")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} has {len(str(value))} digits: pass a whole number below 2^63")
     return int(value)
 
 
@@ -66,9 +70,21 @@ def check_positive(value: float, name: str, *, zero: bool = False) -> float:
     """Return a positive finite number as a float, or raise with its name; ``zero`` allows 0 too."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}: pass a number")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} is {value}: pass a finite number {'>= 0' if zero else '> 0'}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number or a fraction beyond the range
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        shown = value if math.isfinite(number) or isinstance(value, float) else "beyond float64"
+        raise ValueError(f"{name} is {shown}: pass a finite number {'>= 0' if zero else '> 0'}")
+    return number
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return True or False, or raise with the name: 1 and "no" are neither."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
 
 
 def check_function(value: object, name: str, call: str) -> None:

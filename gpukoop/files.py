@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import secrets
@@ -11,13 +12,15 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # Beyond it a file of samples is a mistake: what does not fit into memory is refused before it is read.
 LARGEST = 2**40
+_LENGTH = 16  # hexadecimal digits
+LONGEST_NAME = 230  # bytes, of 255 on most disks: a partial file adds its own
 # What NumPy and zipfile raise on files that are cut, altered, or of another kind; their headers are Python text.
 _DAMAGED = (
     ValueError,
@@ -97,6 +100,50 @@ def open_regular(path: Path) -> IO[bytes]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def file_path(value: Any, name: str) -> Path:
+    """Return the path of a file, or raise with its name where no file can be called that."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {value!r}, expected the path of a file")
+    path = Path(value)
+    if not path.name or "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ValueError(
+            f"{name} {str(path)[:60]!r} is no name of a file: it is empty, too long, or has a zero byte"
+        )
+    return path
+
+
+def write_sealed(path: Path, magic: bytes, payload: bytes) -> None:
+    """Write a line that says what this is, the length and the digest of the payload, and the payload; see :func:`read_sealed`."""
+    length, digest = f"{len(payload):0{_LENGTH}x}", hashlib.sha256(payload).hexdigest()
+    write_atomically(path, magic + f"{length}\n{digest}\n".encode() + payload)
+
+
+def read_sealed(path: Path, magic: bytes) -> bytes:
+    """Return the payload of a file of this kind.
+
+    Kind and length are looked at before anything is read: a device has no end, and a sparse file takes all memory.
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind, or cut, or altered, be it by one bit.
+    OSError
+        If it cannot be read, or is no ordinary file.
+    """
+    with open_regular(path) as file:
+        head = file.read(len(magic) + _LENGTH + 66)
+        if not head.startswith(magic):
+            raise ValueError("it is of another kind")
+        length = os.fstat(file.fileno()).st_size - len(head)
+        told, digest, end = head[len(magic) :][:_LENGTH], head[-65:-1], head[-1:]
+        if told != f"{length:0{_LENGTH}x}".encode() or end != b"\n":
+            raise ValueError("it is cut or altered")
+        payload = file.read(length)
+    if digest != hashlib.sha256(payload).hexdigest().encode():
+        raise ValueError("it is altered")
+    return payload
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -41,12 +41,14 @@ def own_points(x: Any, name: str) -> tuple[Array, Home]:
     return native.copy() if is_cupy(native) or shared else native, home
 
 
-def remember_columns(estimator: Any, X: Any) -> None:
-    """Keep the column names of a frame as ``feature_names_in_``, as scikit-learn does."""
+def remember_columns(estimator: Any, X: Any, *others: Any) -> None:
+    """Keep the column names of a frame as ``feature_names_in_``, as scikit-learn does; others of the same fit must have the same."""
     _check_feature_names(estimator, X, reset=True)
     library = type(X).__module__.partition(".")[0]
     named = library in FRAMES and hasattr(estimator, "feature_names_in_")
     estimator._frame = library if named else None
+    for other in others:
+        check_columns(estimator, other)
 
 
 def framed(method: F) -> F:

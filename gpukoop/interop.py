@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.checks import real_array
 from gpukoop.maps import torus
 
 FEATURES = ("phi psi", "ca distances", "heavy atom distances")
@@ -41,7 +42,7 @@ def featurize(trajectory: Any, features: str | Callable[[Any], Any] = "phi psi")
     if isinstance(trajectory, list | tuple):
         return [featurize(one, features) for one in trajectory]
     if callable(features):
-        found = np.asarray(features(trajectory))
+        found = real_array(features(trajectory), "features")
     elif features not in FEATURES:
         raise ValueError(
             f"features is {features!r}, expected one of {', '.join(map(repr, FEATURES))} or a function"
@@ -53,7 +54,7 @@ def featurize(trajectory: Any, features: str | Callable[[Any], Any] = "phi psi")
         elif package == "MDAnalysis":
             found = _mdanalysis(trajectory, features)
         elif getattr(trajectory, "ndim", 0) == 2:
-            found = np.asarray(trajectory)
+            found = real_array(trajectory, "trajectory")
         else:
             raise TypeError(
                 f"trajectory is of type {type(trajectory).__name__}, expected an mdtraj.Trajectory or MDAnalysis Universe (pip "

@@ -56,6 +56,8 @@ def runs_of(trajectories: Any, name: str = "trajectories") -> list[Any]:
                 f"{name}[{i}] has shape {np.shape(run)}, expected (n, d): one row a frame; a run of one feature is "
                 "run.reshape(-1, 1)"
             )
+        if not shape[0]:
+            raise ValueError(f"{name}[{i}] is empty: drop runs without a frame")
         d = shape[1] if d is None else d
         if shape[1] != d:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Fitted estimators on disk: what ``fit`` learned, kept for another day.
 
-A file is a line of our own, the version, the identity of the fit, and a pickle. Reading a pickle runs what it says:
+A file is sealed by its length and digest; it holds the identity of the fit, and a pickle. Reading a pickle runs what it says:
 open only files that you, or someone you trust, have written.
 """
 
@@ -10,9 +10,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from gpukoop.files import open_regular, write_atomically
+from gpukoop.files import open_regular, read_sealed, write_sealed
 
-_MAGIC = b"gpukoop model 1\n"
+_KIND = b"gpukoop model "
+_MAGIC = _KIND + b"2\n"
 _IDENTITY = 64  # hexadecimal digits, or blanks where no identity was asked for
 
 
@@ -30,7 +31,7 @@ def write_model(path: Path, estimator: Any, identity: str = "") -> None:
         raise TypeError(
             f"{path}: {type(estimator).__name__} cannot be written ({error}): pass functions that a module defines, no lambdas"
         ) from None
-    write_atomically(path, _MAGIC + identity.ljust(_IDENTITY).encode() + data)
+    write_sealed(path, _MAGIC, identity.ljust(_IDENTITY).encode() + data)
 
 
 def read_model(path: Path, identity: str | None = None) -> Any:
@@ -43,17 +44,19 @@ def read_model(path: Path, identity: str | None = None) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a model that `gpukoop fit` wrote")
-    with open_regular(path) as file:
-        data = file.read()
-    head = len(_MAGIC)
-    if not data.startswith(_MAGIC):
-        raise ValueError(f"{path} is no model file: write one with `gpukoop fit`")
-    if identity is not None and data[head : head + _IDENTITY].decode() != identity:
+    try:
+        data = read_sealed(path, _MAGIC)
+    except ValueError as error:
+        with open_regular(path) as file:
+            ours = file.read(len(_KIND)) == _KIND
+        what = "is damaged, or was written by another version" if ours else "is no model file"
+        raise ValueError(f"{path} {what} ({error}): write one with `gpukoop fit`") from None
+    if identity is not None and data[:_IDENTITY].decode() != identity:
         raise ValueError(
             f"{path} holds another fit: its data, its parameters or its class differ; name another file, or delete this one"
         )
     try:
-        return pickle.loads(data[head + _IDENTITY :])
+        return pickle.loads(data[_IDENTITY:])
     except Exception as error:  # noqa: BLE001
         # Damaged pickles raise anything.
         raise ValueError(f"{path} is damaged, or was written by another version: {error}") from None

@@ -15,40 +15,23 @@ from typing import Any
 import numpy as np
 
 from gpukoop import scales
-from gpukoop.alarm import listen
 from gpukoop.algebra import AbstractOperator
-from gpukoop.arrays import (
-    Array,
-    Home,
-    is_cupy,
-    namespace,
-    native_array,
-    points,
-    same_memory,
-    weights,
-)
+from gpukoop.arrays import Array, Home, namespace, points, same_memory
 from gpukoop.backends import check_name
 from gpukoop.checks import check_tol
-from gpukoop.dispatch import BackendError, Explanation, explain, run
+from gpukoop.dispatch import BackendError, Explanation, explain
 from gpukoop.draws import check_count
 from gpukoop.kernels.cuda.matrix.precision import check_precision
 from gpukoop.kernels.formula.profile import AbstractKernel, set_operator_factory
-from gpukoop.kernels.operation import (
-    GRADIENT,
-    LOGSUMEXP,
-    LOGSUMEXP_AND_GRADIENT,
-    PRODUCT,
-    VALUE_AND_GRADIENT,
-    Operation,
-    as_operation,
-)
+from gpukoop.kernels.operation import PRODUCT, Operation, as_operation
 from gpukoop.kernels.reference import dense, diagonal
 from gpukoop.kernels.request import Clouds, Request
-from gpukoop.placement import place, slope_back
+from gpukoop.placement import place
+from gpukoop.reductions import AbstractReductions
 from gpukoop.scales import median_scale
 
 
-class KernelOperator(AbstractOperator):
+class KernelOperator(AbstractReductions):
     r"""The n x m matrix :math:`K_{ij} = k(x_i, y_j)`, never stored; made by ``kernel(X, Y)``.
 
     It has ``shape``, ``dtype``, ``matvec``, ``matmat``, ``rmatvec``, ``rmatmat``, ``@`` and ``.T``, so SciPy's iterative solvers take
@@ -101,6 +84,8 @@ class KernelOperator(AbstractOperator):
                 f"kernel is {kernel!r}, expected a kernel such as gpukoop.Gaussian(scale=1.0)"
             )
         self.X, self.home = points(X, "X")
+        # The same object where there is one cloud: backends ask by identity whether pairs may be visited once and points packed
+        # once.
         self.Y = self.X
         if Y is not None and Y is not X:
             self.Y, other = points(Y, "Y", n_features=self.X.shape[1])
@@ -108,19 +93,26 @@ class KernelOperator(AbstractOperator):
                 raise ValueError(
                     f"X is on {self.home.device} and Y on {other.device}: move one of them first"
                 )
+            # The wider dtype: differences of float32 and float64 points have the digits of neither unless both are widened
+            # first.
             dtype = np.result_type(self.X.dtype, self.Y.dtype)
             self.X, self.Y = (a.astype(dtype, copy=False) for a in (self.X, self.Y))
         self.backend = None if backend is None else check_name(backend, "backend=")
         self.tol = check_tol(tol)
         self.precision = check_precision(precision)
+        # From the sources: the scale of a fitted kernel must not depend on where it is evaluated.
         self.kernel = kernel.resolve(lambda rule: median_scale(self.Y))
         self._prepare()
 
     def _prepare(self) -> None:
+        # Everything that backends need not know (a scale for each feature, directions, circles) is done to the points here;
+        # what they see is radial with one scale.
         self._placed = place(self.kernel, self.X, self.Y)
         self._radial = self._placed.kernel
+        # Kept through all requests: copies on a device, orders and grids are made of these once.
         clouds = self._placed.X, self._placed.Y
         self.clouds = Clouds(*scales.within_range(self._radial, *clouds))
+        # Points far out were moved nearer, where their kernel is 0 all the same; logarithms would tell the difference.
         self._moved = self.clouds.X is not clouds[0]
         self._requests: dict[tuple[Operation, int], Request] = {}
         self._transposed: KernelOperator | None = None
@@ -155,6 +147,8 @@ class KernelOperator(AbstractOperator):
     def _with(self, **changes: Any) -> KernelOperator:
         """Return the operator with other points or another kernel, which have been checked."""
         other = object.__new__(KernelOperator)
+        # Past the checks of the constructor: points and kernel have been through them, and a factor of two should not look at a
+        # million points.
         other.__dict__.update(self.__dict__, **changes)
         other._prepare()
         return other
@@ -171,6 +165,7 @@ class KernelOperator(AbstractOperator):
         if not isinstance(other, KernelOperator) or not (self._placed.adds and other._placed.adds):
             return None
         how = [(K.backend, K.tol, K.precision, K._placed.lengths) for K in (self, other)]
+        # By memory, not by identity: sliced or transposed operators have arrays of their own over the same numbers.
         same = how[0] == how[1] and same_memory(self.X, other.X) and same_memory(self.Y, other.Y)
         return self._with(kernel=factor * self.kernel + other.kernel) if same else None
 
@@ -179,6 +174,7 @@ class KernelOperator(AbstractOperator):
         if rows is not None and columns is not None:
             equal = np.array_equal(rows, columns)
         X = self.X if rows is None else self.X[namespace(self.X).asarray(rows)]
+        # A principal block stays one cloud, and symmetric.
         if equal and self.X is self.Y:
             return self._with(X=X, Y=X)
         Y = self.Y if columns is None else self.Y[namespace(self.Y).asarray(columns)]
@@ -210,6 +206,7 @@ class KernelOperator(AbstractOperator):
         request = self._requests.get((operation, t))
         if request is None:
             (n, m), d, home = self.shape, self.clouds.X.shape[1], self.home
+            # torch's or JAX's arrays on a device arrive as CuPy's, those on the host as NumPy's: backends know two libraries.
             library = home.library if home.device == "cpu" else "cupy"
             where = str(self.dtype), library, home.device
             how = self.tol, self.precision, self.clouds
@@ -217,168 +214,14 @@ class KernelOperator(AbstractOperator):
             self._requests[operation, t] = request
         return request
 
-    def _run(
-        self, operation: Operation, v: Any, name: str, *, infinite: bool = False
-    ) -> tuple[Any, bool]:
-        # Nothing here waits for a device: what it finds in the weights is heard before the call, after it, or later.
-        listen()
-        V = weights(v, name, len(self.Y), self.Y, infinite=infinite)
-        out = run(self.request(operation, V.shape[1]), self.backend, V)
-        listen()
-        return slope_back(out, operation, self._placed), _ndim(v) == 1
-
     def _home_again(self, result: Array) -> Array:
         return self.home.restore(result)
-
-    def __matmul__(self, v: Any) -> Array:
-        r"""Return ``K @ v``, :math:`\sum_j k(x_i, y_j) v_{jc}`.
-
-        Parameters
-        ----------
-        v : array of shape (m,) or (m, t)
-            Weights of the sources; finite.
-
-        Returns
-        -------
-        array of shape (n,) or (n, t)
-            Library, device and dtype of the points.
-
-        Raises
-        ------
-        ValueError
-            If ``v`` has not m rows or holds NaN or inf.
-        BackendError
-            If the chosen backend cannot run it.
-
-        Notes
-        -----
-        Cost: n m (d + t) operations and O(n t) memory. Accuracy: ``gpukoop.testing.tolerance`` if ``tol``
-        is None, else ``tol`` relative to sum_j |v_j| |k_ij|.
-        """
-        out, flat = self._run(PRODUCT, v, "v")
-        return self._home_again(out[:, 0] if flat else out)
-
-    def _apply(self, v: Array) -> Array:
-        return self @ v
 
     def rmatmat(self, U: Any) -> Array:
         """Return ``K.T @ U``; SciPy's name."""
         out = self.T @ U
         self.clouds.error_estimate = self.T.error_estimate_
         return out
-
-    def gradient(self, v: Any) -> Array:
-        r"""Return the gradient of ``K @ v`` in the target points.
-
-        .. math:: g_{ic} = \nabla_{x_i} \sum_j k(x_i, y_j)\, v_{jc}
-                         = \frac{2}{\ell^2} \sum_j \varphi'(s_{ij})\, v_{jc}\, (x_i - y_j)
-
-        Parameters
-        ----------
-        v : array of shape (m,) or (m, t)
-            Weights of the sources; finite.
-
-        Returns
-        -------
-        array of shape (n, d) or (n, t, d)
-            Library, device and dtype of the points. Units: those of ``k`` times ``v``, per unit of ``x``.
-
-        Raises
-        ------
-        ValueError
-            If ``v`` has not m rows; the message gives both shapes.
-        BackendError
-            If the chosen backend cannot run it; the message lists every backend with its reason.
-
-        Notes
-        -----
-        Cost: n m (d + t) operations, O(n t d) memory; the (n, m) matrix is never formed.
-        A pair with x_i = y_j contributes zero, also where phi' is infinite.
-        """
-        out, flat = self._run(GRADIENT, v, "v")
-        return self._home_again(out[:, 0] if flat else out)
-
-    def value_and_gradient(self, v: Any) -> tuple[Array, Array]:
-        """Return ``(K @ v, K.gradient(v))`` from one fused pass over the pairs.
-
-        Parameters
-        ----------
-        v : array of shape (m,) or (m, t)
-            Weights of the sources; finite.
-
-        Returns
-        -------
-        value : array of shape (n,) or (n, t)
-        gradient : array of shape (n, d) or (n, t, d)
-        """
-        (value, grad), flat = self._run(VALUE_AND_GRADIENT, v, "v")
-        if flat:
-            value, grad = value[:, 0], grad[:, 0]
-        return self._home_again(value), self._home_again(grad)
-
-    def logsumexp(self, b: Any) -> Array:
-        r"""Return :math:`\log \sum_j k(x_i, y_j) e^{b_j}` without overflow or underflow.
-
-        Parameters
-        ----------
-        b : array of shape (m,)
-            Logarithms of the weights; -inf means an absent source.
-
-        Returns
-        -------
-        array of shape (n,)
-
-        Raises
-        ------
-        ValueError
-            If the kernel takes values <= 0, or ``b`` has not m entries.
-
-        Notes
-        -----
-        The logarithm of the kernel is computed from its formula, never from a number that has underflowed.
-        """
-        return self._home_again(self._log(LOGSUMEXP, b))
-
-    def logsumexp_and_gradient(self, b: Any) -> tuple[Array, Array]:
-        r"""Return :math:`L_i = \log \sum_j k(x_i, y_j) e^{b_j}` and :math:`\nabla_{x_i} L_i` in one pass.
-
-        For a Gaussian, ``x + scale**2 * gradient`` is the softmax mean of the sources: barycentric maps, denoisers
-        and scores of kernel density estimates.
-
-        Parameters
-        ----------
-        b : array of shape (m,)
-            Logarithms of the weights; -inf means an absent source.
-
-        Returns
-        -------
-        value : array of shape (n,)
-        gradient : array of shape (n, d)
-        """
-        value, grad = self._log(LOGSUMEXP_AND_GRADIENT, b)
-        return self._home_again(value), self._home_again(grad)
-
-    def _log(self, operation: Operation, b: Any) -> Any:
-        scales.check_logarithms(self._radial, self.dtype, self._moved)
-        native, _ = native_array(b, "b")
-        if native.ndim != 1:
-            raise ValueError(f"b has shape {native.shape}, expected ({len(self.Y)},)")
-        # On a device b of the dtype of the points has no digits to save.
-        kept = is_cupy(native) and (native.dtype == self.dtype)
-        if kept or not native.size or native.dtype.kind not in "fiu":
-            return self._run(operation, native, "b", infinite=True)[0]
-        # Shifted before it takes the dtype of the points: float32 has no digits left at 1e7. The largest stays where it is,
-        # so that the host need not wait for it.
-        xp = namespace(native)
-        native = native if native.dtype.kind == "f" else native.astype(float)
-        top = native.max()
-        if not is_cupy(native) and abs(float(top)) > float(np.finfo(self.dtype).max):
-            return self._run(operation, native, "b", infinite=True)[0]
-        top = xp.where(xp.isfinite(top), top, native.dtype.type(0))
-        out = self._run(operation, native - top, "b", infinite=True)[0]
-        if isinstance(out, tuple):
-            return out[0] + top.astype(out[0].dtype), out[1]
-        return out + top.astype(out.dtype)
 
     def diagonal(self) -> Array:
         """Return k(x_i, y_i) for i < min(n, m)."""
@@ -387,10 +230,6 @@ class KernelOperator(AbstractOperator):
     def to_dense(self) -> Array:
         """Return the (n, m) matrix: n m numbers in memory, for small problems and for tests."""
         return self._home_again(dense(self._radial, self.clouds.X, self.clouds.Y))
-
-
-def _ndim(v: Any) -> int:
-    return v.ndim if hasattr(v, "ndim") else np.ndim(v)
 
 
 set_operator_factory(KernelOperator)

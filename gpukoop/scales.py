@@ -6,7 +6,6 @@ import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.catalogue import RationalQuadratic, Riesz
-from gpukoop.kernels.formula.lengths import Lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.formula.radial import RadialFormula
 
@@ -63,20 +62,14 @@ def _sample_rows(X: Array) -> np.ndarray:
     return order[rng.choice(len(X), MEDIAN_SAMPLE, replace=False)]
 
 
-def divided(lengths: Lengths, *clouds: Array) -> tuple[Array, ...]:
-    """Return points divided by a length for each feature; the same arrays where there are none, and one array stays one."""
-    if lengths is None:
-        return clouds
-    if len(lengths) != clouds[0].shape[1]:
-        raise ValueError(
-            f"the kernel has {len(lengths)} scales and the points have {clouds[0].shape[1]} features: pass one scale for each "
-            "feature, or a number for all"
-        )
+def divided(scales: Array, *clouds: Array) -> tuple[Array, ...]:
+    """Return points divided by a scale for each feature, (d,) and where they are; one array stays one."""
     with np.errstate(over="ignore"):
-        made = {id(A): A / namespace(A).asarray(lengths, dtype=A.dtype) for A in clouds}
+        made = {id(A): A / scales for A in clouds}
     if any(not is_cupy(A) and not np.isfinite(A).all() for A in made.values()):
         raise ValueError(
-            f"points divided by the scales {lengths} leave the range of {clouds[0].dtype}: rescale the points, or pass other scales"
+            f"points divided by the scales {tuple(scales.tolist())} leave the range of {clouds[0].dtype}: rescale the points, or "
+            "pass other scales"
         )
     return tuple(made[id(A)] for A in clouds)
 

@@ -759,6 +759,7 @@ def recorded_launches():
         "function": lambda self, program: launches.function(program.name),
         "loaded": lambda self, program: True,
         "capacity": lambda self, program: 660,
+        "multiprocessors": lambda self: 132,
     }
     with (
         counted_device() as cupy,

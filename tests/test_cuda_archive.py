@@ -53,6 +53,11 @@ def test_it_holds_every_kernel_operation_and_form_up_to_three_features():
     assert archive.FILE.stat().st_size < 1.5e6
 
 
+def test_a_comment_costs_no_compiling():
+    code = "for r in range(R):  # targets of a thread\n\n    # the long reason\n    a = '#'\n"
+    assert archive._code(code) == "for r in range(R):\n    a = '#'"
+
+
 def test_its_texts_run_on_old_linkers_and_devices():
     for program in PROGRAMS[::17]:
         text = archive.find(program, (8, 0))
@@ -156,6 +161,7 @@ def test_sums_of_the_catalogue_need_no_compiler(kernel, no_compiler, monkeypatch
         monkeypatch.setattr(engine.CuPyEngine, "function", lambda self, p: loaded.function(p))
         monkeypatch.setattr(engine, "compute_capability", lambda device: (9, 0))
         monkeypatch.setattr(engine.CuPyEngine, "capacity", lambda self, p: 660)
+        monkeypatch.setattr(engine.CuPyEngine, "multiprocessors", lambda self: 132)
         engine.cupy_engine.cache_clear()
         rng = np.random.default_rng(0)
         for op, operation in OPERATIONS.items():

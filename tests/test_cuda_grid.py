@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpukoop.kernels.cuda.packing import Clouds
-from gpukoop.kernels.cuda.pairs.grid import cut, efficiency, split
+from gpukoop.kernels.cuda.pairs.grid import balance, cut, efficiency, split
 from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan
 from gpukoop.kernels.formula.catalogue import Gaussian
@@ -66,10 +66,23 @@ def test_plans_of_two_clouds_fill_the_device_in_every_frame(op, d, t, dtype):
             assert share >= 0.92, (n, m, capacity)
 
 
-@pytest.mark.parametrize(("n", "m"), [(10**5, 1000), (1000, 10**5)])
-def test_a_thin_problem_is_cut_until_every_multiprocessor_works(n, m):
-    part = Plan(Gaussian(1.0), Sizes(PRODUCT, Clouds(n, m, 3, "float32", False), 1)).parts[0]
-    assert part.rows * part.splits >= 2 * 132  # of an H200
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("d", [2, 3, 10])
+@pytest.mark.parametrize(("n", "m"), [(10**5, 1000), (1000, 10**5), (10**5, 2000)])
+def test_a_thin_problem_keeps_every_multiprocessor_busy(op, d, n, m):
+    """Too few tiles to fill waves of 660 blocks: multiprocessors of an H200 have the same number of blocks, three or more."""
+    clouds = Clouds(n, m, d, "float32", False)
+    part = Plan(Gaussian(1.0), Sizes(OPERATIONS[op], clouds, 1)).parts[0]
+    cut_so = part.rows, part.tiles, part.per, part.splits
+    assert part.rows * part.splits >= 2 * 132
+    assert max(efficiency(*cut_so), balance(*cut_so)) >= 0.92
+
+
+def test_an_uneven_wave_is_given_up_for_an_even_one():
+    """196 rows of 16 tiles: three pieces a row put five blocks on some multiprocessors and four on others, two put three on all."""
+    per, pieces = split(196, 16, 660)
+    assert (per, pieces) == (8, 2)
+    assert balance(196, 16, 8, 2) > 0.98 > 0.8 > balance(196, 16, 6, 3)
 
 
 def test_lists_are_cut_finer_because_their_lengths_differ():

@@ -347,3 +347,34 @@ def test_everything_runs_without_the_optional_packages():
         [sys.executable, "-W", "error", "-c", WITHOUT], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- which of its ways a backend takes ---------------------------------------------------------------
+
+
+def test_the_explanation_says_what_is_left_out():
+    pytest.importorskip("numba")
+    X = np.random.default_rng(0).random((20_000, 2))
+    few = gk.Gaussian(0.05)(X[:100], backend="numba-cpu", tol=1e-3).explain()
+    assert few.way == "every pair"
+    many = gk.Gaussian(0.05)(X, backend="numba-cpu", tol=1e-3)
+    assert "cells of sources" in str(many.explain())
+    assert many.explain("gradient").way == "every pair"
+    assert gk.Gaussian(0.05)(X, backend="numba-cpu").explain().way == "every pair"
+    assert gk.Gaussian(0.05)(X, backend="numpy").explain().way == ""
+
+
+def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
+    from gpukoop.kernels.cuda import reduce as reduce_cuda
+
+    monkeypatch.setattr(type(BACKENDS["numba-cuda"]), "missing", lambda self: None)
+    X = np.zeros((50_000, 3), "float32")
+    once = gk.Gaussian()(X, backend="numba-cuda")
+    assert once.explain().way == "each pair once"
+    assert "; each pair once" in str(once.explain())
+    assert once.explain("gradient").way == "every pair"
+    assert gk.Gaussian()(X, X.copy(), backend="numba-cuda").explain().way == "every pair"
+    monkeypatch.setattr(reduce_cuda.lists, "MIN_PAIRS", 2**30)
+    assert "lists of tiles" in gk.Gaussian()(X, backend="numba-cuda", tol=1e-3).explain().way
+    wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda")
+    assert wide.explain().way == "products of matrices, precision fp32, where points are apart"

@@ -38,8 +38,13 @@ def test_a_covariance_that_is_nan_is_no_perfect_match():
     ):
         with pytest.raises(ValueError, match="contains NaN or inf"):
             call(bad)
-    with pytest.raises(ValueError, match="squares leave the range"):
-        metrics.gaussian_wasserstein([1e200, 0], eye, [0, 0], eye)
+    for size in (1e200, 1e-200):  # squares would leave the range, the distance does not
+        found = metrics.gaussian_wasserstein([size, 0], 0 * eye, [0, 0], 0 * eye)
+        assert found == pytest.approx(size, rel=1e-12)
+    with pytest.raises(ValueError, match="so far apart"):
+        metrics.gaussian_wasserstein([1e308, 0], eye, [-1e308, 0], eye)
+    assert metrics.nearest_neighbour_distance([[0.0], [1e200], [3e200]]) == pytest.approx(1e200)
+    assert metrics.coverage([[1e200], [3e200]], [[0.0]], 2e200) == 50.0
     with pytest.raises(ValueError, match="not symmetric"):
         metrics.gaussian_wasserstein([0, 0], [[1.0, 0.5], [0.0, 1.0]], [0, 0], eye)
 

@@ -7,12 +7,16 @@ import threading
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
+from gpukoop.baselines import KernelDensity
 from gpukoop.files import read_npy, write_atomically
 from gpukoop.flow.identity import identity
-from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+from gpukoop.kinetics import KineticModel
+from gpukoop.models import read_model, write_model
+from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD, LinearCoordinates
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -112,6 +116,36 @@ def test_parameters_set_after_fit_are_checked_by_every_verb(name):
         flow.set_params(**{parameter: good})
         checked += 1
     assert checked >= 5
+    assert np.isfinite(flow.transport(Z)).all()
+
+
+# Every number names a seed, and as many steps as there are numbers are the limit of the regression.
+ANYTHING_GOES = {("random_state", "beyond"), ("persistence", "beyond"), ("latent", "beyond")}
+NOTHINGS = {
+    "object": object(),
+    "array": np.array([1.0, 2.0]),
+    "word": "nonsense",
+    "nan": float("nan"),
+    "list": [],
+    "beyond": 10**400,
+}
+
+
+@fitted_flows
+def test_no_parameter_set_after_fit_is_forgotten(name):
+    """By introspection: what means nothing is refused whatever the parameter, in words that name it."""
+    flow = FLOWS[name]().fit(X)
+    for parameter, good in flow.get_params(deep=False).items():
+        for kind, bad in NOTHINGS.items():
+            if (parameter, kind) in ANYTHING_GOES:
+                continue
+            flow.set_params(**{parameter: bad})
+            with pytest.raises(
+                (ValueError, TypeError), match=parameter.replace("_", ".")
+            ) as caught:
+                flow.transport(Z)
+            assert "ambiguous" not in str(caught.value)
+        flow.set_params(**{parameter: good})
     assert np.isfinite(flow.transport(Z)).all()
 
 
@@ -306,6 +340,36 @@ def test_columns_are_remembered_and_checked(name):
         assert out.shape == (60, len(names))
 
 
+def _walk(columns):
+    pandas = pytest.importorskip("pandas")
+    frames = np.cumsum(normal(200), axis=0) % 3.0
+    return pandas.DataFrame(frames, columns=["a", "b"])[columns]
+
+
+EDMD = KernelEDMD(gk.Gaussian(0.5), 2, n_landmarks=20, reg=0.3, random_state=0)
+SWAPPED = {
+    "coordinates": lambda df, swapped: LinearCoordinates("pca").fit(df).transform(swapped),
+    "diagnose": lambda df, swapped: FLOWS["WassersteinFlow"]().fit(df).diagnose(swapped),
+    "pairs": lambda df, swapped: clone(EDMD).fit(df, successors=swapped),
+    "pairs of coordinates": lambda df, swapped: LinearCoordinates("tica").fit(
+        df, successors=swapped
+    ),
+    "pairs of a flow": lambda df, swapped: FLOWS["KSWGD"]().fit(df, successors=swapped),
+    "runs": lambda df, swapped: clone(EDMD).fit([df, swapped], lag=1),
+    "runs of a model": lambda df, swapped: KineticModel(EDMD, n_bootstrap=3).fit([df, swapped]),
+    "model": lambda df, swapped: KineticModel(EDMD, n_bootstrap=3).fit(df).transform(swapped),
+    "inverse": lambda df, swapped: FLOWS["KoopmanSampler"]().fit(df).invert(swapped),
+    "later points": lambda df, swapped: FLOWS["KoopmanSampler"]().fit(df).partial_fit(swapped),
+    "baseline": lambda df, swapped: KernelDensity(random_state=0).fit(df).score(swapped),
+}
+
+
+@pytest.mark.parametrize("verb", SWAPPED)
+def test_swapped_columns_are_seen_wherever_a_frame_may_come_twice(verb):
+    with pytest.raises(ValueError, match="feature names"):
+        SWAPPED[verb](_walk(["a", "b"]), _walk(["b", "a"]))
+
+
 # --- checkpoints
 
 
@@ -441,6 +505,87 @@ def test_flipped_bits_of_a_checkpoint_are_seen(tmp_path):
             flow.transport(Z, checkpoint=path)
     path.write_bytes(whole)
     np.testing.assert_array_equal(flow.transport(Z, checkpoint=path), end)
+
+
+def _flipped(path, n_flips=200):
+    """Yield so many times, each time with one bit of the file flipped."""
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for bit in rng.integers(8 * len(whole), size=n_flips):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << int(bit % 8)
+        path.write_bytes(data)
+        yield
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["KSWGD", "KoopmanSampler"])
+def test_flipped_bits_of_a_model_are_seen(name, tmp_path):
+    path, flow = tmp_path / "M.model", FLOWS[name]().fit(X)
+    write_model(path, flow)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match=r"damaged|no model"):
+            read_model(path)
+    np.testing.assert_array_equal(read_model(path).transport(Z), flow.transport(Z))
+
+
+def test_flipped_bits_of_a_kept_fit_are_seen(tmp_path):
+    path = tmp_path / "fit"
+    expected = FLOWS["KoopmanSampler"]().fit(X, checkpoint=path).transport(Z)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match=r"damaged|no model"):
+            FLOWS["KoopmanSampler"]().fit(X, checkpoint=path)
+    again = FLOWS["KoopmanSampler"]().fit(X, checkpoint=path)
+    np.testing.assert_array_equal(again.transport(Z), expected)
+
+
+def test_flipped_bits_of_moments_are_seen(tmp_path):
+    from gpukoop.sampler import Lift, Moments, PolynomialFeatures, Triples, assemble
+
+    path = tmp_path / "moments"
+    made = assemble(Lift(2, [PolynomialFeatures(2, 1, 1)]), Triples(X, None, 0), 500)
+    made.save(path)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match="holds no moments"):
+            Moments.load(path)
+    for name, value in Moments.load(path).sums.items():
+        np.testing.assert_array_equal(value, made.sums[name])
+
+
+def test_flipped_bits_of_a_generator_are_seen(tmp_path):
+    pytest.importorskip("torch")
+    made = gk.Generator(
+        lambda a, s: gk.generators.perceptron(a, s[0], hidden=4, layers=1),
+        "energy",
+        latent_dim=2,
+        n_iter=1,
+        batch_size=16,
+        random_state=0,
+    ).fit(X)
+    path = tmp_path / "G.generator"
+    made.save(path)
+    network = gk.generators.perceptron(2, 2, hidden=4, layers=1)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match="no readable"):
+            gk.Generator.load(path, network=network)
+    loaded = gk.Generator.load(path, network=network)
+    np.testing.assert_array_equal(loaded.sample(5), made.sample(5))
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, 3, b"x", ""])
+def test_what_is_no_name_of_a_file_is_refused(path):
+    for flow, verb in (
+        (FLOWS["MMDFlow"]().fit(X), "transport"),
+        (FLOWS["KoopmanSampler"](), "fit"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"checkpoint|folder"):
+            getattr(flow, verb)(Z, checkpoint=path)
+
+
+def test_a_sparse_file_is_no_kept_fit(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(100 * 2**30)
+    with pytest.raises(ValueError, match="no model"):
+        FLOWS["KoopmanSampler"]().fit(X, checkpoint=tmp_path / "sparse")
 
 
 def test_flipped_bits_of_an_npz_are_seen(tmp_path):

@@ -147,6 +147,18 @@ def test_traces_of_functions():
         gk.trace(K, lambda e: np.log(e - 1e9), ridge=RIDGE)
 
 
+def test_steps_that_do_not_resolve_a_function_are_told():
+    """Every step changes little where hundreds are needed: half of them are what a rule is compared with."""
+    points = np.random.default_rng(0).normal(size=(800, 3))
+    K = gk.Gaussian(1.0)(points)
+    e = np.linalg.eigvalsh(K.to_dense()).clip(0)
+    for shift, steps in ((1e-4, 100), (1e-2, 20)):
+        with pytest.warns(ConvergenceWarning, match="not resolved"):
+            gk.trace(K, lambda e, shift=shift: e / (e + shift), max_iter=steps)
+    value, error = gk.trace(K, lambda e: e / (e + 1e-2))
+    assert abs(value - (e / (e + 1e-2)).sum()) < 4 * error
+
+
 def long_double(kernel, scale, A, B, u, v):
     """u' K v in 80-bit numbers."""
     A, B = (a.astype(np.longdouble) / np.asarray(scale, np.longdouble) for a in (A, B))

@@ -19,6 +19,7 @@ ROOMS = [
     ["scales", "placement"],
     ["config", "backends", "dispatch"],
     ["algebra"],
+    ["reductions"],
     ["operator"],
     ["linear"],
     ["parameters"],
@@ -44,6 +45,7 @@ ROOMS = [
         "torch",
         "generators",
         "recipes",
+        "synthesis",
         "commands",
         "demo",
         "terminal",
@@ -55,11 +57,8 @@ RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 ALLOWED: dict[tuple[str, str], str] = {
     ("cli", ""): "the command line is a user of the public names"
 }
-# A file past some 300 lines has two ideas in it. These are known to be longer, up to so many lines; the list may only shrink.
+# A file past some 300 lines has two ideas in it.
 LONGEST = 330
-LONG = {
-    "gpukoop/operator.py": 400,  # half of it docstrings
-}
 
 FILES = sorted(
     path.relative_to(ROOT)
@@ -210,13 +209,12 @@ def test_packages_are_listed():
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_files_stay_short(path):
     lines = len((ROOT / path).read_text().splitlines())
-    assert lines <= LONG.get(str(path), LONGEST), f"{path} has {lines} lines: split it by idea"
+    assert lines <= LONGEST, f"{path} has {lines} lines: split it by idea"
 
 
-def test_the_list_of_long_files_is_true():
-    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in FILES}
-    short = [path for path in LONG if lengths.get(path, 0) <= LONGEST]
-    assert not short, f"take off the list of long files: {short}"
+def test_most_files_are_much_shorter():
+    lengths = sorted(len((ROOT / path).read_text().splitlines()) for path in FILES)
+    assert lengths[len(lengths) // 2] < 180
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

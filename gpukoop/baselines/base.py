@@ -56,6 +56,10 @@ class AbstractBaseline(JudgedMixin, BaseEstimator, ABC):
         self.X_, self.n_features_in_ = native, int(native.shape[1])
         x = to_host(native).astype(float)
         self.mean_, width = x.mean(axis=0), x.std(axis=0)
+        if not np.isfinite(width).all():
+            raise ValueError(
+                "X has entries so large that squares leave the range of float64: rescale them"
+            )
         self.width_ = np.where(width > 0, width, 1.0)
         self._learn((x - self.mean_) / self.width_, self._stream(None))
         return self

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.baselines.base import AbstractBaseline, likeliest_scale
-from gpukoop.draws import RandomState, check_count, check_positive
+from gpukoop.checks import check_length
+from gpukoop.draws import RandomState, check_count
 
 
 class KernelDensity(AbstractBaseline):
@@ -36,7 +37,7 @@ class KernelDensity(AbstractBaseline):
 
     def _check_parameters(self) -> None:
         if not (isinstance(self.scale, str) and self.scale == "auto"):
-            check_positive(self.scale, "scale")
+            check_length(self.scale, "scale")
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         self._samples = X
@@ -72,6 +73,8 @@ class GaussianMixture(AbstractBaseline):
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:
         from sklearn import mixture
 
+        if len(X) < 2:
+            raise ValueError("X has 1 sample, expected at least 2: a mixture has widths")
         seed = int(rng.integers(2**31))
         most = max(1, min(self.n_components, len(X) // 10))
         fitted = [mixture.GaussianMixture(k, random_state=seed).fit(X) for k in range(1, most + 1)]

@@ -6,7 +6,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.draws import RandomState, check_count, check_flag, random_generator
 
 SIDE = 8  # of a digit, in pixels
 # The second rendering. A slant, half a pixel to the right, a blur and a lifted contrast leave the digits legible
@@ -80,7 +80,7 @@ def digits(
         X = _render(X.reshape(-1, SIDE, SIDE)).reshape(-1, SIDE * SIDE)
     elif rendering != "source":
         raise ValueError(f"rendering is {rendering!r}: choose 'source' or 'target'")
-    return (X, labels) if return_labels else X
+    return (X, labels) if check_flag(return_labels, "return_labels") else X
 
 
 def _render(images: np.ndarray) -> np.ndarray:

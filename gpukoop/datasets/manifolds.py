@@ -157,6 +157,8 @@ def torus(
         )
         return np.stack([around, tube], axis=1)
 
+    if n_substeps is not None:
+        check_count(n_substeps, "n_substeps")
     if lag_time is None:
         return embed(law(random_generator(random_state), check_count(n_samples)))
     X, Y = langevin_pairs(

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from gpukoop.checks import check_length
-from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.draws import RandomState, check_count, check_flag, check_positive, random_generator
 
 Labelled = tuple[np.ndarray, np.ndarray]
 
@@ -79,7 +79,7 @@ def eight_gaussians(
     rng = random_generator(random_state)
     labels = rng.integers(MODES, size=n)
     X = _blurred(centres[labels], noise, rng)
-    return (X, labels) if return_labels else X
+    return (X, labels) if check_flag(return_labels, "return_labels") else X
 
 
 def gaussian_centres(radius: float = 1.0) -> np.ndarray:
@@ -216,7 +216,7 @@ def moons(
     angle = rng.uniform(0, math.pi, n)
     upper, lower = moon_arcs(angle)
     X = _blurred(np.where(labels[:, None] == 0, upper, lower), noise, rng)
-    return (X, labels) if return_labels else X
+    return (X, labels) if check_flag(return_labels, "return_labels") else X
 
 
 def moon_arcs(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

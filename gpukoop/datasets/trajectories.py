@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.draws import RandomState, check_count, check_flag, check_positive, random_generator
 
 Pairs = tuple[np.ndarray, np.ndarray]
 
@@ -53,6 +53,7 @@ def langevin_pairs(
             )
         n_substeps = max(SUBSTEPS, math.ceil(lag / LONGEST_STEP))
     k = check_count(n_substeps, "n_substeps")
+    check_flag(independent, "independent")
     rng = random_generator(random_state)
     start = law(rng, n if independent else 1)
     states = np.empty((n, start.shape[1]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from gpukoop.arrays import native_array
+from gpukoop.files import file_path
 from gpukoop.flow.identity import identity
 from gpukoop.models import read_model, write_model
 
@@ -34,9 +34,7 @@ def kept(method: F) -> F:
 
 
 def _continued(method: Any, self: Any, args: Any, kwargs: Any, checkpoint: Any) -> None:
-    if not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(f"checkpoint is {checkpoint!r}, expected the path of a file")
-    path, params = Path(checkpoint), self.get_params(deep=False)
+    path, params = file_path(checkpoint, "checkpoint"), self.get_params(deep=False)
     given = {name: _numbers(value) for name, value in kwargs.items()}
     key = identity((type(self).__qualname__, params, [_numbers(value) for value in args], given))
     if path.exists():

@@ -51,9 +51,9 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         data; for the exponential, trajectories nearest to those of the exact flow (of the teacher, or of 1,000 points).
     teacher : object with velocity(x, t), callable or None
         A known velocity field in the units of X; None learns from the data alone. A teacher is not called when sampling.
-    degree, time_degree : int, int or "auto"
-        Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto": 6 for SAT, 2 for the
-        exponential, as more takes trajectories off the data (mixture at t = 1: .36 off with 2, 1.5 with 6).
+    degree, time_degree : int or "auto"
+        Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto": 4 and 6 for SAT; for the exponential
+        4, 3 or 2, by trajectories as ``reg``, and 2: more takes them off the data (moons at t = 1: .17 off with 2, .36 with 6).
     scale, time_scale : float or "auto", float
         Length of the features, in units of the root mean square deviation of X (of X itself with a teacher), and in t. "auto"
         is 0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.
@@ -131,7 +131,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         reg: Any = "auto",
         teacher: Any = None,
         *,
-        degree: int = 4,
+        degree: Any = "auto",
         time_degree: Any = "auto",
         scale: Any = "auto",
         time_scale: float = 1.0,

@@ -22,7 +22,7 @@ from gpukoop.estimators.motion import not_arrived, were_far
 from gpukoop.estimators.start import drawn_start
 from gpukoop.estimators.verdict import ConvergedByVerdict, set_aside
 from gpukoop.estimators.weights import check_weight, effective_size
-from gpukoop.fitted import whole
+from gpukoop.fitted import check_columns, whole
 from gpukoop.flow.kswgd import Pushed, make_step
 from gpukoop.flow.kswgd_dictionary import make_dictionary_step
 from gpukoop.flow.lifted import in_coordinates, projected
@@ -237,6 +237,7 @@ class KSWGD(
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
         native = self.X_
         if successors is not None:
+            check_columns(self, successors)
             Y, _ = points(successors, "successors", n_features=native.shape[1])
             if len(Y) != len(native):
                 raise ValueError(

@@ -6,10 +6,13 @@ from typing import Any
 
 from gpukoop.draws import check_count, check_positive
 from gpukoop.estimators.start import check_init
+from gpukoop.estimators.verdict import check_fraction
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import check_tol
 from gpukoop.parameters import check_shared
 from gpukoop.spectrum.coordinates import check_coordinates, is_auto
+
+RULES = ("diffusion", "edmd")
 
 
 def check_kswgd(flow: Any) -> None:
@@ -32,12 +35,26 @@ def check_kswgd(flow: Any) -> None:
             "the manifold"
         )
     check_init(flow.init)
-    if flow.units not in ("data", "absolute"):
+    if not isinstance(flow.units, str) or flow.units not in ("data", "absolute"):
         raise ValueError(f"units must be 'data' or 'absolute', got {flow.units!r}")
-    if not (isinstance(flow.coarse, bool) or flow.coarse == "auto"):
+    if not (
+        isinstance(flow.coarse, bool) or (isinstance(flow.coarse, str) and flow.coarse == "auto")
+    ):
         raise ValueError(f"coarse must be 'auto', True or False, got {flow.coarse!r}")
+    check_fraction(flow.validation_fraction)
+    check_spectrum(flow.spectrum)
     if flow.kernel is not None and not isinstance(flow.kernel, AbstractKernel):
         raise TypeError(f"kernel is {flow.kernel!r}, expected a kernel such as Gaussian('auto')")
+
+
+def check_spectrum(chosen: Any) -> None:
+    """Raise unless it is a rule to make a spectrum by, or one that is fitted."""
+    known = chosen in RULES if isinstance(chosen, str) else chosen is None
+    if not known and not hasattr(chosen, "functions_"):
+        raise ValueError(
+            "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, got "
+            f"{chosen!r}: fit it first"
+        )
 
 
 def langevin_rate(flow: Any) -> float:

@@ -307,6 +307,6 @@ def resolved(kernel: AbstractKernel, X: Array, weight: Array | None = None) -> A
 
 def check_choice(value: Any, name: str, known: tuple[str, ...]) -> str:
     """Return one of the known words, or raise with all of them."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     return str(value)

@@ -61,11 +61,6 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
     """Return the spectrum that the parameters of a flow ask for, fitted to samples or pairs."""
     chosen = flow.spectrum
     if chosen is not None and not isinstance(chosen, str):
-        if not hasattr(chosen, "functions_"):
-            raise ValueError(
-                "spectrum must be None, 'diffusion', 'edmd' or a fitted DiffusionMap, KernelEDMD or GeneratorEDMD, got "
-                f"{chosen!r}: fit it first"
-            )
         if of_a_dictionary(chosen) and (flow.langevin or flow.coarse is True):
             raise ValueError(
                 "langevin and coarse=True follow a kernel estimate of the law: with a spectrum of a dictionary, whose modes are "
@@ -205,7 +200,8 @@ def carried(spectrum: Any, X: Array, weight: Array | None = None) -> np.ndarray:
     """
     square = to_host(spectrum.transform(X[:: max(1, len(X) // JUDGES)])).astype(float) ** 2
     w = host_weight(weight)
-    w = 1.0 if w is None else w[:: max(1, len(X) // JUDGES), None] * len(X)
-    second, fourth = (w * square).mean(axis=0), ((w * square) ** 2).mean(axis=0)
+    if w is not None:
+        square *= w[:: max(1, len(X) // JUDGES), None] * len(X)
+    second, fourth = square.mean(axis=0), (square**2).mean(axis=0)
     carriers = len(X) * second**2 / np.where(fourth > 0, fourth, 1.0)
     return carriers >= min(CARRIERS, len(X) / 50)

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
+from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
 
@@ -61,6 +62,7 @@ class JudgedMixin:
         Report
         """
         check_is_fitted(self)
+        check_columns(self, Z)
         if Z is None:
             self._silent = True
             try:
@@ -173,14 +175,19 @@ class ConvergedByVerdict(JudgedMixin):
         self._settled = settled
 
 
-def set_aside(
-    X: Array, Y: Array | None, fraction: float
-) -> tuple[Array, Array | None, Array | None]:
-    """Return samples and successors to learn from, and samples kept aside, or None if there would be too few."""
+def check_fraction(fraction: Any) -> None:
+    """Raise unless it is a share of the samples that leaves some."""
     if not 0 <= check_positive(fraction, "validation_fraction", zero=True) < 1:
         raise ValueError(
             f"validation_fraction is {fraction}: pass a share of the samples, in [0, 1)"
         )
+
+
+def set_aside(
+    X: Array, Y: Array | None, fraction: float
+) -> tuple[Array, Array | None, Array | None]:
+    """Return samples and successors to learn from, and samples kept aside, or None if there would be too few."""
+    check_fraction(fraction)
     size = int(fraction * len(X))
     if size < ENOUGH:
         return X, Y, None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -19,12 +18,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import like, to_host
-from gpukoop.files import open_regular, write_atomically
+from gpukoop.files import file_path, read_sealed, write_sealed
 from gpukoop.flow.memory import named, refilled
 
 _MAGIC = b"gpukoop checkpoint 3\n"
-_LENGTH = 16  # hexadecimal digits
-_HEAD = len(_MAGIC) + _LENGTH + 1 + 64 + 1
 
 
 class Checkpoint:
@@ -43,9 +40,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, fingerprint: str, every: int) -> None:
         if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
             raise ValueError(f"checkpoint_every must be an int >= 1, got {every!r}")
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"checkpoint is {path!r}, expected the path of a file")
-        self.path = Path(path)
+        self.path = file_path(path, "checkpoint")
         self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.every = int(every)
 
@@ -87,10 +82,7 @@ class Checkpoint:
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub reads the names as allow_pickle
-        payload = buffer.getvalue()
-        digest = hashlib.sha256(payload).hexdigest().encode()
-        length = f"{len(payload):0{_LENGTH}x}".encode()
-        write_atomically(self.path, _MAGIC + length + b"\n" + digest + b"\n" + payload)
+        write_sealed(self.path, _MAGIC, buffer.getvalue())
 
     def read(self, state: Any) -> tuple[Any, dict[str, list[Any]], int]:
         """Return the stored state in the library and device of ``state``.
@@ -122,21 +114,13 @@ class Checkpoint:
     def _load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         damaged = f"checkpoint {self.path} is damaged or no gpukoop checkpoint: delete it to start the run anew"
         try:
-            with open_regular(self.path) as file:
-                # Kind, magic and length first: a device has no end, and a sparse file takes all memory.
-                head = file.read(_HEAD)
-                length = os.fstat(file.fileno()).st_size - _HEAD
-                if not head.startswith(_MAGIC) or head[len(_MAGIC) :][:_LENGTH] != (
-                    f"{length:0{_LENGTH}x}".encode()
-                ):
-                    raise ValueError(damaged)
-                payload = file.read(length)
+            payload = read_sealed(self.path, _MAGIC)
+        except ValueError:
+            raise ValueError(damaged) from None
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot read checkpoint {self.path}: {error.strerror}"
             ) from error
-        if head[-65:] != hashlib.sha256(payload).hexdigest().encode() + b"\n":
-            raise ValueError(damaged)
         try:
             with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}

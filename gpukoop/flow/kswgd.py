@@ -47,13 +47,11 @@ from gpukoop.flow.kswgd_device import Modes, queued_step
 from gpukoop.flow.lifted import projected
 from gpukoop.flow.loop import Info, State, Step
 from gpukoop.operator import KernelOperator
-from gpukoop.philox import standard_normal
+from gpukoop.philox import places, standard_normal
+from gpukoop.spectrum.ratio import centred, lowest_denominator, quotient_slope
 
 # Below a tenth of the standard error of a mean of n independent draws there is nothing left to match.
 STOP = 0.1
-# A denominator this close to underflow (in units of the smallest normal number) has lost digits already:
-# such particles are treated in the logarithmic domain.
-FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ def moments(spectrum: Any, Z: Array, options: dict[str, Any]) -> Moments:
 
 def _far(K: KernelOperator, B: Array, w: Array) -> Far | None:
     xp = namespace(B)
-    limit = FAR * np.finfo(B.dtype).tiny * float(w.max())
-    far = xp.flatnonzero(limit >= B)
+    # Their denominators have lost digits: what they need is computed in the logarithmic domain.
+    far = xp.flatnonzero(lowest_denominator(w) >= B)
     if len(far) == 0:
         return None
     own = K.kernel(K.X[far], K.Y, backend=_logarithmic(K.backend))
@@ -168,12 +166,11 @@ def velocity(spectrum: Any, found: Moments, langevin: float = 0.0) -> Array:
     xp = namespace(spectrum.w_)
     w = spectrum.w_
     q = spectrum.Psi_ @ like(found.c / to_host(spectrum.eigenvalues_), w)
-    # Adding a multiple of w adds a constant to the ratio: its gradient stays, and float32 keeps its digits.
-    q = q - w * xp.mean(q / w)
-    value, slope = found.K.value_and_gradient(xp.stack([q, w], axis=1))
+    q = centred(q[:, None], w)
+    value, slope = found.K.value_and_gradient(xp.concatenate([q, w[:, None]], axis=1))
     B = found.denominator[:, None]
     a = float(spectrum.diffusivity_)
-    v = -a * (slope[:, 0] - (value[:, :1] / B) * slope[:, 1]) / B
+    v = -a * quotient_slope(value[:, :1], slope[:, 0], slope[:, 1], B)
     if langevin:
         v = v + (2 * langevin * a) * slope[:, 1] / B
     if found.far is not None:
@@ -231,14 +228,14 @@ def make_step(
         ``backend`` and ``tol`` of the kernel sums.
     """
     prepared: dict[str, Modes] = {}
-    kept: dict[str, Array] = {}
+    kept: dict[str, Any] = {}
 
     def queued(state: State, rng: np.random.Generator) -> tuple[State, Info]:
         Z = state.particles
         if not prepared:
-            prepared["fine"] = Modes(spectrum, FAR, options)
+            prepared["fine"] = Modes(spectrum, options)
             if coarse is not None:
-                prepared["coarse"] = Modes(coarse, FAR, options)
+                prepared["coarse"] = Modes(coarse, options)
         kappa = langevin * max(0.0, 1 - (state.iteration + 1) / n_iter)
         before: Pushed = Pushed() if state.memory is None else state.memory
         early = state.iteration < coarse_iter and before.arrived is None
@@ -248,6 +245,11 @@ def make_step(
             if "floor" not in kept:
                 kept["floor"] = xp.asarray(np.where(trusted, floor, np.inf))
             floor = kept["floor"]
+        noise: Array | float = 0.0
+        if kappa:
+            if "places" not in kept:
+                kept["places"] = places(Z.size, Z)
+            noise = standard_normal(rng, Z.shape, Z, kept["places"])
         found = queued_step(
             Z,
             prepared["fine"],
@@ -255,7 +257,7 @@ def make_step(
             None if seen is None else xp.asarray(seen),
             step_size=step_size,
             kappa=kappa,
-            noise=standard_normal(rng, Z.shape, Z) if kappa else 0.0,
+            noise=noise,
             goal=-1.0 if langevin else STOP / math.sqrt(len(Z)),
             floor=floor,
         )

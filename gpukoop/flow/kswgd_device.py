@@ -1,8 +1,8 @@
 r"""The step of KSWGD as a queue of launches that no host waits for; :mod:`gpukoop.flow.kswgd` says what it computes.
 
-Beside its three kernel sums a step is twelve small launches. What the host would have to decide (a particle whose
-sums underflow, moments that have vanished or are no longer finite, the end of the coarse stage) is left in ``Info.doubt``:
-the loop reads it every few steps, and takes steps in doubt again with the host watching.
+Beside its three kernel sums a step is eleven small launches, twelve with Langevin noise. What the host would have to decide (a
+particle whose sums underflow, moments that have vanished or are no longer finite, the end of the coarse stage) is left in
+``Info.doubt``: the loop reads it every few steps, and takes steps in doubt again with the host watching.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gpukoop.arrays import Array, like, namespace
 from gpukoop.dispatch import warm_up
 from gpukoop.fusion import fused
 from gpukoop.operator import KernelOperator
+from gpukoop.spectrum.ratio import centred, lowest_denominator, quotient_slope
 
 
 class Modes:
@@ -27,20 +28,18 @@ class Modes:
     lowest : float
         Denominators up to this have lost digits: they are in doubt.
     centred : array of shape (m, r)
-        Psi with multiples of w taken off, so that no step need do it: the ratio shifts, its gradient stays, and float32
-        keeps its digits.
+        Psi without its multiples of w, so that no step need take them off.
     columns : array of shape (m, 2)
         Weights of the last pass: the first column is written by every step, the second is w.
     """
 
-    def __init__(self, spectrum: Any, far: float, options: dict[str, Any]) -> None:
+    def __init__(self, spectrum: Any, options: dict[str, Any]) -> None:
         self.spectrum, self.options = spectrum, options
         w, Psi = spectrum.w_, spectrum.Psi_
         xp = namespace(w)
-        self.lowest = far * float(np.finfo(w.dtype).tiny) * float(w.max())
+        self.lowest = lowest_denominator(w)
         self.inverse = like(1.0 / np.asarray(spectrum.eigenvalues_), w)
-        wide = w.astype(float)[:, None]
-        self.centred = (Psi - wide * (Psi / wide).mean(axis=0)).astype(w.dtype)
+        self.centred = centred(Psi, w.astype(float)).astype(w.dtype)
         self.columns = xp.empty((len(w), 2), w.dtype)
         self.columns[:, 1] = w
         self.unseen = xp.zeros(len(self.inverse), bool)
@@ -88,7 +87,7 @@ def _means(
 
 def _move(value: Any, slope: Any, own: Any, B: Any, time: float, drift: float) -> Any:
     """Return the step of the particles: ``slope`` is that of K q, ``own`` that of K w."""
-    return (own * (time * (value / B) + drift) - time * slope) / B
+    return drift * (own / B) - time * quotient_slope(value, slope, own, B)
 
 
 @fused
@@ -133,13 +132,13 @@ def _limited(xp: Any, square: Any, B: Any, reach: float, lowest: float, share: f
 
 
 @fused
-def _largest(xp: Any, c: Any, pushed: Any) -> Any:
-    return xp.max(xp.where(pushed, xp.abs(c), 0.0 * c))
-
-
-@fused
-def _doubt(xp: Any, limited: Any, largest: Any, square: Any, goal: float) -> Any:
-    return ~(limited <= 1.5) | (largest < goal) | ~xp.isfinite(square)
+def _doubt(xp: Any, limited: Any, square: Any, c: Any, pushed: Any, goal: float) -> Any:
+    """Return whether the host must look: a far particle, a moment that is not finite, or none that is left to follow."""
+    # One reduction answers all three: a mode counts 1 while it is followed above the goal, 0 below it, and 2 if anything is
+    # not as it should be. A square that is NaN or infinite fails its comparison, as does a share with a far particle in it.
+    zero = 0.0 * c
+    left = xp.where(xp.where(pushed, xp.abs(c), zero) < goal, zero, zero + 1.0)
+    return xp.max(xp.where((limited <= 1.5) & (square < math.inf), left, zero + 2.0)) != 1.0
 
 
 @dataclass(frozen=True)
@@ -197,8 +196,8 @@ def queued_step(
     square = _squares(*motion, *length)
     spread = math.sqrt(2 * kappa * a * step_size)
     following = _following(Z, *motion, square[:, None], noise, *length, reach, spread)
-    dissipation, largest = found.c @ found.c, _largest(leading.c, leading.pushed)
     short = _limited(square, leading.B, reach, active.lowest, share)
+    dissipation = found.c @ found.c
     measures = {
         "moments": found.c,
         "dissipation": dissipation,
@@ -206,5 +205,5 @@ def queued_step(
         "limited": short,
         "far": 0.0,  # or the step is in doubt
     }
-    doubt = _doubt(short, largest, dissipation, goal)
+    doubt = _doubt(short, dissipation, leading.c, leading.pushed, goal)
     return Queued(following, measures, doubt, leading.pushed)

@@ -13,14 +13,13 @@ Nothing here loops over pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace
-from gpukoop.kernels.cpu.reduce import n_threads
+from gpukoop.kernels.cpu.threads import n_threads, spread
 
 # Below so many numbers a second thread costs more than it saves.
 SERIAL = 1 << 16
@@ -140,9 +139,8 @@ def _compiled(z: np.ndarray, x: np.ndarray, directions: np.ndarray | None, mode:
         directions = np.ascontiguousarray(directions, z.dtype)
     out, energy = np.empty((P, n), z.dtype), np.empty(P)
     one = np.ones(1, z.dtype)
-    waiting = iter(range(P))  # threads share it: a step of it is one of the interpreter's own
 
-    def rows(_: int) -> None:
+    def rows(waiting: Iterator[int]) -> None:
         room = _Workspace(n, m, z.dtype)
         for p in waiting:
             if directions is None:
@@ -151,7 +149,7 @@ def _compiled(z: np.ndarray, x: np.ndarray, directions: np.ndarray | None, mode:
                 line = z, x, directions[p]
             energy[p] = getattr(room, mode)(*line, out[p])
 
-    _share(rows, min(P, n_threads()), P * (n + m))
+    _share(rows, P, P * (n + m))
     return out, energy
 
 
@@ -218,20 +216,15 @@ def push_back(pushed: Array, theta: Array) -> Array:
     velocity = np.zeros((n, d), pushed.dtype)
     parts = min(n, 8 * n_threads())
     edges = [n * k // parts for k in range(parts + 1)]
-    waiting = iter(range(parts))
 
-    def rows(_: int) -> None:
+    def rows(waiting: Iterator[int]) -> None:
         for k in waiting:
             sorting_loops.back(pushed, theta, velocity, edges[k], edges[k + 1])
 
-    _share(rows, min(parts, n_threads()), pushed.size)
+    _share(rows, parts, pushed.size)
     return velocity
 
 
-def _share(run: Callable[[int], None], workers: int, numbers: int) -> None:
-    """Call run once on every thread; compiled code and sorts release the GIL, so plain threads do."""
-    if workers == 1 or numbers < SERIAL:
-        run(0)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(run, range(workers)))
+def _share(run: Callable[[Iterator[int]], None], count: int, numbers: int) -> None:
+    """Call run with the numbers below ``count`` that are waiting, on every thread: compiled code and sorts release the GIL."""
+    spread(run, range(count), n_threads() if numbers >= SERIAL else 1)

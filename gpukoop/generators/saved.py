@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpukoop.files import open_regular, write_atomically
+from gpukoop.files import file_path, read_sealed, write_sealed
 from gpukoop.generators.networks import library
 
 if TYPE_CHECKING:
@@ -34,15 +33,15 @@ def dump(kind: str, content: dict[str, Any], path: Path) -> None:
     """Write a dictionary of tensors, numbers, strings and containers of them."""
     buffer = io.BytesIO()
     library().save({"kind": kind, **content}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_sealed(path, f"{kind}\n".encode(), buffer.getvalue())
 
 
 def load(kind: str, path: Path) -> dict[str, Any]:
     """Return what :func:`dump` wrote; raise ValueError if the file is damaged or of another kind."""
     what = kind.rsplit(" ", 1)[0]
     try:
-        with open_regular(path) as file:
-            content = library().load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
+        payload = read_sealed(path, f"{kind}\n".encode())
+        content = library().load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         if content["kind"] != kind:
             raise ValueError(f"it is a {content['kind']}")
     except FileNotFoundError:
@@ -66,9 +65,8 @@ class Saved:
     """
 
     def __init__(self, path: str | Path, identity: str, every: int) -> None:
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"checkpoint is {path!r}, expected the path of a file")
-        self.path, self.identity, self.every = Path(path), identity, every
+        self.path = file_path(path, "checkpoint")
+        self.identity, self.every = identity, every
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise ValueError(
                 f"checkpoint {self.path}: expected the name of a file in a folder that exists"

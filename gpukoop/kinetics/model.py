@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.fitted import whole
+from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.kinetics.blocks import MANY_RUNS, SPAN, band, resamples, timescales_of
 from gpukoop.kinetics.equilibrium import equilibrium_ratio
 from gpukoop.kinetics.learning import Learned, Material, unfitted
@@ -117,6 +117,7 @@ class KineticModel(BaseEstimator):
         if not isinstance(self.reweight, bool):
             raise TypeError(f"reweight is {self.reweight!r}, expected True or False")
         material = Material(trajectories, unfitted(self.estimator, self.random_state), lag)
+        remember_columns(self, *material.runs)
         learned = material.learn(material.moments([lag])[lag], lag)
         self._ratio = None
         if self.reweight:
@@ -163,6 +164,7 @@ class KineticModel(BaseEstimator):
             Library and device of X.
         """
         check_is_fitted(self)
+        check_columns(self, X)
         return self.estimator_.transform(X)
 
     def weights(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, points, to_host
+from gpukoop.arrays import Array, native_array, points, to_host
 from gpukoop.checks import real_array
 from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples
@@ -162,7 +162,11 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
         parts = []
         for start in range(0, len(run), CHUNK):
             chunk = frames(run, start, start + CHUNK, f"trajectories[{i}]")
-            values = to_host(region(chunk))
+            values = to_host(native_array(region(chunk), "region(frames)")[0])
+            if values.dtype.kind not in "biuf":
+                raise TypeError(
+                    f"region gives dtype {values.dtype}, expected True or False a frame"
+                )
             if values.shape != (len(chunk),):
                 raise ValueError(
                     f"region gives shape {values.shape} for {len(chunk)} frames, expected one value a frame"
@@ -193,6 +197,10 @@ def _values(model: Any, observable: Any) -> np.ndarray:
     if callable(observable):
         values = to_host(points(_rows(observable(material.seen)), "observable(frames)")[0])
         one = np.ndim(observable(material.seen[:1])) == 1
+    elif not hasattr(observable, "shape") and not isinstance(observable, list | tuple):
+        raise TypeError(
+            f"the observable is of type {type(observable).__name__}, expected a function of frames, or its values run by run"
+        )
     else:
         lists = (
             [observable]

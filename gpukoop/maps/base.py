@@ -101,17 +101,28 @@ class AbstractLinearMap(AbstractMap):
         Cost: K b q d, or b q min(b, q) for the limit. ``reg`` bounds the limit only.
         """
         native = self._prepared(Y)
+        wanted = check_targets(targets, native)
         K = check_persistence(persistence)
         Phi = self.features(native)
         W = self._need_start()
         with one_thread(Phi.size):
-            R = like(targets, native) - native - Phi @ W
+            R = wanted - native - Phi @ W
             change = (
                 ridge(Phi, R, self.reg)
                 if math.isinf(K)
                 else landweber(Phi, R, int(K), self.learning_rate)
             )
         return self.with_parameters(W + like(change, W))
+
+
+def check_targets(targets: Any, Y: Array) -> Array:
+    """Return where points are wanted in the library of Y, or raise unless there is one target for each."""
+    native, _ = points(targets, "targets", n_features=Y.shape[1], other="Y")
+    if len(native) != len(Y):
+        raise ValueError(
+            f"targets has {len(native)} rows, Y has {len(Y)}: one target for each point"
+        )
+    return like(native, Y)
 
 
 def check_map_numbers(reg: Any, learning_rate: Any) -> None:

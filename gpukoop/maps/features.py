@@ -90,7 +90,13 @@ class RandomFeatureMap(AbstractLinearMap):
         """Return [y, 1, phi(y)], (n, d + 1 + q)."""
         xp = namespace(Y)
         count = self.omega_.shape[1]
-        return affine(Y, np.sqrt(2.0 / count) * xp.cos(Y @ self.omega_ + self.phase_))
+        with np.errstate(over="ignore", invalid="ignore"):
+            phase = Y @ self.omega_ + self.phase_
+        if not bool(xp.isfinite(phase).all()):
+            raise ValueError(
+                "Y is so far out that its features leave the range of float64: pass points in units of the scale"
+            )
+        return affine(Y, np.sqrt(2.0 / count) * xp.cos(phase))
 
 
 class KernelMap(AbstractLinearMap):

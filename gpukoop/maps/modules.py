@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, native_array, points, to_host
-from gpukoop.maps.base import AbstractMap
+from gpukoop.arrays import Array, like, points, to_host
+from gpukoop.checks import real_array
+from gpukoop.maps.base import AbstractMap, check_map_numbers, check_targets
 from gpukoop.maps.regression import check_persistence
 
 
@@ -53,7 +54,8 @@ class CallableMap(AbstractMap):
     def start(self, Y: Any) -> CallableMap:
         """Return the map with the initial parameters."""
         native, _ = points(Y, "Y")
-        return self.with_parameters(like(native_array(self.initial, "initial")[0], native))
+        check_map_numbers(0.0, self.learning_rate)
+        return self.with_parameters(like(real_array(self.initial, "initial"), native))
 
     def __call__(self, Y: Any) -> Array:
         """Return function(parameters, Y)."""
@@ -62,6 +64,8 @@ class CallableMap(AbstractMap):
     def regress(self, Y: Array, targets: Array, persistence: float = 1) -> CallableMap:
         """Return the map after ``persistence`` gradient steps on |targets - G(Y)|^2 / (2 b)."""
         theta = self._need_start()
+        Y, _ = points(Y, "Y")
+        targets = check_targets(targets, Y)
         for _ in range(_steps(persistence)):
             residual = targets - self.function(theta, Y)
             theta = theta + self.learning_rate * self.pullback(theta, Y, residual) / len(Y)
@@ -99,6 +103,7 @@ class TorchMap(AbstractMap):
     def start(self, Y: Any) -> TorchMap:
         """Return the identity; the network as it is becomes its own offset."""
         points(Y, "Y")
+        check_map_numbers(0.0, self.learning_rate)
         return self.with_parameters(self._vector(self.module))
 
     def __call__(self, Y: Any) -> Array:
@@ -117,7 +122,7 @@ class TorchMap(AbstractMap):
         native, _ = points(Y, "Y")
         y = self._tensor(native)
         with torch.no_grad():
-            wanted = self._tensor(like(targets, native)) - y + self.module(y)
+            wanted = self._tensor(check_targets(targets, native)) - y + self.module(y)
         network = self._loaded()
         parameters = list(network.parameters())
         make = self.optimizer

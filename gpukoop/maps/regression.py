@@ -62,6 +62,10 @@ def landweber(Phi: Array, R: Array, n_steps: int, learning_rate: float | None = 
     """
     b = len(Phi)
     top = SAFETY * largest_eigenvalue(Phi)
+    if not top < math.inf:
+        raise ValueError(
+            "the features are so large that squares leave the range of float64: rescale the points"
+        )
     if learning_rate is None:
         learning_rate = 1.0 / top
     elif learning_rate * top > 2 * SAFETY:

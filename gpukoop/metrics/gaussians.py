@@ -111,12 +111,22 @@ def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayL
     Cost: O(d^3). Accuracy: about 1e-8 in W2 near 0, where the trace cancels.
     """
     m1, S1, m2, S2 = _laws(m1, S1, m2, S2)
+    with np.errstate(over="ignore"):
+        apart = m1 - m2
+    # In units of the larger of distance and width: their squares may leave the range, above and below.
+    size = max(float(abs(apart).max()), math.sqrt(max(abs(S1).max(), abs(S2).max())))
+    if size == 0.0:
+        return 0.0
+    if not math.isfinite(size):
+        raise ValueError(
+            "m1 and m2 are so far apart that their distance leaves the range of float64"
+        )
+    apart, S1, S2 = apart / size, S1 / size / size, S2 / size / size
     values, vectors = np.linalg.eigh(S1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ S2 @ root), 0, None)).sum()
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = float(np.sum((m1 - m2) ** 2) + np.trace(S1) + np.trace(S2) - 2 * cross)
-    return root_of_square(squared, "the squared distance")
+    squared = float(np.sum(apart**2) + np.trace(S1) + np.trace(S2) - 2 * cross)
+    return size * root_of_square(squared, "the squared distance")
 
 
 def _laws(*parameters: ArrayLike) -> list[np.ndarray]:

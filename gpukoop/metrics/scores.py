@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, native_array, points, to_host
+from gpukoop.checks import unit_clouds
 from gpukoop.draws import check_count, check_function, check_positive
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
@@ -113,8 +114,12 @@ def coverage(X: Array, centres: Array, radius: float) -> float:
     if middle.dtype.kind in "iu":
         middle = middle.astype(float)
     middle = points(middle, "centres", n_features=Z.shape[1])[0]
+    radius = check_positive(radius, "radius")
+    (Z, middle), exponent = unit_clouds(Z, middle)
     distance, _ = cKDTree(middle).query(Z)
-    return float(100 * np.mean(distance <= check_positive(radius, "radius")))
+    with np.errstate(over="ignore"):  # a radius beyond every distance
+        reach = np.ldexp(radius, -exponent)
+    return float(100 * np.mean(distance <= reach))
 
 
 def nearest_neighbour_distance(X: Array) -> float:
@@ -141,4 +146,9 @@ def nearest_neighbour_distance(X: Array) -> float:
     Z = to_host(points(X, "X")[0])
     if len(Z) < 2:
         raise ValueError("X has 1 point: a nearest neighbour needs at least 2")
-    return float(np.median(cKDTree(Z).query(Z, k=2)[0][:, 1]))
+    (Z,), exponent = unit_clouds(Z)
+    with np.errstate(over="ignore"):
+        distance = float(np.ldexp(np.median(cKDTree(Z).query(Z, k=2)[0][:, 1]), exponent))
+    if not math.isfinite(distance):
+        raise ValueError("the distance is beyond the range of float64: rescale X")
+    return distance

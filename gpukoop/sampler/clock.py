@@ -55,6 +55,8 @@ class Clock:
     @classmethod
     def named(cls, name: str, horizon: float | None = None) -> Clock:
         """Return the clock of this name."""
+        if not isinstance(name, str):
+            raise TypeError(f"clock is {name!r}, expected 'linear' or 'log'")
         if name == "linear":
             return cls()
         if name == "log":

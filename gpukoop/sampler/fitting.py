@@ -21,6 +21,7 @@ from gpukoop.sampler.choice import split_held_out
 from gpukoop.sampler.clock import Frame
 from gpukoop.sampler.diagnosis import diagnose
 from gpukoop.sampler.evolution import Evolution
+from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.learning import Learner, certificate
 from gpukoop.sampler.recipe import Recipe
@@ -89,16 +90,17 @@ class FittedFlow:
             frames = {k: Frame.of(to_host(part), whole.size) for k, part in labelled.items()}
         free = teacher is None and labels is None
         recipe = replace(recipe, distill=recipe.distillation(params["distill"], inner, free=free))
-        self.learner = Learner(recipe, teacher, self.seed)
         groups = {k: frames[k].data_inside(part) for k, part in labelled.items()}
         self._held: Array | None = None
         if params["reg"] == "auto" and labels is None:
             rng = np.random.default_rng([self.seed, 2**31])
             groups[None], self._held = split_held_out(groups[None], rng)
-        self.learner.prepare(frames, groups)
-        self.learner.accumulate(groups)
         self.data = groups[None]
-        self._solve(params["reg"])
+        learners = [Learner(candidate, teacher, self.seed) for candidate in recipe.candidates]
+        for learner in learners:
+            learner.prepare(frames, groups)
+            learner.accumulate(groups)
+        self._solve(learners, params["reg"])
 
     def copy(self) -> FittedFlow:
         """Return a copy that can go on learning: moments are its own, teacher, latent map and dictionaries shared."""
@@ -120,7 +122,7 @@ class FittedFlow:
         frames = self.learner.frames
         groups = self._groups(self.latent.encode(X.astype(np.float64)), labels)
         self.learner.accumulate({k: frames[k].data_inside(part) for k, part in groups.items()})
-        self._solve(self.learner.reg)
+        self._solve([self.learner], self.learner.reg)
 
     def _groups(self, inner: Array, labels: np.ndarray | None) -> dict[Any, Array]:
         """Return all points under None, then those of each label."""
@@ -133,9 +135,19 @@ class FittedFlow:
                     groups[label] = inner[xp.asarray(rows)]
         return groups
 
-    def _solve(self, reg: Any) -> None:
-        learner = self.learner
-        learner.solve(reg, self.data, self._held)
+    def _solve(self, learners: list[Learner], reg: Any) -> None:
+        """Solve, and keep the learner whose trajectories end nearest to those of the exact flow."""
+        errors: dict[Learner, float] = {}
+        refusals = []
+        for learner in learners:
+            try:
+                learner.solve(reg, self.data, self._held)
+                errors[learner] = learner.error(self.data) if len(learners) > 1 else 0.0
+            except ExponentialOverflow as refusal:
+                refusals.append(refusal)
+        if not errors:
+            raise refusals[-1]
+        self.learner = learner = min(errors, key=errors.__getitem__)
         pooled = learner.pooled()[0]
         stage = learner.single.stages[0]
         self.generator: np.ndarray = (

@@ -174,7 +174,7 @@ class Learner:
             self.guide.solve(reg, data, held_out)
             self.reg, self.reg_path = self.guide.reg, self.guide.reg_path
         elif isinstance(reg, str):
-            self.reg = self._choose(pooled, data, held_out)
+            self.reg = self._choose(data, held_out)
         else:
             self.reg = float(reg)
         self.evolutions = {None: self._evolution(pooled, self.reg)}
@@ -206,21 +206,26 @@ class Learner:
         ]
         return Evolution(stages)
 
-    def _choose(self, pooled: list[Moments], data: Array, held_out: Array | None) -> float:
+    def _endpoints(self, reg: float, base: Array) -> Array:
+        return self._evolution(self.pooled(), reg, ends_only=True).transport(base)
+
+    def _choose(self, data: Array, held_out: Array | None) -> float:
         """Return the best ridge of the path, which it keeps; see ``gpukoop.sampler.choice``."""
         backend = self.recipe.backend
-
-        def endpoints(reg: float, base: Array) -> Array:
-            return self._evolution(pooled, reg, ends_only=True).transport(base)
-
         if self.recipe.solver == "exponential":
-            self.reg_path = by_trajectories(endpoints, self.teacher, data, self.seed, backend)
+            self.reg_path = by_trajectories(self._endpoints, self.teacher, data, self.seed, backend)
         elif held_out is not None:
-            self.reg_path = by_held_out(endpoints, held_out, self.seed, backend)
+            self.reg_path = by_held_out(self._endpoints, held_out, self.seed, backend)
         else:
             self.reg_path = []
             return REG_DEFAULT
         return min(self.reg_path, key=lambda row: row[1])[0]
+
+    def error(self, data: Array) -> float:
+        """Return the root mean square distance of endpoints from those of the exact flow with the ridge that was chosen."""
+        chosen = (self.teacher, data, self.seed, self.recipe.backend)
+        path = self.reg_path or by_trajectories(self._endpoints, *chosen, regs=(self.reg,))
+        return min(score for _, score in path)
 
 
 def certificate(learner: Learner, data: Array, n_triples: int = 4096) -> float:

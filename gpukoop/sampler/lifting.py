@@ -125,6 +125,11 @@ def blockwise_product(block: AbstractFeatures, x: Array, t: Any, P: Array) -> Ar
     return out
 
 
+def is_features(source: Any) -> bool:
+    """Whether an object has the methods of features; their answers are looked at when they are first asked."""
+    return all(callable(getattr(source, name, None)) for name in ("features", "features_and_jvp"))
+
+
 @final
 class UserFeatures(AbstractFeatures):
     """Features of the user: any object with ``features(x, t)`` and ``features_and_jvp(x, t, u)``.

@@ -17,6 +17,7 @@ K    bins of the slab
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -28,6 +29,7 @@ from gpukoop.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.blas import one_thread
 from gpukoop.checks import check_kind, real_array
 from gpukoop.draws import check_count
+from gpukoop.files import read_sealed, write_sealed
 from gpukoop.sampler.lifting import BLOCK_ENTRIES, DEVICE_ENTRIES, Lift
 from gpukoop.sampler.triples import Triples, Walk
 
@@ -36,6 +38,8 @@ BATCH_ENTRIES = 4 * BLOCK_ENTRIES
 MIN_BATCH, MAX_BATCH = 256, 2048
 # Inner edges that a batch is used for; they take turns. One leaves the kept times of a trajectory visibly noisy.
 INNER_EDGES = 3
+
+_MAGIC = b"gpukoop moments 1\n"
 
 
 def _by_bins(a: Array, batches: int, K: int) -> Array:
@@ -223,31 +227,34 @@ class Moments:
         return copy
 
     def save(self, path: str | FilePath) -> None:
-        """Write the sums to an .npz file; :meth:`load` continues from it with the same bits."""
+        """Write the sums to a file sealed by its digest; :meth:`load` continues from it with the same bits."""
         arrays = {f"sum_{name}": to_host(value) for name, value in self.sums.items()}
+        buffer = io.BytesIO()
         np.savez(
-            path,
+            buffer,
             slab=self.slab,
             shape=(self.n_features, self.n_coordinates, self.n_bins, self.count, self.batches),
             ends=self.ends,
             edge_counts=self.edge_counts,
             **arrays,  # type: ignore[arg-type]
         )
+        write_sealed(FilePath(path), _MAGIC, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | FilePath, xp: Any = np) -> Moments:
         """Return the moments that :meth:`save` wrote, as arrays of ``xp``."""
-        with np.load(path) as stored:
-            D, d, n_bins, count, batches = (int(i) for i in stored["shape"])
-            a, b = (float(v) for v in stored["slab"])
-            ends = (bool(stored["ends"][0]), bool(stored["ends"][1]))
-            self = cls((a, b), D, d, n_bins, ends, count, batches)
-            self.edge_counts = stored["edge_counts"]
-            self.sums = {
-                name.removeprefix("sum_"): xp.asarray(stored[name])
-                for name in stored.files
-                if name.startswith("sum_")
-            }
+        try:
+            with np.load(io.BytesIO(read_sealed(FilePath(path), _MAGIC))) as file:
+                stored = dict(file)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} holds no moments that Moments.save wrote: {error}") from None
+        D, d, n_bins, count, batches = (int(i) for i in stored["shape"])
+        a, b = (float(v) for v in stored["slab"])
+        ends = (bool(stored["ends"][0]), bool(stored["ends"][1]))
+        self = cls((a, b), D, d, n_bins, ends, count, batches)
+        self.edge_counts = stored["edge_counts"]
+        sums = {name: a for name, a in stored.items() if name.startswith("sum_")}
+        self.sums = {name.removeprefix("sum_"): xp.asarray(a) for name, a in sums.items()}
         return self
 
 

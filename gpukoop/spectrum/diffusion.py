@@ -214,7 +214,7 @@ class DiffusionMap(AbstractSpectrum):
         super()._check_parameters()
         check_positive(self.alpha, "alpha", zero=True)
         check_kernel(self.kernel)
-        if self.rule not in ("log", "linear"):
+        if not isinstance(self.rule, str) or self.rule not in ("log", "linear"):
             raise ValueError(f"rule is {self.rule!r}, expected 'log' or 'linear'")
 
     def _full_map(

@@ -154,7 +154,7 @@ class GeneratorEDMD(AbstractSpectrum):
         """
         if lag is not None:
             runs = runs_of(X, "X")
-            remember_columns(self, runs[0])
+            remember_columns(self, *runs)
             X, Y, t = pairs_of_runs(X, None, lag, frame_time)
             if drift is None and not isinstance(self.dictionary, str):
                 drift = (Y - X) / t

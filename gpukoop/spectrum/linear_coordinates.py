@@ -26,11 +26,12 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, like, namespace, points, to_host
 from gpukoop.draws import check_count
+from gpukoop.fitted import check_columns, remember_columns, whole
 
 METHODS = ("standardize", "whiten", "pca", "tica")
 # Principal components that hold this share of the variance are kept.
@@ -65,7 +66,9 @@ class AbstractCoordinates(ABC):
         return namespace(G).stack([self.vjp(X, G[:, k]) for k in range(G.shape[1])], axis=1)
 
 
-class LinearCoordinates(AbstractCoordinates, TransformerMixin, BaseEstimator):
+class LinearCoordinates(
+    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     r"""Linear coordinates :math:`g(x) = (x - m) A` learned from samples or pairs.
 
     Parameters
@@ -103,14 +106,16 @@ class LinearCoordinates(AbstractCoordinates, TransformerMixin, BaseEstimator):
         self.method = method
         self.n_components = n_components
 
+    @whole
     def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> LinearCoordinates:
         """Learn the coordinates; ``successors`` is X one lag later, for "tica"."""
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             raise ValueError(
                 f"coordinates must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}"
             )
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
+        remember_columns(self, X, successors)
         x = to_host(points(X, "X")[0]).astype(float)
         self.n_features_in_ = x.shape[1]
         self.mean_ = x.mean(axis=0)
@@ -130,6 +135,10 @@ class LinearCoordinates(AbstractCoordinates, TransformerMixin, BaseEstimator):
             later = to_host(points(successors, "successors", n_features=x.shape[1])[0]).astype(
                 float
             )
+            if len(later) != len(x):
+                raise ValueError(
+                    f"successors has {len(later)} rows, X has {len(x)}: row i must be X[i] one lag later"
+                )
             A = unit * self._slow(x, (later - self.mean_) / size)
         else:
             A = self._principal(x, unit)
@@ -177,8 +186,14 @@ class LinearCoordinates(AbstractCoordinates, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Array:
         """Return (X - m) A, (n, p)."""
         check_is_fitted(self, "matrix_")
+        check_columns(self, X)
         x, home = points(X, "X", n_features=self.n_features_in_, other="the fitted X")
         return home.restore((x - like(self.mean_, x)) @ like(self.matrix_, x))
+
+    @property
+    def _n_features_out(self) -> int:
+        """p; names the columns of ``transform`` for scikit-learn."""
+        return int(self.matrix_.shape[1])
 
     def inverse(self, G: Array) -> Array:
         """Return the points with these coordinates, those nearest to the mean if there are many, (n, d)."""

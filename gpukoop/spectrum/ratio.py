@@ -30,6 +30,22 @@ from gpukoop.operator import KernelOperator
 BLOCK_NUMBERS = 2**23
 
 
+def lowest_denominator(w: Array) -> float:
+    """Return the K w up to which a target is far: below, terms that matter relative to the sum are subnormal numbers."""
+    limits = np.finfo(w.dtype)
+    return float(limits.tiny) / float(limits.eps) * float(w.max())
+
+
+def quotient_slope(value: Array, slope: Array, own: Array, B: Array) -> Array:
+    """Return the gradient of value / B by the quotient rule, given ``slope``, that of the value, and ``own``, that of B."""
+    return (slope - (value / B) * own) / B
+
+
+def centred(Q: Array, w: Array) -> Array:
+    """Return Q (m, t) with multiples of w taken off: (K Q) / (K w) shifts by a constant, and float32 keeps its digits."""
+    return Q - w[:, None] * (Q / w[:, None]).mean(axis=0)
+
+
 @dataclass(frozen=True)
 class RatioFunctions:
     """Functions phi_k(z) = (K Psi_k)(z) / (K w)(z) - offset_k.
@@ -124,14 +140,10 @@ class RatioFunctions:
     def _quotient(self, Z: Array, Q: Array) -> Array:
         """Return the gradient of (K Q) / (K w), (n, t, d), by the quotient rule."""
         xp = namespace(Z)
-        # A multiple of w shifts the ratio by a constant: the gradient stays, and digits are saved in float32.
-        Q = Q - self.w[:, None] * (Q / self.w[:, None]).mean(axis=0)
-        value, grad = self.operator(Z).value_and_gradient(
-            xp.concatenate([Q, self.w[:, None]], axis=1)
-        )
+        columns = xp.concatenate([centred(Q, self.w), self.w[:, None]], axis=1)
+        value, grad = self.operator(Z).value_and_gradient(columns)
         B, far = self._denominator(value[:, -1])
-        ratio = value[:, :-1] / B[:, None]  # (n, t)
-        out = (grad[:, :-1] - ratio[:, :, None] * grad[:, -1:]) / B[:, None, None]
+        out = quotient_slope(value[:, :-1, None], grad[:, :-1], grad[:, -1:], B[:, None, None])
         if far is not None:
             out[far] = 0.0
         return out
@@ -171,9 +183,7 @@ class RatioFunctions:
     def _denominator(self, B: Array) -> tuple[Array, Array | None]:
         """Return B, safe to divide by, and the mask of rows where it has underflowed, None if there is none."""
         xp = namespace(B)
-        limits = np.finfo(B.dtype)
-        # Below this, terms that matter relative to B are subnormal.
-        far = B <= float(limits.tiny) / float(limits.eps) * float(self.w.max())
+        far = lowest_denominator(self.w) >= B
         if not bool(far.any()):
             return B, None
         return xp.where(far, 1.0, B).astype(B.dtype), far

@@ -28,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.draws import check_count, check_positive, random_generator
+from gpukoop.fitted import check_columns, remember_columns
 from gpukoop.torch.sums import library
 
 # Ridge of C_0 relative to its mean eigenvalue: functions that the samples do not tell apart count once.
@@ -103,6 +104,7 @@ class NeuralDictionary(BaseEstimator):
         for name in ("n_functions", "width", "depth", "n_epochs"):
             check_count(getattr(self, name), name)
         rate = check_positive(self.learning_rate, "learning_rate")
+        remember_columns(self, X, successors)
         x = to_host(points(X, "X")[0]).astype(float)
         if successors is None:
             raise ValueError(
@@ -147,6 +149,7 @@ class NeuralDictionary(BaseEstimator):
 
     def _input(self, X: Array) -> Any:
         check_is_fitted(self, "network_")
+        check_columns(self, X)
         x = (to_host(X).astype(float) - self.mean_) / self.deviation_
         return library().from_numpy(np.ascontiguousarray(x))
 

@@ -11,7 +11,7 @@ P         directions of a sliced statistic
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from gpukoop.arrays import Array, is_cupy, like, namespace, points, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.flow.directions import frames, riesz_constant
-from gpukoop.kernels.cpu.reduce import n_threads
+from gpukoop.kernels.cpu.threads import n_threads, spread
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import KernelOperator, check_tol
@@ -269,7 +269,14 @@ def mean_distance(X: np.ndarray, rng: np.random.Generator) -> float:
 
 
 def distance_multiple(Z: np.ndarray, X: np.ndarray, rng: np.random.Generator) -> float:
-    """Return the energy distance in units of what as many samples of the law of X show; columns by their quartiles in X."""
+    """Return the energy distance in units of what as many samples of the law of X show; columns by their quartiles in X.
+
+    At least two samples; infinity where they are all equal and a particle is elsewhere.
+    """
+    X = to_host(points(X, "X")[0]).astype(float)
+    Z = to_host(points(Z, "Z", n_features=X.shape[1], other="X")[0]).astype(float)
+    if len(X) < 2:
+        raise ValueError("X has 1 sample, expected at least 2: one shows no distance")
     middle, spread = units(X)
     kept = spread > 0
     if not kept.any():
@@ -289,17 +296,14 @@ def _energies(W: np.ndarray, theta: np.ndarray, rows: np.ndarray, n: int) -> np.
     order = np.argsort(lines, axis=1).astype(np.int32)
     gaps = np.diff(np.take_along_axis(lines, order, axis=1), axis=1)
     energies = np.empty(len(rows))
-    workers = n_threads()
-    edges = [len(rows) * k // workers for k in range(workers + 1)]
+    parts = min(len(rows), 8 * n_threads())
+    edges = [len(rows) * k // parts for k in range(parts + 1)]
 
-    def part(k: int) -> None:
-        line_energies(order, gaps, rows, n, edges[k], edges[k + 1], energies)
+    def part(waiting: Iterator[int]) -> None:
+        for k in waiting:
+            line_energies(order, gaps, rows, n, edges[k], edges[k + 1], energies)
 
-    if workers == 1:
-        part(0)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(part, range(workers)))
+    spread(part, range(parts), n_threads())
     return energies
 
 
@@ -312,17 +316,15 @@ def _observed(W: np.ndarray, theta: np.ndarray, n: int) -> np.ndarray:
     m = N - n
     left = np.arange(1, N, dtype=float)
     expected = left * (N - left) / ((N - 1) * n * m)
-    totals = np.zeros(2)
+    energies = np.empty((len(theta), 2))
 
-    def one(direction: np.ndarray) -> np.ndarray:
-        line = W @ direction
-        order = np.argsort(line)
-        gaps = np.diff(line[order])
-        level = np.cumsum(np.where(order[:-1] < n, 1 / n, -1 / m))
-        return 2 * np.array([gaps @ level**2, gaps @ expected])
+    def some(waiting: Iterator[int]) -> None:
+        for k in waiting:
+            line = W @ theta[k]
+            order = np.argsort(line)
+            gaps = np.diff(line[order])
+            level = np.cumsum(np.where(order[:-1] < n, 1 / n, -1 / m))
+            energies[k] = 2 * (gaps @ level**2), 2 * (gaps @ expected)
 
-    workers = min(n_threads(), len(theta))
-    with ThreadPoolExecutor(workers) as pool:
-        for pair in pool.map(one, theta):
-            totals += pair
-    return totals / len(theta)
+    spread(some, range(len(theta)), n_threads())
+    return energies.mean(axis=0)

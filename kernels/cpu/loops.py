@@ -47,6 +47,7 @@ class Loops:
 
     def profile(self) -> tuple[list[str], str, str]:
         """Return (lines, phi, dphi) with the pairs q = 0 selected away where they must not count."""
+        # Value and slope are printed together: what they share, a root or an exponential, is bound once for both.
         trees = [self.trace.phi] * self.v.value + [self.trace.dphi] * self.v.slope
         lines, names = self.printed(*trees)
         phi = names[0] if self.v.value else ""
@@ -82,11 +83,13 @@ class Loops:
 
     def coordinates(self, width: int, offset: str = "") -> list[str]:
         """Load coordinates of a target into scalars."""
+        # In scalars outside the loop over sources: a load inside could not be hoisted past stores that may alias.
         return [f"x{k} = X[ib + i, {offset}{k}]" for k in range(width)]
 
     def distance(self) -> list[str]:
         """Return q, from differences d0, d1, ... or from the buffer."""
         if not self.v.features:
+            # kappa holds what of the scale is no power of two: points scaled by a power of two are exact.
             return ["q = kappa * q_row[j]"]
         features = range(self.v.features)
         squares = " + ".join(f"d{k} * d{k}" for k in features)
@@ -115,13 +118,17 @@ class Loops:
         buffers = ["qb"] * (not self.v.features)
         start, loop, end = self.coordinates(self.v.features), [*self.distance(), *lines], []
         for c in range(columns):
+            # Weights follow the coordinates of their tile in memory: one stream of cache lines for both.
             loop.append(f"w = {self.weight(c)}")
             if self.v.value:
                 start.append(f"a{c} = real(0.0)")
                 loop += [f"p = w * {phi}", f"a{c} += p"]
+                # A tile is summed in the dtype of the points, tiles in float64: rounding grows with the length of a tile, not
+                # of the cloud, at no visible cost.
                 end.append(f"acc[i, {self.slot(c)}] += a{c}")
             if self.v.skip:
                 start.append("b0 = real(0.0)")
+                # What was collected so far, in absolute values, decides how much the tiles that are left may weigh.
                 loop.append("b0 += abs(p)")
                 end.append("acc[i, width - 1] += b0")
             if self.v.slope:
@@ -149,6 +156,8 @@ class Loops:
     def contract(self, buffer: str, column: str) -> list[str]:
         """Multiply a buffer of R x TILE numbers by the columns of the tile, COLUMNS at a time."""
         start, loop, end = [], [], []
+        # A block of targets times columns in registers, as in a product of matrices: every weight is loaded once for all
+        # targets.
         for r in range(self.v.targets):
             loop.append(f"w = {buffer}[{r * self.tile} + j]")
             for c in range(COLUMNS):
@@ -197,6 +206,7 @@ class Loops:
             raise ValueError("log-sum-exp needs one positive radial kernel")
         lines, (exponent,) = self.printed(mul(LOG2_E, log_phi))
         # the exponents take the place of the distances unless the slope reads them again
+        # A Gaussian's slope is a constant: its exponents may overwrite the distances.
         again = self.v.slope and bool(self.printed(log_slope)[0])
         buffers = ["ub"] if self.v.features else ["qb", "ub"] if again else ["qb"]
         first = [
@@ -206,9 +216,11 @@ class Loops:
             f"{buffers[-1][0]}_row[j] = u",
             "h = larger(h, u)",
         ]
+        # In float64, once a tile at most; a tile whose maximum is not new costs no rescaling.
         rescale = ["acc[i, :] *= np.exp2(np.float64(top[i]) - np.float64(h))"]
         maximum = [
             *block("if h > top[i]:", [*block("if top[i] > -np.inf:", rescale), "top[i] = h"]),
+            # Without any weight so far h is 0: exp2(-inf - 0) is 0, while -inf - -inf would be NaN.
             "h = top[i] if top[i] > -np.inf else real(0.0)",
         ]
         start, second, end = (

@@ -77,6 +77,7 @@ class _Emitter:
         return self.builder.mul(self.builder.add(index, self.number(r)), width)
 
     def load(self, pointer: Any) -> Any:
+        # Aligned to a number, not to a vector: rows need no padding, and unaligned loads cost nothing within a cache line.
         wide = self.builder.bitcast(pointer, self.vector.as_pointer())
         return self.builder.load(wide, align=self.size)
 
@@ -105,6 +106,7 @@ class _Emitter:
 
     def accumulate(self, variable: Any, a: Any, b: Any) -> None:
         """Emit variable += a b, as one multiply-add."""
+        # Contraction is the only freedom given: an FMA, never another order of additions.
         product = self.builder.fmul(a, b, flags=("contract",))
         total = self.builder.fadd(self.builder.load(variable), product, flags=("contract",))
         self.builder.store(total, variable)
@@ -139,9 +141,12 @@ def make_distances(dtype: str, tile: int) -> Callable[..., None]:
                 with e.loop(e.number(0), d, 1) as k:
                     line = builder.add(builder.mul(k, e.number(tile)), j)
                     y = [e.load(e.at(s, line, u * e.lanes)) for u in block[1]]
+                    # Registers are the budget: R U sums, U sources, one target and a difference are live at once.
                     for r in block[0]:
                         target = e.repeat(e.at(x, rows[r], k))
                         for u in block[1]:
+                            # Differences, not |x|^2 - 2 x.y + |y|^2, which would save a subtraction a number and cost the
+                            # digits of near pairs.
                             delta = builder.fsub(target, y[u])
                             e.accumulate(sums[r][u], delta, delta)
                 for r in block[0]:
@@ -175,6 +180,7 @@ def make_forces(dtype: str, tile: int, vectors: int) -> Callable[..., None]:
             double = ir.VectorType(ir.DoubleType(), e.lanes)
             with (
                 e.loop(start, stop, e.lanes * vectors) as k,
+                # The sums move to float64 every so many sources, from registers, so that the inner loop knows one dtype.
                 e.loop(e.number(0), n, CHAIN) as begin,
             ):
                 targets = []
@@ -188,6 +194,8 @@ def make_forces(dtype: str, tile: int, vectors: int) -> Callable[..., None]:
                     line = builder.add(e.row(y, builder.add(first, j), 0), k)
                     sources = [e.load(e.at(y, line, u * e.lanes)) for u in block[1]]
                     for r in block[0]:
+                        # One number into all lanes: vectors run over features here, since the results of neighbouring features
+                        # are neighbours.
                         weight = e.repeat(e.at(weights, j, r * tile))
                         for u in block[1]:
                             delta = builder.fsub(targets[r][u], sources[u])

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.cells import Plan, make_plan
+from gpukoop.kernels.cells import MIN_CELLS, MIN_TARGETS, Plan, make_plan
 from gpukoop.kernels.cpu.loops import COLUMNS, LOG2_E
 from gpukoop.kernels.cpu.module import load
 from gpukoop.kernels.cpu.source import source
@@ -36,9 +36,11 @@ from gpukoop.kernels.cpu.threads import n_threads, share
 from gpukoop.kernels.cpu.variant import LANES, Arguments, Variant, choose
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, Trace, trace
 from gpukoop.kernels.operation import Operation
+from gpukoop.kernels.request import Request
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
+INTERRUPT = 1 << 30  # bytes of such pairs, and at most half a second: how long Ctrl-C waits
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
 
 _EVERY_TILE, _NOTHING_LEFT = np.empty((0, 0), np.int32), np.empty((0, 0))
@@ -66,6 +68,7 @@ def _pack_rows(X: Array, features: int, rows: int, power: float) -> Array:
     n, d = X.shape
     out = np.zeros((_round_up(n, rows), features), X.dtype)
     np.multiply(X, X.dtype.type(power), out=out[:n, :d])
+    # Copies of a real target in the last group: their sums are finite, and nobody reads them.
     out[n:] = out[n - 1]
     return out
 
@@ -77,6 +80,8 @@ def _pack_sources(Y: Array, V: Array, columns: int, tile: int, power: float, pad
     S = np.zeros((n_tiles, d + columns, tile), Y.dtype)
     full, rest = divmod(m, tile)
     scale = Y.dtype.type(power)
+    # A structure of arrays within every tile: vectors of sources are contiguous for each coordinate, and a tile is one stretch
+    # of memory.
     np.multiply(Y[: full * tile].reshape(full, tile, d).transpose(0, 2, 1), scale, out=S[:full, :d])
     S[:full, d : d + t] = V[: full * tile].reshape(full, tile, t).transpose(0, 2, 1)
     if rest:
@@ -104,6 +109,7 @@ def _reduce(
     real = X.dtype.type
     out = np.empty((n if variant.value else 0, t), real)
     grad = np.empty((n if variant.slope else 0, t, d), real)
+    # An empty sum is 0 and its logarithm -inf; compiled loops would read the last row of nothing.
     if n == 0 or m == 0 or t == 0:
         out.fill(-np.inf if variant.log else 0.0)
         grad.fill(0.0)
@@ -116,17 +122,21 @@ def _reduce(
     features = _round_up(d, variant.pad)
     columns = variant.columns or _round_up(t, COLUMNS)
     width = columns * variant.value + columns * features * variant.slope + variant.skip
+    # In units of pairs of the cheapest sum: a task should last as long whatever d and t are.
+    work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     if plan:
         block = plan.block
         X, Y, V = X[plan.targets.order], Y[plan.sources.order], V[plan.sources.order]
     else:
         # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
         block = min(BLOCK, max(1, (1 << 17) // (8 * width)), -(-n // (2 * n_threads())))
+        block = min(block, max(1, INTERRUPT // (work * X.itemsize)))
         block = _round_up(block, variant.targets)
     Xp = _pack_rows(X, features, variant.targets, power)
     Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
     Sp = _pack_sources(Y, V, columns, variant.tile, power, -np.inf if variant.log else 0.0)
     constants = np.array([ratio * ratio, *of.values], real)
+    # To whole vectors, not whole tiles: a tail of one source would otherwise cost a tile.
     padded = min(_round_up(m, LANES), len(Sp) * variant.tile)
     arguments = Arguments(
         start=0, stop=n, block=block, width=width, n_features=d, n_columns=t, T=columns, m=padded,
@@ -136,14 +146,13 @@ def _reduce(
     )  # fmt: skip
 
     def piece(start: int, stop: int) -> None:
+        # Lists of tiles belong to a block of targets: they are made by the thread that will use them.
         these = arguments._replace(start=start, stop=stop)
         if plan:
             visit, left = plan.visits(start, stop)
             these = these._replace(visit=visit, left=left)
         run(*these)
 
-    # In units of pairs of the cheapest sum: a task should last as long whatever d and t are.
-    work = max(1, (d + t * (1 + d * variant.slope)) // 4) * m
     rows = PAIRS_PER_TASK // work if plan is None else plan.rows
     share(piece, n, _round_up(max(1, min(rows, n // (4 * n_threads()))), block), n * work)
     # Cells sorted the targets; results go back to the order in which they came.
@@ -178,10 +187,24 @@ def _sums(
         return _reduce(of, coefficient, X, Y, V, variant)
     scale = max(radial.length for _, radial in kernel.terms)
     plan = None
-    # Bounds of a tile are those of one column, and relative to the value: neither many columns nor a slope alone have them.
-    if variant.features and variant.columns == 1 and operation.value:
+    if _bounded(variant, operation):
         plan = make_plan(of, scale if operation.slope else None, X, Y, V, variant.tile, tol)
     return _reduce(of, coefficient, X, Y, V, replace(variant, skip=plan is not None), plan)
+
+
+def way(request: Request) -> str:
+    """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
+    r = request
+    variant = choose(r.operation, r.d, r.t, r.dtype, _degree(np.dtype(r.dtype), r.tol))
+    if r.tol is None or not _bounded(variant, r.operation):
+        return "every pair"
+    enough = r.n >= MIN_TARGETS and r.m >= MIN_CELLS * variant.tile
+    return "every pair, or cells of sources without those too far away" if enough else "every pair"
+
+
+def _bounded(variant: Variant, operation: Operation) -> bool:
+    """Return whether tiles have bounds: those are of one column, and relative to the value."""
+    return bool(variant.features) and variant.columns == 1 and operation.value and not operation.log
 
 
 def _degree(dtype: np.dtype, tol: float | None) -> int:
@@ -220,6 +243,7 @@ def _log_term(
     value, grad = _reduce(_trace(radial), 1.0, X, Y, bias, variant)
     level = value[:, 0]
     if coefficient != 1.0:
+        # The weight of a term is a number beside the logarithm, added where float32 has no digits to lose.
         level = (level.astype(np.float64) + math.log(coefficient)).astype(level.dtype)
     return level, grad[:, 0]
 

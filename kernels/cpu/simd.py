@@ -135,6 +135,8 @@ def larger(context: Any, x: Any, y: Any) -> Any:
 def _horner(coefficients: tuple[float, ...], argument: str) -> str:
     text = ""
     for c in reversed(coefficients):
+        # Horner's rule: Estrin's has shorter chains and more operations, and vectors of independent pairs hide the chain
+        # already.
         text = f"real({c!r})" if not text else f"real({c!r}) + {argument} * ({text})"
     return text
 
@@ -149,6 +151,7 @@ def _define(text: str, name: str, dtype: str) -> Callable[..., Any]:
         "whole": _WHOLE[dtype][0],
     }
     exec(text, scope)
+    # The error model of Python tests divisors with a branch, which forbids vectors.
     return njit(fastmath=_STRICT, error_model="numpy")(scope[name])
 
 
@@ -235,6 +238,7 @@ def _register() -> tuple[int, int]:
     """Return (bytes of a vector register, number of them)."""
     features = set(target_features().split(","))
     if "+avx512f" in features:
+        # Registers decide how many sums a nest keeps.
         return 64, 32
     if "+avx" in features:
         return 32, 16

@@ -31,6 +31,7 @@ LN_2 = 0.6931471805599453
 def _flush(v: Variant) -> list[str]:
     """Write the float64 sums of one target to the results."""
     if v.log:
+        # Without any weight the logarithm is -inf and its gradient zero by definition, not 0 / 0.
         nothing = ["grad[ib + i] = 0.0"] * v.slope
         slope = [
             "grad[ib + i, 0, k] = slope_factor * acc[i, 1 + k] / acc[i, 0]",
@@ -62,8 +63,11 @@ def source(trace: Trace, variant: Variant) -> str:
     loops = Loops(trace, variant)
     group = loops.group()
     buffers = [f"{b} = np.empty({size}, real)" for b in sorted(loops.buffers)]
+    # Parameters travel as numbers: another scale or exponent is the same compiled code.
     symbols = [f"{name} = P[{a + 1}]" for a, name in enumerate(trace.symbols)]
     log = ["top = np.empty(block, real)"] if v.log else []
+    # Tiles come heaviest first with a bound on all that is left: the sum stops when that bound is below tol of what its poorest
+    # target has.
     stop_early = [
         "least = acc[0, width - 1]",
         *block("for i in range(1, nb):", ["least = min(least, acc[i, width - 1])"]),
@@ -76,6 +80,7 @@ def source(trace: Trace, variant: Variant) -> str:
         "Sj = S[tile]",
         f"Vj = Sj[n_features * {v.tile}:]",
         f"nj = min({v.tile}, m - {v.tile} * tile)",
+        # Targets inside the tile: it stays in the first-level cache while a block of targets passes over it.
         *block(f"for g in range(0, nb, {v.targets}):", group),
     ]
     blocks = [
@@ -89,6 +94,7 @@ def source(trace: Trace, variant: Variant) -> str:
         "kappa = P[0]",
         *symbols,
         "W = X.shape[1]",
+        # Allocated once a piece of the targets, not once a block.
         "acc = np.empty((block, width), np.float64)",
         *log,
         *buffers,
@@ -99,6 +105,7 @@ def source(trace: Trace, variant: Variant) -> str:
     if not v.features:
         imports += ["from gpukoop.kernels.cpu.nests import make_distances"]
         nests += [f"distances = make_distances({real!r}, {v.tile})"]
+    # Emitted nests are imported by the generated module, which Numba caches on disk under its own text.
     if v.wide:
         imports += ["from gpukoop.kernels.cpu.nests import make_forces"]
         nests += [f"forces = make_forces({real!r}, {v.tile}, {FEATURE_VECTORS})"]

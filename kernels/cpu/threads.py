@@ -7,11 +7,10 @@ which is what a busy machine wants.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -103,19 +102,42 @@ if hasattr(os, "register_at_fork"):
 
 def share(run: Callable[[int, int], None], n: int, rows: int, work: int) -> None:
     """Call ``run(start, stop)`` on slices of ``rows`` targets until all n are done, on every core."""
-    starts = itertools.count(0, rows)
-    stopped = threading.Event()
 
-    def take() -> None:
-        # After Ctrl-C or an error nobody starts another slice; without it helpers would do all the work that is left.
-        while not stopped.is_set() and (start := next(starts)) < n:
+    def slices(starts: Iterator[int]) -> None:
+        for start in starts:
             run(start, min(start + rows, n))
 
-    helpers = min(n_threads(), -(-n // rows)) - 1 if work > SERIAL_WORK else 0
+    spread(slices, range(0, n, rows), n_threads() if work > SERIAL_WORK else 1)
+
+
+def spread(run: Callable[[Iterator[int]], object], items: range, threads: int) -> None:
+    """Call ``run(waiting)`` on so many threads, of which this is one; ``waiting`` hands every item to one of them.
+
+    It ends for all as soon as one fails or is interrupted: helpers would do all the work that is left. What ``run`` does for an
+    item is therefore how long Ctrl-C takes.
+    """
+    left, stopped = (
+        iter(items),
+        threading.Event(),
+    )  # a step of an iterator is one of the interpreter's
+
+    def waiting() -> Iterator[int]:
+        for item in left:
+            if stopped.is_set():
+                return
+            yield item
+
+    def take() -> None:
+        try:
+            run(waiting())
+        except BaseException:
+            stopped.set()
+            raise
+
     tasks: list[Future[None]] = []
     try:
-        with suppress(RuntimeError):  # the interpreter is ending: the slices are done here
-            for _ in range(helpers):
+        with suppress(RuntimeError):  # the interpreter is ending: all is done here
+            for _ in range(min(threads, len(items)) - 1):
                 tasks.append(_executor().submit(take))
         take()
     except BaseException:

@@ -70,6 +70,8 @@ class Arithmetic:
 def _carry(plus: Any) -> Any:
     @device
     def carry(total, error, part):  # type: ignore[no-untyped-def]
+        # Kahan's sum, the error carried to the next part. Neumaier's variant also survives a part larger than the total, for a
+        # comparison a tile; here parts are tiles of one sum.
         y = plus(part, -error)
         z = plus(total, y)
         return z, plus(plus(z, -total), -y)
@@ -86,6 +88,8 @@ def arithmetic(dtype: str) -> Arithmetic:
     from numba.cuda import libdevice as f
 
     if dtype == "float32":
+        # exp2 and rsqrt are single instructions, ex2.approx and rsqrt.approx, good to about two units in the last place, which
+        # is what sums in float32 promise. Divisions, too, may be approximate, and logarithms except where a sum ends.
         functions = (f.exp2f, f.fast_log2f, f.log2f, math.sqrt, f.rsqrtf, f.fast_fdividef)
         return Arithmetic(real, *functions, f.fadd_rn, _carry(f.fadd_rn))
     divide, one = f.ddiv_rn, real(1)
@@ -95,11 +99,14 @@ def arithmetic(dtype: str) -> Arithmetic:
         # PTX promises no accuracy for a float64 rsqrt: a root and a division round correctly.
         return divide(one, math.sqrt(x))
 
+    # In float64 accuracy is the point of asking for it: library functions, sequences of a dozen or more instructions.
     functions = (f.exp2, f.log2, f.log2, math.sqrt, rsqrt, divide)
     return Arithmetic(real, *functions, f.dadd_rn, _carry(f.dadd_rn))
 
 
 def _simulated(real: Any) -> Arithmetic:
+    # Padding and far pairs overflow on purpose, and what comes of it is selected away: a device does not warn, so the simulator
+    # must not.
     def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any) -> Any:
             with np.errstate(all="ignore"):

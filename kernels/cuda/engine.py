@@ -44,6 +44,7 @@ def _grouped(program: Program, args: tuple[str, ...], buffers: dict[str, Array])
     """Return the arguments as Numba wants them: the scalars in a tuple."""
     values = [buffers[a] for a in args]
     if program.scalars:
+        # A tuple of scalars is one argument to Numba and several words to the driver: both sides agree on that layout alone.
         values[-program.scalars :] = [tuple(values[-program.scalars :])]
     return values
 
@@ -63,6 +64,7 @@ class NumbaEngine(AbstractEngine):
         made = plan.kept | plan.fresh | plan.unused
         device: dict[str, Any] = dict(buffers)
         for name, a in arrays.items():
+            # Outputs are made there: they have no contents to copy in.
             fresh = name in made
             device[name] = cuda.device_array(a.shape, a.dtype) if fresh else cuda.to_device(a)
         with warnings.catch_warnings():
@@ -108,6 +110,7 @@ class Packed:
     def form(self) -> str:
         """Return the form that the points want; waits for the device the first time."""
         if self.picked is None:
+            # The only wait of a first call, and only where a form would otherwise be compiled for nothing.
             number = int(self.buffers["pick"].get()[0]) if len(self.forms) > 1 else None
             self.picked = self.forms[0] if number is None else FORMS[number]
         return self.picked
@@ -124,6 +127,7 @@ class CuPyEngine(AbstractEngine):
 
     def function(self, program: Program) -> Any:
         """Return the loaded function of a program on the current device."""
+        # A cubin is loaded into a context, so a second device loads its own.
         key = program, self.xp.cuda.get_device_id()
         found = self._functions.get(key)
         if found is None:
@@ -152,10 +156,16 @@ class CuPyEngine(AbstractEngine):
 
     def capacity(self, program: Program) -> int:
         """Return blocks a multiprocessor times multiprocessors."""
-        return _capacity(self.function(program), self.xp.cuda.get_device_id())
+        blocks = _blocks(self.function(program), self.xp.cuda.get_device_id())
+        return blocks * self.multiprocessors()
+
+    def multiprocessors(self) -> int:
+        """Return how many the current device has."""
+        return _multiprocessors(self.xp.cuda.get_device_id())
 
     def pack(self, packing: Packing, X: Array, Y: Array, memory: Memory) -> Packed:
         """Return the points as a packing wants them, from memory or by its launches."""
+        # Kept with the operator: from the second product on only weights move.
         packed = memory.points.get(packing.key)
         if packed is None:
             made = {name: self.xp.empty(*size) for name, size in packing.made.items()}
@@ -193,10 +203,17 @@ def compute_capability(device: int) -> tuple[int, int]:
 
 
 @cache
-def _capacity(function: Any, device: int) -> int:
+def _multiprocessors(device: int) -> int:
     import cupy
 
-    count = int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
+@cache
+def _blocks(function: Any, device: int) -> int:
+    """Return how many blocks of a function a multiprocessor of the device holds at once."""
+    import cupy
+
+    # The driver knows what registers and shared memory of this cubin leave room for; older CuPy does not ask it.
     occupancy = getattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", None)
-    blocks = BLOCKS_OF_SM if occupancy is None else int(occupancy(function.ptr, BLOCK, 0))
-    return blocks * count
+    return BLOCKS_OF_SM if occupancy is None else int(occupancy(function.ptr, BLOCK, 0))

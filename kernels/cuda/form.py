@@ -44,6 +44,7 @@ def smooth(tree: Expr) -> bool:
             whole = (
                 isinstance(exponent, Number) and exponent.value.is_integer() and exponent.value > 0
             )
+            # A root of q has an infinite slope at 0: an absolute error of q, harmless elsewhere, would show there as its root.
             if base == Q and not whole:
                 return False
             if not smooth(base) or not smooth(exponent):
@@ -64,6 +65,7 @@ def forms(trace: Trace, operation: Operation, d: int) -> tuple[str, ...]:
 
     x' is x centred and pre-scaled. The gradient needs x' - y' anyway, so the dot form saves it nothing.
     """
+    # Below three features the norms cost as much as the differences save.
     able = not operation.slope and d >= 3 and smooth(trace.phi)
     fast = ("dot",) if able else ()
     return fast + (("exact",) if d > WIDEST_TILE else ("difference", "exact"))
@@ -91,6 +93,7 @@ def limits(tol: float | None, m: int, dtype: str) -> tuple[float, float]:
     where half < sqrt(m) / 2.
     """
     eps = float(np.finfo(dtype).eps)
+    # Never less than eight units of rounding: a sum of many terms is not known better by any form.
     asked = max(tol or 0.0, 8 * eps)
     return min(NARROW, 0.5 * math.sqrt(m)), asked / (2 * math.log(2.0) * eps)
 
@@ -118,6 +121,7 @@ def absorb_constant(trees: tuple[Expr, ...]) -> tuple[float, tuple[Expr, ...]]:
     while stack and found is None:
         node = stack.pop()
         if isinstance(node, Sum):
+            # Only where the profile reads nothing but that sum: q itself cannot be had back from c + q without cancellation.
             if node.terms == ((Q, 1.0),) and node.constant:
                 found = node
             stack.extend(t for t, _ in node.terms)

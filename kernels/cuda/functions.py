@@ -91,6 +91,7 @@ class Functions:
     @cached_property
     def down(self) -> bool:
         """Whether registers hold -q."""
+        # A log-sum-exp keeps -q only where log phi is -q: elsewhere the profile wants q itself.
         if self.operation.log:
             return self.merged
         return smooth(self.trace.phi) and gaussian_like(self.trace.phi)
@@ -111,10 +112,12 @@ class Functions:
         slope = slope_parts(of, operation.log)[1] if operation.slope else Number(1.0)
         log2 = log2_phi(of) if operation.log else Number(0.0)
         phi = of.phi if operation.value and not operation.log else Number(1.0)
+        # All three of one set of registers: what is done to q is done to every tree.
         trees = (phi, log2, slope)
         if self.down:
             swap: dict[Expr, Any] = {Q: mul(-1.0, Q)}
             return 0.0, tuple(substitute(tree, swap) for tree in trees)  # type: ignore[return-value]
+        # The test for q = 0 needs q without an offset.
         if self.kink or self.guarded or self.merged:
             return 0.0, trees
         return absorb_constant(trees)  # type: ignore[return-value]
@@ -148,6 +151,7 @@ class Functions:
     def build(self, names: dict[str, Any], device: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
         """Return phi, log2_phi and slope as device functions over the arithmetic ``names``."""
         scope, file = names | waves(names["real"]), f"<profile {abs(hash(self.source)):x}>"
+        # A traceback, and the simulator's debugger, show the generated lines.
         linecache.cache[file] = (len(self.source), None, self.source.splitlines(True), file)
         exec(compile(self.source, file, "exec"), scope)
         phi, log2, slope = (device(scope[name]) for name in ("phi", "log2_phi", "slope"))

@@ -54,6 +54,7 @@ class Packing:
     @property
     def key(self) -> tuple[object, ...]:
         """What makes two packings of the same clouds the same."""
+        # Sums of different kernels and operations share a packing: only the pre-scaling and the layout are in the copies.
         return self.prescale, self.forms, self.wide
 
     def named(self, buffers: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class Packing:
     @property
     def measured(self) -> bool:
         """Whether the points decide anything."""
+        # With one form there is nothing to decide and nothing to measure, and a launch is saved.
         return len(self.forms) > 1
 
     @property
@@ -91,6 +93,7 @@ class Packing:
         width = padded(c.d) if self.wide else c.d
         found = {"x": (c.n * width, c.dtype), "xx": (c.n if self.wide else 1, c.dtype)}
         if not c.same:
+            # One cloud is packed once, and its sources are read through the targets' buffers.
             found |= {"y": (c.m * width, c.dtype), "yy": (c.m if self.wide else 1, c.dtype)}
         return found | {
             "centre": (c.d, "float64"),
@@ -111,6 +114,7 @@ class Packing:
         found = {"scale": self.prescale, "narrow": narrow, "near": near}
         sizes = {"n": c.n, "m": c.m, "more": self.points - c.n}
         sizes["blocks"] = self.blocks
+        # In float64 whatever the points are: limits are compared with what was measured in float64.
         numbers: dict[str, np.generic] = {self.name(k): np.float64(v) for k, v in found.items()}
         return numbers | {k: np.uint64(v) for k, v in sizes.items()}
 

@@ -34,6 +34,8 @@ def measure(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
         tid, block = uint64(cuda.threadIdx.x), uint64(cuda.blockIdx.x)
         k = tid
         while k < D:
+            # Some points evenly taken from both clouds are a centre good enough: it need only bring coordinates near zero, and
+            # a mean of all would take a launch of its own.
             total, i = zero, u0
             while i < SAMPLES:
                 total += float64(X[(i * n // SAMPLES) * D + k]) + float64(
@@ -50,6 +52,7 @@ def measure(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
         while i < n + more:
             square, k = zero, u0
             while k < D:
+                # In float64, once a point: a cloud at 1e6 with spread 1 keeps its digits until the centre is taken off.
                 h = (float64(X[i * D + k]) if i < n else float64(Y[(i - n) * D + k])) - c[k]
                 width = max(width, abs(h))
                 square += h * h
@@ -58,6 +61,8 @@ def measure(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
             i += blocks * BLOCK
         widest[tid], farthest[tid] = width, far
         cuda.syncthreads()
+        # One thread walks the numbers of the block: a tree of barriers would gain little in a launch that runs once an
+        # operator.
         if tid == u0:
             i = one
             while i < BLOCK:
@@ -79,9 +84,12 @@ def pack(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
     def frame(X, Y, x, y, xx, yy, centre, found, pick, n, m, more, blocks, scale, narrow, near):
         width, far, i = zero, zero, u0
         if ABLE or SCALED:
+            # Every thread reads what all blocks found instead of a third launch that would reduce it: a few kilobytes from L2.
             while i < blocks:
                 width, far = max(width, found[i * two]), max(far, found[i * two + one])
                 i += one
+        # Decided by every thread alike and written by one: the pair loops read it from memory, so the host need not know it,
+        # and a captured graph stays valid for other points.
         form = EXACT
         if SCALED and scale * width <= narrow:
             form = DIFFERENCE
@@ -96,6 +104,8 @@ def pack(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
                 a = float64(X[i * D + k]) if i < n else float64(Y[(i - n) * D + k])
                 if form != EXACT:
                     a = (a - centre[k]) * scale
+                # The norm is that of the rounded coordinates: then |x|^2 - 2 x.y + |y|^2 of a point with itself cancels to
+                # rounding, not to the rounding of the scaling.
                 b = real(a)
                 square += float64(b) * float64(b)
                 if i < n:
@@ -104,6 +114,7 @@ def pack(spec: Points, _: None, arithmetic: Arithmetic) -> Any:
                     y[k * m + (i - n) if WIDE else (i - n) * D + k] = b
                 k += one
             if WIDE:
+                # Zeros up to a multiple of four features, so that the loop over features has no remainder.
                 while k < PADDED:
                     if i < n:
                         x[k * n + i] = real(zero)

@@ -128,11 +128,13 @@ def reduce(
     """
     memory = Memory() if memory is None else memory
     columns = 1 if V.ndim == 1 else V.shape[1]
+    # The warm path: a look-up, then launches. Everything below happens once an operator, operation and number of columns.
     call = memory.calls.get((operation, columns))
     if call is not None:
         return call(V)
     on_device = is_cupy(X)
     with X.device if on_device else contextlib.nullcontext():
+        # CuPy's launches cost a tenth of those of Numba's dispatcher, so with both installed NumPy arrays take its way, too.
         if not on_device and not simulating() and _has_cupy():
             return _by_way_of_cupy(kernel, operation, X, Y, V, tol, precision)
         many = matrix_cuda.applies(X.dtype.name, X.shape[1], precision)
@@ -144,6 +146,7 @@ def reduce(
         clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, X is Y)
         sizes = Sizes(operation, clouds, columns, tol, block=engine.block)
         if tol is not None and (on_device or simulating()):
+            # A list visits pairs from both sides; it has to beat the sum that visits them once.
             once = clouds.same and pays(kernel, sizes)
             local = lists.make_local(kernel, sizes, X, Y, V, engine, once)
             if local is not None:
@@ -168,6 +171,18 @@ def code(
         frames.setdefault(program.specification.frame, []).append(program)
     texts = ("\n".join([*map(head, some), listing(some[0])]) for some in frames.values())
     return "\n\n".join(texts)
+
+
+def way(request: Request) -> str:
+    """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
+    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
+    if matrix_cuda.applies(r.dtype, r.d, r.precision):
+        return f"products of matrices, precision {r.precision}, where points are apart"
+    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
+    words = "each pair once" if same and pays(r.kernel, sizes) else "every pair"
+    return (
+        f"{words}, or lists of tiles without those too far away" if lists.possible(sizes) else words
+    )
 
 
 @functools.lru_cache(maxsize=512)
@@ -207,14 +222,19 @@ class Call:
     ) -> None:
         engine = cupy_engine()
         self.xp, self.device = engine.xp, X.device
+        # Planned twice: how finely the sources are split depends on the blocks that fit on the device, which depends on the
+        # registers of the compiled program.
         draft = make_plan(kernel, sizes)
         made: dict[str, Any] = {"X": X, "Y": Y}
         forms: set[tuple[str, str]] = set()
+        # Two threads with one operator must not both pack its points.
         with memory.lock:
             for part in draft.parts:
                 packed = engine.pack(part.packing, X, Y, memory)
                 made |= part.packing.named(packed.buffers)
                 programs = part.programs.items()
+                # Compiling takes a second a form and asking takes microseconds: with everything compiled nobody asks, and all
+                # forms are launched.
                 if not all(engine.loaded(program) for _, program in programs):
                     form = packed.form()
                     programs = ((name, p) for name, p in programs if name == form)
@@ -223,8 +243,10 @@ class Call:
             part.programs[name] for part in draft.parts for s, name in forms if s == part.suffix
         ]
         engine.load(running)
+        # Any of the forms may be the one that works; the least roomy of them decides for all.
         filled = min(map(engine.capacity, running))
-        self.plan = plan = make_plan(kernel, replace(sizes, capacity=filled))
+        how = {"capacity": filled, "multiprocessors": engine.multiprocessors()}
+        self.plan = plan = make_plan(kernel, replace(sizes, **how))
         fixed = made | plan.scalars
         fixed |= {name: self.xp.empty(*size) for name, size in plan.unused.items()}
         wanted = {program.name for program in running}
@@ -237,6 +259,8 @@ class Call:
             if launch.entry in others:
                 continue
             args = [fixed.get(name) for name in launch.args]
+            # Arguments that a call does not change are put in place once; filling in the others is what is left of the host's
+            # time.
             holes = [(i, name) for i, name in enumerate(launch.args) if name not in fixed]
             function = engine.function(plan.programs[launch.entry])
             self.steps.append((function, launch.grid, launch.block, args, holes))
@@ -246,6 +270,7 @@ class Call:
         with self.device:
             empty = self.xp.empty
             buffers = {name: empty(*size) for name, size in self.fresh}
+            # Pointers carry no strides: a view is copied, on the device.
             buffers["v"] = V if V.flags.c_contiguous else self.xp.ascontiguousarray(V)
             for function, grid, block, args, holes in self.steps:
                 filled = list(args)

@@ -15,6 +15,8 @@ from gpukoop.kernels.formula.expr import exp, sqrt
 from gpukoop.kernels.formula.lengths import Scale
 from gpukoop.kernels.formula.profile import AbstractRadial, Profile
 
+LARGEST_CONSTANT = 1e150
+
 
 @dataclass(frozen=True)
 class Gaussian(AbstractRadial):
@@ -216,6 +218,13 @@ class Constant(AbstractRadial):
         dphi=lambda s, value: 0.0,
         parameters=("value",),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value > LARGEST_CONSTANT:
+            raise ValueError(
+                f"Constant: value must be at most {LARGEST_CONSTANT:.0e}, so that sums are numbers, got {self.value!r}"
+            )
 
 
 def Energy() -> Riesz:

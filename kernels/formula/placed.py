@@ -20,6 +20,8 @@ from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.lengths import Lengths, Scale
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, KernelSum, Profile
 
+LARGEST = 1e150  # of a number whose square, and that of its inverse, is in the range of float64
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -53,6 +55,10 @@ class AbstractPlaced(AbstractKernel):
     """A kernel that is radial elsewhere. It multiplies with numbers; sums are sums of operators, ``k1(X, Y) + k2(X, Y)``."""
 
     weight: float
+
+    def __post_init__(self) -> None:
+        if not _real(self.weight) or not abs(self.weight) <= LARGEST:
+            raise ValueError(f"weight must be a finite number, got {self.weight!r}")
 
     @abstractmethod
     def place(self, X: Array, Y: Array) -> Placement:
@@ -92,10 +98,14 @@ class AbstractPlaced(AbstractKernel):
 
 
 def _positive(value: Any, what: str, zero: bool = False) -> float:
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    least = 0.0 if zero else 1 / LARGEST
+    if not _real(value) or not least <= value <= LARGEST:
         raise ValueError(f"{what} must be a finite number {'>=' if zero else '>'} 0, got {value!r}")
     return float(value)
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _squares(X: Array) -> Array:
@@ -226,6 +236,7 @@ class Polynomial(AbstractPlaced):
         whole = isinstance(self.degree, numbers.Integral) and not isinstance(self.degree, bool)
         if not whole or self.degree < 1:
             raise ValueError(f"Polynomial: degree must be a whole number >= 1, got {self.degree!r}")
+        super().__post_init__()
         object.__setattr__(self, "offset", _positive(self.offset, "Polynomial: offset", zero=True))
         object.__setattr__(self, "scale", _positive(self.scale, "Polynomial: scale"))
 
@@ -291,6 +302,7 @@ class Periodic(AbstractPlaced):
     weight: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "period", _positive(self.period, "Periodic: period"))
         object.__setattr__(self, "scale", _positive(self.scale, "Periodic: scale"))
 

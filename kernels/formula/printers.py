@@ -64,6 +64,7 @@ class AbstractPrinter(ABC):
             return self.number(tree.value)
         if isinstance(tree, Symbol):
             return self.symbol(tree.name)
+        # Trees share nodes, and equal nodes are one key: a subexpression is printed once however often a derivative repeats it.
         if tree not in self._bound:
             if isinstance(tree, Sum):
                 text = self._sum(tree)
@@ -80,6 +81,8 @@ class AbstractPrinter(ABC):
         text = self.number(tree.constant) if tree.constant else ""
         for term, coefficient in tree.terms:
             size = self._print(term)
+            # Signs are folded into the operator: a multiplication by -1 is an instruction that compilers without fast
+            # mathematics keep.
             if abs(coefficient) != 1.0:
                 size = f"{self.number(abs(coefficient))} * {size}"
             sign = "-" if coefficient < 0 else "+"
@@ -92,6 +95,7 @@ class AbstractPrinter(ABC):
         for base, exponent in tree.factors:
             if base == E:
                 above.append(self.call("exp", self._print(exponent)))
+            # Halves of integers are roots and products, an instruction each; any other power is a logarithm and an exponential.
             elif isinstance(exponent, Number) and (2 * exponent.value).is_integer():
                 whole, half = divmod(abs(exponent.value), 1.0)
                 text = self._print(base)
@@ -103,6 +107,7 @@ class AbstractPrinter(ABC):
                     )
             else:
                 above.append(self.general_power(self._print(base), self._print(exponent)))
+        # One reciprocal for all divisors: no arithmetic is slower than division, on any machine.
         if below:
             above.append(self.call("reciprocal", " * ".join(below)))
         return " * ".join(above)
@@ -125,6 +130,7 @@ class NumPyPrinter(AbstractPrinter):
     def call(self, function: str, argument: str) -> str:
         """Return a NumPy call."""
         if function == "rsqrt":
+            # At 0 this is inf, which the sums select away, as they do on a device.
             return f"1.0 / np.sqrt({argument})"
         if function == "reciprocal":
             return f"(1.0 / ({argument}))"
@@ -195,6 +201,7 @@ class KeOpsPrinter(AbstractPrinter):
 
         KeOps computes RatCst in float32 whatever the dtype of the formula: halves, quarters, ... only.
         """
+        # Fractions with a power of two below are exact in float32; thirds are not and become parameters.
         over, under = value.as_integer_ratio()
         if under <= 64 and abs(over) < 10_000:
             return f"IntCst({over})" if under == 1 else f"RatCst({over},{under})"
@@ -241,6 +248,7 @@ class LatexPrinter(AbstractPrinter):
 
     def number(self, value: float) -> str:
         """Return an integer, a fraction, a root of one, or six digits."""
+        # Constants such as sqrt(5) reach the tree as numbers: the documentation should show what the author wrote.
         for root in (1, 2):
             exact = Fraction(value**root).limit_denominator(64)
             if abs(float(exact) - value**root) <= 1e-14 * abs(value**root):

@@ -66,6 +66,7 @@ def choose(
     for box in boxes:
         grid = grid_for(kernel, box, accuracy, tol, slope)
         if grid is not None:
+            # Points outside the box are summed exactly against all others: a box that leaves many out pays for them here.
             exact = box.outliers[0] * m + box.outliers[1] * n
             found.append((grid.size * rate.mode + exact * rate.pair, len(found), box, grid))
     return min(found)[2:] if found else None
@@ -83,6 +84,7 @@ def grid_for(
     tight = find_grid(kernel, box.widths, min(accuracy, tol / 2), slope)
     if loose is None or tight is None:
         return loose
+    # Up to four times the modes are paid for digits in every row; more are not.
     return tight if tight.size <= 4 * loose.size else loose
 
 
@@ -126,6 +128,7 @@ def seconds(
     point = rate.point + rate.cell * min(digits, 14.0) ** d
     total = m * columns / 2 * point + n * results / 2 * point
     total += grid.size * (columns + results) / 4 * rate.mode
+    # The check: 32 rows against all sources.
     exact = 32 * m * (2.0 if operation.slope else 1.0)
     exact += box.outliers[0] * m + box.outliers[1] * n
     return rate.start + total * (1.0 if single else rate.float64) + exact * rate.pair

@@ -89,6 +89,8 @@ def setup(shape: tuple[int, ...], eps: float, dtype: str, n_points: int) -> Setu
     A larger grid means a longer FFT, a lower factor a wider spreading stencil; so few points on a large grid want 1.25.
     """
     good_for, ask = LOW_UPSAMPLING[dtype]
+    # With few points the FFT of the grid is the cost, with many the spreading: 1.25 shrinks the one and widens the stencil of
+    # the other.
     if np.prod(shape) > n_points / 2 and eps >= good_for:
         return Setup(shape, max(eps, ask), dtype, 1.25)
     return Setup(shape, max(eps, FLOOR[dtype]), dtype, 2.0)
@@ -104,6 +106,7 @@ class Cloud:
         count = 1
         if pieces and self.on_host:
             count = max(1, min(MAX_PIECES, self.n // max(PIECE, n_modes)))
+        # Pieces are cut by number, not by place: FINUFFT sorts the points of each, and equal pieces end together.
         edges = np.linspace(0, self.n, count + 1).astype(int)
         self.slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
@@ -119,11 +122,13 @@ class _Plan:
             options["nthreads"] = threads
         else:
             library = devices.library()
+            # cuFINUFFT has a stream of its own unless told: on CuPy's, nothing need wait for it.
             options |= dict(zip(("gpu_device_id", "gpu_stream"), queue, strict=True))
         sign = -1 if kind == 1 else 1
         self.plan = library.Plan(
             kind, setup.shape, columns, setup.eps, sign, dtype=setup.dtype, **options
         )
+        # Weak, or an idle plan would keep the points of an operator that is gone.
         self.owner: weakref.ref[Cloud] | None = None
         self.place: slice | None = None
 
@@ -176,6 +181,7 @@ def _lend(
             if (owner := _idle[i][1].owner) and owner() is cloud and _idle[i][1].place == place
         ]
         free = [i for i in same if (owner := _idle[i][1].owner) is None or owner() is None]
+        # A plan that holds these points saves sorting them; one that nobody else needs comes next.
         for choice in (mine, free, same):
             if choice:
                 found = _idle.pop(choice[0])[1]
@@ -217,6 +223,8 @@ def spectra(setup: Setup, cloud: Cloud, V: Array) -> Array:
             if r + 1 >= t:
                 out[r] = mixed[p]  # the imaginary part was zero: Hermitian to rounding
                 continue
+            # Two real columns travel as one complex one; the transform of a real column is Hermitian, so its mirror image takes
+            # the two apart again.
             mirror = xp.conj(mixed[p][(slice(None, None, -1),) * len(setup.shape)])
             out[r] = (mixed[p] + mirror) / 2
             out[r + 1] = (mixed[p] - mirror) / 2j
@@ -227,12 +235,15 @@ def _pack(rows: Array, setup: Setup) -> Array:
     """Return real rows two by two as complex rows."""
     xp = namespace(rows)
     packed = xp.zeros(((len(rows) + 1) // 2, *rows.shape[1:]), setup.dtype)
+    # Half the transforms for the same columns, in every direction of this module.
     packed.real = rows[0::2]
     packed.imag[: len(rows) // 2] = rows[1::2]
     return packed
 
 
 def _type1(setup: Setup, cloud: Cloud, columns: Array) -> Array:
+    # Parallel over pieces rather than inside a transform: a thread spreads into a grid of its own, and grids are added in a
+    # fixed order.
     one_thread = len(cloud.slices) > 1 or cloud.on_host
 
     def piece(place: slice) -> Array:
@@ -249,6 +260,7 @@ def _type1(setup: Setup, cloud: Cloud, columns: Array) -> Array:
     else:
         with ThreadPoolExecutor(workers) as pool:
             total = None
+            # Added in the order of the pieces, not in that in which they end: the same bits at every run.
             for part in pool.map(piece, cloud.slices):  # in the order of the pieces
                 total = part if total is None else total + part
     return namespace(columns).reshape(total, (len(columns), *setup.shape))
@@ -271,6 +283,7 @@ def values(setup: Setup, cloud: Cloud, rows: Iterator[Array], count: int) -> Arr
                 xp = namespace(row)
                 packed = xp.zeros(((size + 1) // 2, *setup.shape), setup.dtype)
             if r % 2:
+                # The values of Hermitian spectra are real: one real part and one imaginary part carry two results.
                 packed[r // 2] += 1j * row
             else:
                 packed[r // 2] = row

@@ -65,6 +65,7 @@ def reduce(
     """Return the reduction to ``tol``, slopes to ``tol`` over the smallest scale; the sources are transformed once."""
     memory = Memory() if memory is None else memory
     d, dtype = X.shape[1], str(X.dtype)
+    # The cost table has asked all this before; who calls the backend directly gets the same words.
     reason = missing("numpy" if namespace(X) is np else "cupy") or _refusal(
         kernel, d, operation, tol, dtype, ()
     )
@@ -93,6 +94,7 @@ def _refusal(
         return "tol=None asks for exact sums; pass a tolerance, such as tol=1e-5"
     if operation.log:
         return "a log-sum-exp needs every term to relative accuracy, which no transform gives: use exact sums"
+    # Below this the rounding of the transforms, not their truncation, decides, and a smaller tol would only cost time.
     floor = 4 * float(np.finfo(dtype).eps)
     if tol < max(floor, 1e-12):
         return f"tol={tol:g} is below what transforms reach in {dtype} ({max(floor, 1e-12):.1g})"
@@ -108,6 +110,7 @@ def seconds(request: Request, candidates: tuple[Box, ...]) -> float:
     if sliced_sums.wanted(kernel, d):
         return sliced_sums.seconds(n, m, d, t, tol, operation.slope)
     if not candidates:
+        # Asked before anyone has looked at the points: a guess that is refined once they are known, so that asking is free.
         side = (UNKNOWN_EXTENT * smallest_scale(kernel),) * d
         candidates = (Box((0.0,) * d, side, side, side, float("inf"), (0, 0)),)
     accuracy = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
@@ -137,6 +140,7 @@ def _transform(
     for start in range(0, t, step):
         cols = slice(start, start + step)
         part = FourierSum(kernel, geometry, V[:, cols], tol, operation)
+        # Each block of columns checks itself against exact rows; the worst of them is what the user is told.
         estimate = max(estimate, part.run())
         if value is not None:
             value[:, cols] = part.value

@@ -97,10 +97,13 @@ class EpilogueWriter:
             text.add(f"stash = cuda.shared.array({ROWS * spec.block}, real)")
         text.add("tid = uint(cuda.threadIdx.x)", f"row = uint(cuda.blockIdx.x) * {u(ROWS)}")
         for r in rows:
+            # Four rows a block: norm and weight of a source are loaded once for four pairs, and the tile, which is what the
+            # launch waits for, is read by neighbouring threads.
             text.add(f"n{r} = nx[i0 + row + {u(r)}]", f"o{r} = (row + {u(r)}) * count")
             text.add(f"s{r}, e{r} = zero, zero")
             if spec.exponent:
                 text.add(f"ref{r} = real({LOWEST!r})")
+        # The tile is in memory anyway, so it is read twice: the maximum first, then weights that need no rescaling of slopes.
         if spec.op == "logsumexp_and_gradient":
             self.over_sources(self.largest)
             self.reduce(("peaks",))
@@ -126,6 +129,8 @@ class EpilogueWriter:
                 f"q{r} = z{r} - (dot{r} + dot{r})",
                 f"near{r} = q{r} < cut * z{r}",
             )
+        # Pairs whose digits cancelled: summed again from the coordinates as they came, all rows of the group together, since a
+        # divergent branch costs the warp the same.
         text.open(f"if {' | '.join(f'near{r}' for r in rows)}:")
         text.add(*(f"p{r} = min(i0 + row + {u(r)}, last_i) * d" for r in rows))
         text.add(*(f"dot{r} = zero" for r in rows))
@@ -201,6 +206,7 @@ class EpilogueWriter:
                 slope = self.evaluate(r, tree, of.kink or of.singular)
                 text.add(
                     f"w{r} = {factor}{slope}",
+                    # The second product reads the tile again: close pairs are left out of it and added as differences.
                     f"tile[o{r} + j] = zero if near{r} else w{r}",
                     f"w{r} = w{r} if near{r} & (q{r} > zero) else zero",
                     f"stash[{u(r * spec.block)} + tid] = w{r}",
@@ -252,6 +258,7 @@ class EpilogueWriter:
             here = f"{u(r * spec.block)} + tid"
             text.add(*(f"{x}[{here}] = {'ref' if x == 'peaks' else 's'}{r}" for x in names))
         text.add("cuda.syncthreads()")
+        # A tree in a fixed order, so that the result does not depend on which warp came first.
         half = spec.block // 2
         while half:
             text.open(f"if tid < {u(half)}:")
@@ -264,6 +271,8 @@ class EpilogueWriter:
                 else:
                     text.add(
                         f"g, h = peaks[{here}], peaks[{there}]",
+                        # Two sums with different references: both are brought to the larger one, and neither factor exceeds
+                        # one.
                         "z = max(g, h)",
                         f"totals[{here}] = totals[{here}] * exp2(g - z) + totals[{there}] * exp2(h - z)",
                         f"peaks[{here}] = z",

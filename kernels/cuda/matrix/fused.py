@@ -70,6 +70,8 @@ class Sums:
     memory: dict[Any, Any]
 
     def __post_init__(self) -> None:
+        # With one part a number, tensor cores see rounded points; the norms must be those of the same numbers, or q of a point
+        # with itself is not zero.
         if self.parts == 1:
             x, y = self._kept(
                 "rounded", make=lambda: [packing.rounded(a, self.xp) for a in (self.x, self.y)]
@@ -121,6 +123,7 @@ class Sums:
                 part = op if f.start == 0 or "logsumexp" in op else "gradient"
                 sums, moments = self._run(part, self.V[:, c], self.y[:, f], found, f.start)
                 scale = 2 * self.trace.prescale
+                # x times the sum minus the moments cancels for near pairs only, and those are not in it.
                 slope = scale * (self.x[:, f].astype(float) * sums[-1][:, None] - moments)
                 if "logsumexp" in op:
                     slope /= self.xp.where(sums[0] > 0, sums[0], 1)[:, None]
@@ -135,6 +138,7 @@ class Sums:
         """Return log2 of the sums, (n, 1), -inf without any weight."""
         xp = self.xp
         totals, peaks = self._partial("logsumexp", self.V[:, 0], None)[0]
+        # References of splits differ; in float64 from here on, where there are n numbers and not n m.
         peak = peaks.max(axis=0)
         with np.errstate(divide="ignore"):
             return (peak + xp.log2((totals * xp.exp2(peaks - peak)).sum(axis=0)))[:, None]
@@ -158,6 +162,7 @@ class Sums:
         layout = shape.chunks, shape.block_targets, shape.tile
         words, scales, nx = self._kept("targets", *layout, make=lambda: self._targets(shape))
         points, ny = self._kept("sources", *layout, make=lambda: self._sources(shape))
+        # Padded sources weigh nothing, in the logarithm, too.
         fill = -math.inf if shape.log else 0.0
         v = xp.full(len(ny), fill, np.float32)
         v[:m] = weights
@@ -165,6 +170,7 @@ class Sums:
         top = xp.zeros(len(nx), np.float32)
         if shape.log and shape.slope and found is not None:
             value = found["value"][:, 0]
+            # Where no source weighs anything the reference is -inf, and -inf minus itself is NaN; any finite number serves.
             top[:n] = xp.where(xp.isfinite(value), value, 0.0)
         own = (self.trace.prescale**2, self.trace.prescale)
         symbols = xp.asarray(np.asarray([*own, *self.trace.values, self.cut], np.float32))
@@ -178,6 +184,7 @@ class Sums:
             part = slice(i, min(n, i + rows))
             blocks = ceil(part.stop - i, shape.block_targets)
             end = i + blocks * shape.block_targets
+            # As many splits as fill the device, as few as their partial sums, of all features, allow in memory.
             splits = min(len(tiles), ceil(BLOCKS, blocks))
             splits = max(1, min(splits, PARTS // max(1, (part.stop - i) * width)))
             per = ceil(len(tiles), splits)
@@ -185,6 +192,7 @@ class Sums:
             size = (part.stop - i) * splits
             kinds = 2 if op == "logsumexp" else shape.sums
             found_sums = xp.zeros(kinds * size, np.float32)
+            # Partial sums come with their errors: tensor cores truncate, and a million sources would drift.
             found_moments, errors = (xp.zeros(max(1, size * width), np.float32) for _ in range(2))
             each = len(words) // len(nx)
             self.engine.pairs(

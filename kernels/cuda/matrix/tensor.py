@@ -57,6 +57,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
     right_shape = (shape.targets, max(shape.columns, 1), 4)
     scalars = len(of.symbols) + 3
     zero, lag, lowest = float32(0.0), float32(LAG), float32(LOWEST)
+    # TF32 has 10 bits of mantissa: half a unit of it is added before the rest is cut off, because the unit truncates, and
+    # truncation errors of one sign add up.
     MASK, HALF_UNIT, LANES = np.int32(-(1 << 13)), np.int32(1 << 12), 0xFFFFFFFF
     both = 2 * shape.tile_words
     k0, k1, k2, k3, k4, k5, k6, k7, k8, k16, k31, k32 = (
@@ -120,6 +122,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
             for h in range(k2):
                 i = (team + r) * k16 + h * k8 + g
                 N[r, h], U[r, h] = norms[i], scales[i]
+                # A log-sum-exp with a gradient gets its references from the sums made before: then no pair tests, and nothing
+                # is rescaled in memory.
                 T[r, h] = lowest
                 if LOG and SLOPE:
                     T[r, h] = top[i]
@@ -152,6 +156,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
                         z0, z1 = tile[w + k2], tile[w + k3]
                     for r in range(TARGETS):
                         a0, a1, a2, a3 = A[r, c, k0], A[r, c, k1], A[r, c, k2], A[r, c, k3]
+                        # hi hi, then hi lo and lo hi in accumulators of their own: beside a large sum their digits would be cut
+                        # off, as tensor cores do not round.
                         C[r, k0], C[r, k1], C[r, k2], C[r, k3] = mma_f16(
                             a0, a1, a2, a3, y0, y1, C[r, k0], C[r, k1], C[r, k2], C[r, k3]
                         )
@@ -184,6 +190,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
                         found = cuda.any_sync(LANES, found)
                     if found:
                         w = k0
+                        # A runtime bound, lest this rare branch is written out for every pair and spends the registers of the
+                        # usual one.
                         while w < rare:
                             z = pick(N, w >> k1, k2) + (n1 if w & k1 == k1 else n0)
                             if pick(C, w, k4) < cut * z:
@@ -279,6 +287,8 @@ def frame(shape: Shape, functions: Functions, arithmetic: Arithmetic) -> Callabl
                         P[k, r, h] = zero
             block += k1
             count += k1
+            # Tensor cores truncate, so the accumulators of the second product are emptied often; memory holds a sum with its
+            # error.
             if WEIGH and (count == OFTEN or block >= stop):
                 count = k0
                 cuda.syncwarp()  # close pairs were added by other lanes

@@ -16,6 +16,7 @@ from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.pairs.squares import make_squares, make_stage
 from gpukoop.kernels.cuda.specification import FORMS, Specification
 
+# A tile that passes the test leaves sums below 2**40, of which float32 holds 2**87.
 LAG = 2.0**40
 
 
@@ -49,8 +50,12 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
 
     @device
     def exponent(X, N, L, H, r, tile, j, s):
+        # Added before the logarithm of the kernel: weight and reference nearly cancel for the sources that matter, and what is
+        # left of them has the digits.
         if not MERGED:
             return (tile[j + D] + L[r]) + log2_phi(squares(X, N, H, r, tile, j, s), s)
+        # A Gaussian's logarithm is -q itself: the sum of squares starts at the logarithm of the weight, and the addition is
+        # free.
         q = L[r] + tile[j + (BIAS if DOT else D)]
         if EXACT:
             a = zero
@@ -71,6 +76,7 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
         return q
 
     @device
+    # The slope of a Gaussian is a constant times its value, so the same exponential weighs value and slope.
     def pairs(X, N, L, H, G, P, tile, j, s):  # one source, R targets
         for r in range(R):
             if UNIT or not SLOPE:
@@ -103,6 +109,8 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
             cuda.local.array(SUMS, real),
             cuda.local.array(SUMS, real),
         )
+        # L is what the loop reads, the reference with its sign and, where it may, |x|^2: one register and one addition a pair
+        # less than REF alone.
         L, G, REF = (
             cuda.local.array(TARGETS, real),
             cuda.local.array(TARGETS, real),
@@ -135,6 +143,8 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
             stage(tile, y, v, uint64(visits[b]) if LISTED else b, m, column, columns, tid)
             cuda.syncthreads()
             rounds = u0
+            # The second round only happens after an overflow. Testing after the tile, not in it, is what keeps the loop at one
+            # exponential and no comparison a pair; a tile that overflowed is thrown away whole.
             while rounds <= one:
                 for r in range(R):
                     for a in range(A):
@@ -152,6 +162,7 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                     for r in range(R):
                         P[r, u0] = plus(P[r, u0], G[r])
                     j += STEP
+                # Any sum beyond the lag counts, one that overflowed to infinity included.
                 most = P[u0, u0]
                 for r in range(R):
                     most = max(most, P[r, u0])
@@ -166,9 +177,13 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                         j = u0
                         while j < END:
                             for r in range(R):
+                                # Raised to the largest exponent itself, not to the sum: then no exponential of this tile is
+                                # above one.
                                 G[r] = max(G[r], exponent(X, N, L, H, r, tile, j, s))
                             j += W
                         for r in range(R):
+                            # Both the sum and its error are rescaled, by a power that is not a power of two in general: the
+                            # rounding is that of one multiplication, once a block as a rule.
                             f = exp2(REF[r] - G[r])
                             for a in range(A):
                                 S[r, a] *= f
@@ -185,6 +200,7 @@ def exponents(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
             i = row + r * BLOCK
             if i < n:
                 i = uint64(cuda.blockIdx.y) * n + row + r * BLOCK
+                # References of splits differ: they are joined in the second pass, which knows all of them.
                 top[i], value[i] = REF[r], S[r, u0]
                 if SLOPE:
                     for k in range(D):

@@ -29,6 +29,7 @@ def add_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
     )
 
     def frame(value_part, slope_part, value, slope, n, columns, splits):
+        # One thread a result, ascending splits: adding with atomics would be one launch less, and other bits at every run.
         i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
         values = n * columns if VALUE else u0
         slopes = n * columns * D
@@ -41,6 +42,7 @@ def add_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
         elif SLOPE and i - values < slopes:
             i -= values
             j = i
+            # Slopes of wide frames lie feature by feature; they are turned here, where they are read once anyway.
             if WIDE:
                 j = i % (columns * D) * n + i // (columns * D)
             while k < splits:
@@ -75,6 +77,8 @@ def join_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
     def frame(top_part, value_part, slope_part, value, slope, n, splits):
         i = uint64(cuda.blockIdx.x) * uint64(cuda.blockDim.x) + uint64(cuda.threadIdx.x)
         if i < n:
+            # The largest reference first: then every factor is at most one and nothing overflows, however far apart the splits
+            # were.
             most, k = top_part[i], u0
             while k < splits:
                 most = max(most, top_part[k * n + i])
@@ -84,6 +88,7 @@ def join_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
                 s, e = carry(s, e, value_part[k * n + i] * exp2(top_part[k * n + i] - most))
                 k += one
             total = s
+            # The accurate logarithm, once a target; the loops used the approximate one.
             value[i] = unit * (most + log2(total))
             if SLOPE:
                 c = u0
@@ -93,6 +98,7 @@ def join_splits(spec: Finish, _: None, arithmetic: Arithmetic) -> Any:
                         j = (k * D + c) * n + i if WIDE else (k * n + i) * D + c
                         s, e = carry(s, e, slope_part[j] * exp2(top_part[k * n + i] - most))
                         k += one
+                    # Without any weight the value is -inf and the slope zero by definition, not 0 / 0.
                     slope[i * D + c] = s / total if total > zero else zero
                     c += one
 

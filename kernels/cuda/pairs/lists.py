@@ -57,6 +57,18 @@ ENTRIES = 2**22  # pairs of cells whose bounds are in memory at once, some 200 M
 LOWEST = -1e300  # of a maximum that is subtracted: -inf - -inf would be nan
 
 
+def possible(sizes: Sizes) -> bool:
+    """Return whether sums of these sizes may leave tiles out; whether they do depends on the points.
+
+    The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
+    gradient that may vanish.
+    """
+    operation, c = sizes.operation, sizes.clouds
+    if sizes.tol is None or (operation.log and operation.slope) or c.d > WIDEST_TILE:
+        return False
+    return c.n * c.m >= MIN_PAIRS and c.n >= MIN_TARGETS
+
+
 def make_local(
     kernel: AbstractKernel,
     sizes: Sizes,
@@ -69,14 +81,9 @@ def make_local(
     """Return the local sums of a request, or None where nothing would be saved; ``engine`` runs plans.
 
     ``once`` says that exact sums would visit each pair of one cloud once.
-
-    The gradient of a log-sum-exp has no bound here: what is left out is small beside the sum, not beside a
-    gradient that may vanish.
     """
     operation, c, tol = sizes.operation, sizes.clouds, sizes.tol
-    if tol is None or (operation.log and operation.slope) or c.d > WIDEST_TILE:
-        return None
-    if c.n * c.m < MIN_PAIRS or c.n < MIN_TARGETS:
+    if tol is None or not possible(sizes):
         return None
     # Ordered points are copies; that much of the tolerance is left to the forms of q.
     apart = replace(c, same=False)

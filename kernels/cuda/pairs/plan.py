@@ -24,7 +24,7 @@ from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import forms, slope_parts
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.packing import Clouds, Launch, Packing
-from gpukoop.kernels.cuda.pairs.grid import CAPACITY, split
+from gpukoop.kernels.cuda.pairs.grid import CAPACITY, MULTIPROCESSORS, split
 from gpukoop.kernels.cuda.pairs.shape import columns, specify
 from gpukoop.kernels.cuda.program import Program, label
 from gpukoop.kernels.cuda.specification import (
@@ -51,6 +51,7 @@ class Sizes:
     block: int = BLOCK
     listed: bool = False
     capacity: int = CAPACITY
+    multiprocessors: int = MULTIPROCESSORS
 
 
 class AbstractPart:
@@ -91,6 +92,7 @@ class AbstractPart:
         for form in self.forms:
             power = 2 if form == "exact" else 1
             values = (scale**2, 2.0 * number * scale**power, *self.trace.values)
+            # Forms hold q in different units, so their constants differ by powers of the scale.
             found |= zip(self.scalar_names(form), map(real, values), strict=True)
         return found
 
@@ -116,7 +118,8 @@ class Part(AbstractPart):
         self.tiles = -(-c.m // self.shape.tile)
         # Lists differ in length: that of targets far from everything has all tiles. Short pieces even them out.
         capacity = sizes.capacity * (16 if sizes.listed else 1)
-        self.per, self.splits = split(self.rows, self.tiles, capacity)
+        shared = None if sizes.listed else sizes.multiprocessors
+        self.per, self.splits = split(self.rows, self.tiles, capacity, shared)
 
     @property
     def finishes(self) -> bool:
@@ -137,6 +140,7 @@ class Part(AbstractPart):
         c, dtype = self.sizes.clouds, self.sizes.clouds.dtype
         widths = dict(self.results)
         if self.finishes:
+            # Partial results take O(n splits) memory: atomics would save it and lose the order of additions.
             widths |= {f"part_{o}": self.splits * width for o, width in self.results.items()}
         if self.sizes.operation.log:
             widths["part_top"] = self.splits
@@ -301,6 +305,7 @@ class Plan(AbstractPlan):
 
     def __init__(self, kernel: AbstractKernel, sizes: Sizes) -> None:
         self.sizes = sizes
+        # A sum of kernels has no logarithm in closed form: its terms are separate sums, joined in the logarithm.
         if sizes.operation.log and len(kernel.terms) > 1:
             terms = enumerate(kernel.terms)
             self.parts = [Part(sizes, KernelSum(((c, k),)), f"_{i}") for i, (c, k) in terms]
@@ -311,6 +316,7 @@ class Plan(AbstractPlan):
 def join(outs: list[dict[str, Array]], xp: ModuleType) -> dict[str, Array]:
     """Return the log-sum-exp of a sum of kernels from those of its terms."""
     values = xp.stack([o["value"] for o in outs])  # (parts, n, 1)
+    # -inf everywhere is shifted by nothing: -inf minus itself is NaN.
     top = values.max(axis=0)
     top = xp.where(top == -math.inf, 0.0, top).astype(values.dtype)
     shares = xp.exp(values - top)

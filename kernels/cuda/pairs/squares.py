@@ -27,11 +27,14 @@ def make_squares(spec: Specification, of: Functions, arithmetic: Arithmetic) -> 
 
     @device
     def squares(X, N, H, r, tile, j, s):
+        # |x|^2 - 2 x.y + |y|^2 with the norms prepared: d multiply-adds a pair instead of 2 d operations. It cancels for close
+        # pairs, which packing has found harmless for these points, or the form is another.
         if DOT:
             q = N[r] - tile[j + BIAS] if DOWN else N[r] + tile[j + BIAS]
             for k in range(D):
                 q += X[r, k] * tile[j + k]
             return q
+        # Coordinates as they came: what scaling them would round is multiplied after the sum. One multiplication a pair more.
         if EXACT:
             q = zero
             for k in range(D):
@@ -40,6 +43,7 @@ def make_squares(spec: Specification, of: Functions, arithmetic: Arithmetic) -> 
                 if SLOPE:
                     H[k] = h
             return -(s[0] * q) if DOWN else OFFSET + s[0] * q
+        # Starting at the constant that the profile adds, 1 + q of a multiquadric, saves its addition.
         q = OFFSET
         for k in range(D):
             h = X[r, k] - tile[j + k]
@@ -69,6 +73,8 @@ def make_stage(spec: Specification, of: Functions, arithmetic: Arithmetic) -> An
     def stage(tile, y, v, b, m, column, columns, tid):
         w = tid
         while w < SOURCES:
+            # A copy of the last source where there is none: finite coordinates, so that weight zero times kernel is zero and
+            # not NaN.
             i, j = min(b * SOURCES + w, m - one), w * W
             absent = b * SOURCES + w >= m
             norm = zero
@@ -81,8 +87,10 @@ def make_stage(spec: Specification, of: Functions, arithmetic: Arithmetic) -> An
                 if not absent and column + c < columns:
                     weight = v[i * columns + column + c]
                     if LOG:
+                        # exp2 is the instruction; natural logarithms are turned once a source rather than once a pair.
                         weight *= base_two
                 tile[j + D + c] = weight
+            # The square of the source in the record costs a word of shared memory and saves d multiply-adds a pair.
             if BIASED:
                 tile[j + D + T] = tile[j + D] - norm if MERGED else norm
             w += BLOCK

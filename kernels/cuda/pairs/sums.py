@@ -34,8 +34,11 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
         spec.form == "dot",
         of.down,
     )
+    # A kernel that is singular or has a kink at 0 is finite in the sum only because x - y = 0 there, or by definition: the
+    # comparison becomes a predicated select, and kernels without need do not pay for it.
     GUARDED, KINK, LISTED, FORM = of.guarded, of.kink, spec.listed, FORMS.index(spec.form)
     GROUPED = spec.sums == 1  # an addition a group for each of several sums would cost slots
+    # Sizes of arrays must be plain ints: Numba types an array's shape before it folds np.uint64 constants.
     WORDS, GROUP = spec.tile * spec.record, spec.group
     FEATURES, TARGETS, SUMS = (spec.targets, spec.d), spec.targets, (spec.targets, spec.sums)
     STEP_SUMS, HEIGHTS = (spec.targets if GROUPED else 1, 1), spec.d if SLOPE else 1
@@ -54,8 +57,11 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                         e = e if q < zero else zero
                     else:
                         e = e if q > zero else zero
+                # The weight stands in the record beside the coordinates, so that one LDS.128 brings both to four-number
+                # records.
                 for c in range(T):
                     P[r, c] += e * tile[j + D + c]
+            # The weight is taken before the loop over features: one multiplication a column, not one a feature.
             if SLOPE:
                 g = steepness(q, s)
                 if KINK:
@@ -71,6 +77,8 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
     def frame(
         x, y, v, pick, bounds, visits, top, value, slope, n, m, per, tiles, column, columns, s
     ):
+        # Every form is launched and the one that suits the points goes on: choosing on the host would wait for the device.
+        # Blocks of the others end before they load anything.
         tile = cuda.shared.array(WORDS, real)
         if pick[0] != FORM:
             return
@@ -79,6 +87,8 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             cuda.local.array(TARGETS, real),
             cuda.local.array(HEIGHTS, real),
         )
+        # P sums a tile, S with its error E the tiles before: one long float32 sum would lose log2(m) bits, and compensating
+        # every pair would double the slots.
         P, S, E = (
             cuda.local.array(SUMS, real),
             cuda.local.array(SUMS, real),
@@ -86,6 +96,7 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
         )
         G = cuda.local.array(STEP_SUMS, real)
         tid = uint64(cuda.threadIdx.x)
+        # Targets of a thread are a block apart, so that neighbouring threads read and write neighbouring rows.
         row = uint64(cuda.blockIdx.x) * (BLOCK * R) + tid
         for r in range(R):
             i = (
@@ -95,12 +106,15 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             for k in range(D):
                 a = x[i + k]
                 if DOT:
+                    # -2 x.y needs no multiplication in the loop if the targets are doubled here, and the sign is chosen so that
+                    # the profile reads 2**q without negating it.
                     norm += a * a
                     a = a + a if DOWN else -(a + a)
                 X[r, k] = a
             N[r] = -norm if DOWN else OFFSET + norm
             for a in range(A):
                 S[r, a] = E[r, a] = zero
+        # Lists are cut on the host where their lengths are known; one array of bounds serves all blocks, so no block searches.
         if LISTED:
             place = uint64(cuda.blockIdx.x) * uint64(cuda.gridDim.y) + uint64(cuda.blockIdx.y)
             b, stop = uint64(bounds[place]), uint64(bounds[place + one])
@@ -108,6 +122,8 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             b = uint64(cuda.blockIdx.y) * per
             stop = min(b + per, tiles)
         while b < stop:
+            # Before the tile is overwritten every warp has finished with it; after, no warp reads what another has not yet
+            # written.
             cuda.syncthreads()
             stage(tile, y, v, uint64(visits[b]) if LISTED else b, m, column, columns, tid)
             cuda.syncthreads()
@@ -115,7 +131,11 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                 for a in range(A):
                     P[r, a] = zero
             j = u0
+            # Calls written out instead of an inner loop: NVVM does not unroll a loop around a device function, and a rolled one
+            # costs a compare, a branch and an addition for each pair of 6.5 slots.
             while j < END:
+                # One sum a target: a group is summed first and added once, which shortens the chain of additions that depend on
+                # each other, and the one that rounds.
                 if GROUPED:
                     for r in range(R):
                         G[r, u0] = zero
@@ -131,6 +151,7 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                         pairs(X, N, H, G, tile, j + W6, s)
                         pairs(X, N, H, G, tile, j + W7, s)
                     for r in range(R):
+                        # Rounded additions, since fast mathematics would reassociate the levels into one long sum.
                         P[r, u0] = plus(P[r, u0], G[r, u0])
                 else:
                     pairs(X, N, H, P, tile, j, s)
@@ -151,6 +172,8 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             b += one
         for r in range(R):
             i = row + r * BLOCK
+            # Rows past the end have computed a copy of the last row: a branch in the loop would diverge, a store here is all
+            # that must not happen.
             if i < n:
                 for c in range(T):
                     if column + c < columns:
@@ -159,6 +182,8 @@ def sums(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                             value[i] = S[r, c]
                         if SLOPE:
                             for k in range(D):
+                                # The constant of the slope, 2 / scale^2 times signs, is applied once a target instead of once a
+                                # pair.
                                 slope[i * D + k] = s[1] * S[r, FIRST_SLOPE + c * D + k]
 
     u0 = u(0)

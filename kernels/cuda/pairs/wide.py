@@ -52,6 +52,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
         u(spec.t * spec.tile),
     )
     zero, lag, lowest, nothing = real(0), real(40), real(LOWEST), real(-np.inf)
+    # Features are padded to a multiple of four with zeros: differences of zeros add nothing, and the unrolled loop has no
+    # remainder.
     PADDED, TWO, THREE, FOUR = u(padded(spec.d)), u(2), u(3), u(FEATURE_STEP)
     K2, K3, K4 = (u(i * spec.tile) for i in (2, 3, 4))
     base_two, OFFSET = real(1 / np.log(2.0)), real(of.offset)
@@ -59,6 +61,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
     @device
     def stage(tile, y, b, m, c, end, tid):  # features c to end of the sources of tile b
         w = tid
+        # Feature by feature, so that the threads of a warp copy neighbouring numbers and later all read the same word, which is
+        # a broadcast.
         while w < (end - c) * SOURCES:
             tile[w] = y[(c + w // SOURCES) * m + min(b * SOURCES + w % SOURCES, m - one)]
             w += BLOCK
@@ -80,6 +84,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
 
     @device
     def distances(Q, x, tile, row, n, f, k):  # one feature
+        # One number of the target serves 16 sources: 32 squared distances in registers are what makes the loop multiply-add
+        # bound instead of bound by loads.
         for r in range(R):
             a = x[f * n + min(row + r * BLOCK, n - one)]
             for j in range(SOURCES):
@@ -113,6 +119,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
             if SLOPE and i < n:
                 f = u0
                 while f < D:
+                    # Slopes of a hundred features do not fit into registers; they and their errors live in memory, touched once
+                    # every 16 sources. This thread alone ever touches them, so no atomics.
                     slope[(at + f) * n + i] = correction[(home + f) * n + i] = zero
                     f += one
         b = split * per
@@ -126,11 +134,13 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                 end = min(c + FEATURES, PADDED)
                 cuda.syncthreads()
                 stage(tile, y, b, m, c, end, tid)
+                # Weights come with the first chunk: their loads hide behind its barrier.
                 if c == u0:
                     stage_weights(weights, v, yy, b, m, column, columns, tid)
                 cuda.syncthreads()
                 f, k = c, u0
                 while f < end:
+                    # Four features written out: enough independent multiply-adds to hide the latency of the loads of x.
                     distances(Q, x, tile, row, n, f, k)
                     distances(Q, x, tile, row, n, f + one, k + SOURCES)
                     distances(Q, x, tile, row, n, f + TWO, k + K2)
@@ -142,6 +152,7 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                 for j in range(SOURCES):
                     q = Q[r, j]
                     if DOT:
+                        # The norms are added before the product is taken off, large minus large once, as float32 does best.
                         q = (weights[BIAS + j] + N[r]) - (q + q)
                     elif EXACT:
                         q = s[0] * q
@@ -150,6 +161,8 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                 for a in range(A):
                     P[r, a] = zero
                 if LOG:
+                    # Exponents are in registers already, so the maximum of 16 costs nothing to find, and one reference serves
+                    # all of them.
                     most = nothing
                     for j in range(SOURCES):
                         q = Q[r, j]
@@ -157,6 +170,7 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                     if most - REF[r] > lag:  # rare: raise the reference
                         g = exp2(REF[r] - most)
                         REF[r] = most
+                        # Everything summed so far is relative to the old reference, errors and slopes in memory included.
                         S[r, u0] *= g
                         E[r, u0] *= g
                         if SLOPE and row + r * BLOCK < n:
@@ -187,10 +201,13 @@ def wide(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any:
                             w = steepness(q, s)
                             if KINK:
                                 w = w if (q < zero if DOWN else q > zero) else zero
+                            # The squared distance is not needed again: its register holds the weight of the pair for the second
+                            # walk through the features.
                             Q[r, j] = w * weights[j]
                 for a in range(A):
                     S[r, a], E[r, a] = carry(S[r, a], E[r, a], P[r, a])
             if SLOPE:
+                # The features a second time, from L2 as a rule: keeping the differences would take 16 d registers.
                 c = u0
                 while c < D:
                     end = min(c + FEATURES, D)

@@ -66,6 +66,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
     REGISTERS, VECTOR = spec.d + spec.t + spec.biased, spec.t
 
     @device
+    # Records of an even number of words would put several lanes on one bank; in planes of one, two or four words neighbouring
+    # lanes read neighbouring addresses.
     def place(
         k, position
     ):  # of number k of a record, in its strip: planes of equal width, the last one narrower
@@ -80,6 +82,7 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
         w = tid
         while w < PLACES:
             strip, position = w // TWICE, w % TWICE
+            # Twice the strip in memory instead of an index modulo 32: no AND and no addition a step.
             source = b * TILE + strip * LANES + position % LANES
             i, base = min(source, n - one), strip * STRIP
             norm = zero
@@ -99,6 +102,7 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
     ):  # one step: a source a lane, R targets
         for k in range(NUMBERS):
             Y[k] = tile[base + place(k, position)]
+        # All targets of a lane meet the same source: their shares are added first and handed on as one number.
         share = zero
         for r in range(R):
             q = squares(X, N, Y, r, Y, u0, s)
@@ -116,6 +120,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                     C[c] += e * V[r, c]
         if GROUPED:
             C[u0] = plus(C[u0], share)
+        # The sum travels with its source: lane l hands it to the lane that stands at this source in the next step. One shuffle
+        # a source and R targets, where atomics would take R and lose the order.
         neighbour = (lane + one) & MASK
         for c in range(T):
             if SIMULATED:  # which has no shuffles
@@ -128,6 +134,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
 
     def frame(x, v, pick, part_row, part_column, n, tiles, per, first, s):
         tile = cuda.shared.array(WORDS, real)
+        # A row of sums for each warp, added in the order of warps afterwards: order is what makes the result the same at every
+        # run.
         sums = cuda.shared.array(COLUMNS, real)
         ring = cuda.shared.array(RING, real) if SIMULATED else sums
         if pick[0] != FORM:
@@ -150,10 +158,12 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
         tid = uint64(cuda.threadIdx.x)
         lane, warp = tid & MASK, tid // LANES
         band = uint64(cuda.blockIdx.y)
+        # From here on a tile holds nobody's targets of this block, and its column sums count.
         beyond = (first + band + one) * OWN
         b = beyond - OWN + uint64(cuda.blockIdx.x) * per
         stop = min(b + per, tiles)
         row = (first + band) * (BLOCK * R) + tid
+        # The grid is a rectangle and the work a triangle: blocks past the end of a shorter row leave at once.
         if b >= tiles:  # rows of blocks further down are shorter
             return
         for r in range(R):
@@ -179,6 +189,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
             while strip < TILE // LANES:
                 base = strip * STRIP
                 for c in range(T):
+                    # A strip is walked by every lane once, so that the sums that started at zero end complete at the lane they
+                    # belong to.
                     C[c] = zero
                 j = lane
                 while j < LANES + lane:
@@ -210,6 +222,7 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                             pairs(X, N, V, Y, P, C, tile, ring, base, j + seven, lane, tid, s)
                     j += step
                 for c in range(T):
+                    # After 32 hand-overs the sum of source l is back at lane l: neighbouring lanes write neighbouring words.
                     sums[(warp * T + c) * TILE + strip * LANES + lane] = C[c]
                 strip += one
             for r in range(R):
@@ -221,6 +234,8 @@ def symmetric(spec: Specification, of: Functions, arithmetic: Arithmetic) -> Any
                 while w < TILE:
                     j = b * TILE + w
                     if j < n:
+                        # Sources before the band were finished by earlier bands: buffers of columns begin at its first row,
+                        # which is what bounds their memory.
                         start = first * (BLOCK * R)
                         o = (band * (n - start) + j - start) * T
                         for c in range(T):
@@ -256,7 +271,9 @@ def add_band(spec: SymmetricFinish, _: None, arithmetic: Arithmetic) -> Any:
         if i < width:
             s, e, k, row = zero, zero, first, i // targets
             if first > u0:
+                # The error of earlier bands comes along: bands are cut by memory, and the sum must not know where.
                 s, e = value[i], part_error[i]
+            # Rows above the own one met this number as a source; below it, it was a target only.
             while k < min(row, bottom):
                 s, e = carry(s, e, part_column[(k - first) * (width - start) + j])
                 k += one

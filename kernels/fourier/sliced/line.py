@@ -40,6 +40,7 @@ class FourierLine:
                 f"{width:.3g} need {2 * modes:.1e} Fourier modes, more than {MAX_MODES:.1e}: use exact sums, a larger tol or "
                 "a larger scale"
             )
+        # Frequencies beyond carry less than delta of the kernel, by the bound of bandwidth.
         M = math.ceil(modes)
         self.b = self._weights(M, self.period)
         self.step = 2 * math.pi / self.period * np.arange(-M, M + 1)
@@ -52,6 +53,8 @@ class FourierLine:
     def _weights(self, M: int, period: float) -> Array:
         """Return the coefficients of the periodic f for modes -M..M."""
         h = 2 * math.pi / period
+        # The mean mode of a density that vanishes at 0 in d > 1 dimensions: a tiny frequency stands for 0, where u^(d - 1) and
+        # the transform would be 0 times inf.
         w = np.maximum(h * np.arange(M + 1.0), 1e-9 * h)
         shell = math.pi * 2 * math.pi ** (self.d / 2) / math.gamma(self.d / 2)
         g = np.zeros_like(w)
@@ -63,6 +66,8 @@ class FourierLine:
             with np.errstate(under="ignore"):
                 u = s * w
                 g += c * s * transform(u, self.d, *k.values.values()) * u ** (self.d - 1)
+        # The line's transform is the kernel's radial one times the surface of the sphere: its slices then average to the kernel
+        # in d dimensions.
         half = g * shell / (2 * math.pi) ** self.d * h / (2 * math.pi)
         return np.concatenate([half[:0:-1], half])
 
@@ -71,6 +76,7 @@ class FourierLine:
         from scipy.fft import fft, ifftshift
 
         M = math.ceil(min(Xi * extent / (2 * math.pi), 2.0**20))
+        # The slice of a kernel that decays need not: it has tails of the power d. So the period comes from the function itself.
         table = np.abs(fft(ifftshift(self._weights(M, extent))).real[: M + 1])
         large = np.flatnonzero(table > delta * height(self.kernel))
         last = int(large[-1]) if len(large) else 0
@@ -82,9 +88,11 @@ class FourierLine:
         """Return sum_j f(x_i - y_j) V_jc and the sum with f', each (n, t) in float64 or None."""
         xp = namespace(x)
         t = V.shape[1]
+        # Weights of size one: transforms promise digits relative to the sum of them, and float32 its range.
         size = xp.abs(V).sum(axis=0, dtype=float)
         W = V / xp.where(size == 0, 1.0, size)
         h, real = 2 * math.pi / self.period, self.plan.real
+        # Angles near zero have the most digits in float32.
         middle = (float(x.max()) + float(x.min())) / 2
         targets, sources = (
             Cloud([((a - middle) * h).astype(real)], len(self.b), pieces=False) for a in (x, y)
@@ -123,6 +131,7 @@ class DistanceLine:
         order = xp.argsort(y)
         y, W = y[order], V[order].astype(float)
         zero = xp.zeros((1, W.shape[1]))
+        # In float64: a running sum over a million sources keeps its small ends.
         A = xp.concatenate([zero, xp.cumsum(W, axis=0)])
         # Sorted queries walk through the sources in order: several times faster than random ones.
         walk = xp.argsort(x)
@@ -134,6 +143,7 @@ class DistanceLine:
             value = x[:, None] * (2 * A[upper] - A[-1]) - (2 * B[upper] - B[-1])
             value *= self.factor
         if want_slope:
+            # Sources at x itself have no sign: half of the sum from the left, half from the right.
             lower = xp.empty(len(x), dtype=int)
             lower[walk] = xp.searchsorted(y, x[walk], side="left")
             grad = self.factor * (A[lower] + A[upper] - A[-1])

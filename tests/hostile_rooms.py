@@ -1,0 +1,327 @@
+"""Good arguments for the sweep of hostile ones, as in ``hostile_calls``: baselines, interop, maps, kinetics, generators, the rest."""
+
+import functools
+
+import numpy as np
+
+import gpukoop as gk
+from gpukoop import baselines, datasets, interop, kinetics, maps, spectrum, verdict
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(40, 2)), rng.normal(size=(15, 2)) + 0.5
+V = rng.normal(size=15)
+FRAMES = np.cumsum(rng.normal(size=(90, 1)), axis=0) % 3.0
+FEW = gk.KernelEDMD(gk.Gaussian(0.5), n_components=2, n_landmarks=10, reg=0.3, random_state=0)
+
+# --- baselines: fitted to X, asked for samples
+
+
+def drawn(name, **fixed):
+    """Return (function, good arguments) of a baseline: samples after a fit; everything a number or an array may be hostile."""
+
+    def function(X, n_samples, **parameters):
+        model = getattr(baselines, name)(random_state=0, **fixed, **parameters)
+        return model.fit(X).sample(n_samples)
+
+    return function
+
+
+BASELINES = {
+    "KernelDensity": (drawn("KernelDensity"), {"X": X, "scale": 0.5, "n_samples": 5}),
+    "GaussianMixture": (drawn("GaussianMixture"), {"X": X, "n_components": 2, "n_samples": 5}),
+    "Langevin": (
+        drawn("Langevin"),
+        {"X": X, "scale": 0.5, "n_iter": 2, "step_size": 0.1, "n_samples": 5},
+    ),
+    "SVGD": (
+        drawn("SVGD"),
+        {"X": X, "scale": 0.5, "n_iter": 2, "step_size": 0.05, "n_samples": 5},
+    ),
+    "KernelDensity.score": (
+        lambda Z: baselines.KernelDensity(0.5, random_state=0).fit(X).score(Z),
+        {"Z": Y},
+    ),
+}
+
+# --- interop: arrays, and what a function of the user returns
+
+INTEROP = {
+    "featurize": (
+        lambda trajectory, features: interop.featurize(trajectory, features),
+        {"trajectory": X, "features": "phi psi"},
+    ),
+    "featurize, answer": (
+        lambda answer: interop.featurize(X, lambda trajectory: answer),
+        {"answer": X},
+    ),
+}
+
+# --- maps: one regression towards targets
+
+
+def regressed(made, Z, targets, persistence):
+    return made.start(Z).regress(Z, targets, persistence)(Z)
+
+
+MAPS = {
+    "RandomFeatureMap": (
+        lambda Z, targets, persistence, n_features, scale, reg, learning_rate: regressed(
+            maps.RandomFeatureMap(
+                n_features, scale=scale, reg=reg, learning_rate=learning_rate, random_state=0
+            ),
+            Z,
+            targets,
+            persistence,
+        ),
+        {
+            "Z": Y,
+            "targets": Y + 0.1,
+            "persistence": 2,
+            "n_features": 5,
+            "scale": 1.0,
+            "reg": 1e-3,
+            "learning_rate": 0.1,
+        },
+    ),
+    "KernelMap": (
+        lambda Z, targets, n_landmarks, reg: regressed(
+            maps.KernelMap(gk.Gaussian(1.0), n_landmarks, reg=reg, random_state=0), Z, targets, 1
+        ),
+        {"Z": Y, "targets": Y + 0.1, "n_landmarks": 4, "reg": 1e-3},
+    ),
+    "StagewiseMap": (
+        lambda Z, targets, block_size: regressed(
+            maps.StagewiseMap(maps.RandomFeatureMap(5, random_state=0), block_size), Z, targets, 1
+        ),
+        {"Z": Y, "targets": Y + 0.1, "block_size": 2},
+    ),
+    "CallableMap": (
+        lambda Z, targets, initial, learning_rate: regressed(
+            maps.CallableMap(
+                lambda p, Y: Y + p, lambda p, Y, G: G.sum(axis=0), initial, learning_rate
+            ),
+            Z,
+            targets,
+            1,
+        ),
+        {"Z": Y, "targets": Y + 0.1, "initial": np.zeros(2), "learning_rate": 0.1},
+    ),
+    "angles": (maps.angles, {"Z": X, "period": 360.0}),
+    "torus": (maps.torus, {"values": X, "period": 360.0}),
+    "project_circle": (lambda Z, arc: maps.project_circle(Z, arc=arc), {"Z": X, "arc": 3.0}),
+    "project_simplex": (maps.project_simplex, {"Z": X}),
+    "project_sphere": (maps.project_sphere, {"Z": X}),
+    "project_torus": (maps.project_torus, {"Z": np.column_stack([X, X[::-1]])}),
+}
+
+# --- kinetics: models of one short run with few modes
+
+
+@functools.cache
+def model():
+    return kinetics.KineticModel(FEW, n_bootstrap=3).fit(FRAMES)
+
+
+@functools.cache
+def states():
+    return kinetics.metastable_states(model(), 2)
+
+
+KINETICS = {
+    "KineticModel": (
+        lambda X, lag, frame_time, n_bootstrap, confidence: (
+            kinetics.KineticModel(
+                FEW,
+                lag=lag,
+                frame_time=frame_time,
+                n_bootstrap=n_bootstrap,
+                confidence=confidence,
+            )
+            .fit(X)
+            .timescales_
+        ),
+        {"X": FRAMES, "lag": 1, "frame_time": 2.0, "n_bootstrap": 3, "confidence": 0.9},
+    ),
+    "implied_timescales": (
+        lambda X, lag, n_timescales, frame_time, n_bootstrap: (
+            kinetics.implied_timescales(
+                X,
+                [lag],
+                estimator=FEW,
+                n_timescales=n_timescales,
+                frame_time=frame_time,
+                n_bootstrap=n_bootstrap,
+            ).timescales
+        ),
+        {"X": FRAMES, "lag": 1, "n_timescales": 1, "frame_time": 2.0, "n_bootstrap": 3},
+    ),
+    "cross_validate": (
+        lambda X, lag, n_splits: (
+            kinetics.cross_validate(
+                X, {"reg": [0.1]}, lag=lag, estimator=FEW, n_splits=n_splits
+            ).scores
+        ),
+        {"X": FRAMES, "lag": 1, "n_splits": 2},
+    ),
+    "metastable_states": (
+        lambda n_states: kinetics.metastable_states(model(), n_states).weights,
+        {"n_states": 2},
+    ),
+    "chapman_kolmogorov": (
+        lambda n_steps: kinetics.chapman_kolmogorov(model(), states(), n_steps).predicted,
+        {"n_steps": 2},
+    ),
+    "mode_correlation": (
+        lambda features: kinetics.mode_correlation(model(), features).correlation,
+        {"features": FRAMES[:, 0] ** 2},
+    ),
+    "occupancy": (
+        lambda answer: kinetics.occupancy(model(), lambda frames: answer).weight,
+        {"answer": FRAMES[:, 0] > 1.0},
+    ),
+    "forecast": (
+        lambda observable, X0, times: kinetics.forecast(model(), observable, X0, times),
+        {"observable": FRAMES[:, 0] ** 2, "X0": FRAMES[:5], "times": np.array([0.0, 1.0, 5.0])},
+    ),
+}
+
+# --- generators and dictionaries of networks: a step or two
+
+
+def network(n_inputs, shape):
+    return gk.generators.perceptron(n_inputs, shape[0], hidden=4, layers=1)
+
+
+def generated(X, n_samples, **parameters):
+    made = gk.Generator(
+        network, "energy", validation_fraction=0.0, device="cpu", random_state=0, **parameters
+    )
+    return made.fit(X).sample(n_samples)
+
+
+def parameters_of(module):
+    return np.concatenate([p.detach().numpy().ravel() for p in module.parameters()]).shape[0]
+
+
+GENERATORS = {
+    "Generator": (
+        generated,
+        {
+            "X": X,
+            "n_samples": 3,
+            "n_iter": 1,
+            "batch_size": 16,
+            "latent_dim": 2,
+            "step_size": 1.0,
+            "learning_rate": 1e-3,
+            "ema_decay": 0.9,
+            "clip": 1.0,
+            "persistence": 1,
+        },
+    ),
+    "perceptron": (
+        lambda n_inputs, n_outputs, hidden, layers: parameters_of(
+            gk.generators.perceptron(n_inputs, n_outputs, hidden=hidden, layers=layers)
+        ),
+        {"n_inputs": 2, "n_outputs": 2, "hidden": 4, "layers": 1},
+    ),
+    "convolutional": (
+        lambda n_inputs, side, first: parameters_of(
+            gk.generators.convolutional(n_inputs, (side, side), channels=(first, 2))
+        ),
+        {"n_inputs": 2, "side": 8, "first": 4},
+    ),
+}
+NETWORKS = {
+    "TorchMap": (
+        lambda Z, targets, learning_rate: regressed(
+            maps.TorchMap(gk.generators.perceptron(2, 2, hidden=4, layers=1), None, learning_rate),
+            Z,
+            targets,
+            1,
+        ),
+        {"Z": Y, "targets": Y + 0.1, "learning_rate": 0.1},
+    ),
+}
+DICTIONARIES = {
+    "NeuralDictionary": (
+        lambda X, successors, n_functions, width, depth, n_epochs, learning_rate: (
+            gk.torch.NeuralDictionary(
+                n_functions, width, depth, n_epochs, learning_rate, random_state=0
+            )
+            .fit(X, successors=successors)
+            .score_
+        ),
+        {
+            "X": X,
+            "successors": 0.9 * X,
+            "n_functions": 2,
+            "width": 4,
+            "depth": 1,
+            "n_epochs": 1,
+            "learning_rate": 1e-3,
+        },
+    ),
+}
+
+# --- what else was only named
+
+SPECTRA = {
+    "LinearCoordinates": (
+        lambda X, n_components: spectrum.LinearCoordinates("pca", n_components).fit(X).transform(X),
+        {"X": X, "n_components": 1},
+    ),
+    "Powers": (
+        lambda degree: spectrum.Powers(
+            spectrum.LinearCoordinates("standardize").fit(X), degree
+        ).features(X),
+        {"degree": 2},
+    ),
+}
+DATASETS = {
+    "heat_equation": (
+        lambda n, lag_time, n_cells, diffusion, decay, noise: datasets.heat_equation(
+            n, lag_time, 0, n_cells=n_cells, diffusion=diffusion, decay=decay, noise=noise
+        ),
+        {
+            "n": 4,
+            "lag_time": 0.1,
+            "n_cells": 6,
+            "diffusion": 0.01,
+            "decay": 1.0,
+            "noise": 1.0,
+        },
+    ),
+}
+VERDICT = {
+    "distance_multiple": (
+        lambda Z, X: verdict.distance_multiple(Z, X, np.random.default_rng(0)),
+        {"Z": Y, "X": X},
+    ),
+}
+KERNELS = {
+    "Constant": (lambda value: (gk.Gaussian(1.0) + gk.Constant(value))(X, Y) @ V, {"value": 1.0}),
+    "Cosine": (lambda X, weight: gk.Cosine(weight=weight)(X, Y) @ V, {"X": X, "weight": 1.0}),
+    "Periodic": (
+        lambda period, scale: gk.Periodic(period, scale)(X, Y) @ V,
+        {"period": 1.0, "scale": 1.0},
+    ),
+    "Polynomial": (
+        lambda degree, offset, scale: gk.Polynomial(degree, offset, scale)(X, Y) @ V,
+        {"degree": 2, "offset": 1.0, "scale": 1.0},
+    ),
+}
+ROOMS = {
+    "baselines": BASELINES,
+    "interop": INTEROP,
+    "maps": MAPS | NETWORKS,
+    "kinetics": KINETICS,
+    "generators": GENERATORS,
+    "torch": DICTIONARIES,
+    "spectrum": SPECTRA,
+    "datasets": DATASETS,
+    "verdict": VERDICT,
+}
+PARTS = KERNELS | {
+    f"{room}.{name}": call for room, calls in ROOMS.items() for name, call in calls.items()
+}
