@@ -1,6 +1,7 @@
 """Run the benchmarks and write what they measured.
 
-A module of this folder with ``TITLE`` and ``rows(quick)`` is a table; a row is a dict, its keys are the columns. Peers
+A module of this folder with ``TITLE`` and ``rows(quick)`` is a table; a row is a dict, its keys are the columns; ``failures(rows)``, if there, names
+the bars that are missed, and the run then ends with 1. Peers
 that are not installed are rows that say so. Times are never compared between runs: a ratio comes from one run.
 """
 
@@ -37,6 +38,7 @@ CPU_TABLES = (
     "fields",
     "verdict",
     "truth",
+    "bars",
     "torch",
     "tables",
     "cuda_static",
@@ -140,7 +142,9 @@ def run(
             )
         # After every table: a full run takes half an hour, and what it has measured must not be lost.
         _write(record, out, full=not quick and not only)
-    return 0
+    broken = [line for table in record["tables"].values() for line in table.get("broken", [])]
+    print(*broken, sep="\n", end="\n" * bool(broken), file=sys.stderr)
+    return int(bool(broken))
 
 
 def _table(name: str, quick: bool) -> dict[str, Any]:
@@ -148,16 +152,20 @@ def _table(name: str, quick: bool) -> dict[str, Any]:
     start = time.perf_counter()
     rows = module.rows(quick)
     took = time.perf_counter() - start
-    return {"title": module.TITLE, "rows": rows, "seconds": round(took, 1)}
+    # a table with bars says which of them were missed; small sizes are no proof
+    broken = [] if quick else getattr(module, "failures", lambda table: [])(rows)
+    return {"title": module.TITLE, "rows": rows, "seconds": round(took, 1), "broken": broken}
 
 
 def _table_of_its_own(name: str, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.json"
         command = [sys.executable, "-m", "bench", "--only", name, "--out", str(path)]
-        subprocess.run(
-            command + ["--quick"] * quick, cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL
+        done = subprocess.run(
+            command + ["--quick"] * quick, cwd=HERE.parent, check=False, stdout=subprocess.DEVNULL
         )
+        if not path.exists():  # a broken bar ends in 1 too, and leaves its table
+            raise subprocess.CalledProcessError(done.returncode, command)
         table: dict[str, Any] = json.loads(path.read_text())["tables"][name]
     return table
 

@@ -32,6 +32,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "KernelDensity": baselines.KernelDensity,
     "Langevin": baselines.Langevin,
     "SVGD": baselines.SVGD,
+    "LAWGD": baselines.LAWGD,
 }
 
 
@@ -64,10 +65,14 @@ class Judge:
         self.far = np.quantile(self.tree.query(fresh, k=[8])[0], 0.99)
 
     def __call__(self, Z: np.ndarray) -> str:
+        """Return the distance in floors and the share off the law in per cent, in words."""
+        multiple, off = self.measure(Z)
+        return f"{multiple:.2f}, {off:.1f} %"
+
+    def measure(self, Z: np.ndarray) -> tuple[float, float]:
         """Return the distance in floors and the share off the law in per cent."""
         multiple = gk.verdict.distance_multiple(Z, self.draws, np.random.default_rng(0))
-        off = np.mean(self.tree.query(Z, k=[8])[0] > self.far)
-        return f"{multiple:.2f}, {100 * off:.1f} %"
+        return multiple, 100 * float(np.mean(self.tree.query(Z, k=[8])[0] > self.far))
 
 
 def _cell(name: str, who: str, method: Callable[..., Any], n: int, seed: int) -> str:

@@ -70,3 +70,25 @@ def rows(quick: bool = False, laws: Any = LAWS) -> list[dict[str, Any]]:
     }
     number = "20_000" if quick else "1_000_000"
     return [summary, *table, in_own_process(MILLION.replace("NUMBER", number))]
+
+
+def failures(table: list[dict[str, Any]]) -> list[str]:
+    """Return what breaks a bar: more than 5 per cent of alarms, a miss, a diagnosis of 10^6 above 20 s of CPU or 1.5 GB.
+
+    Haze is no bar: on some laws no test can see it.
+    """
+    total, million, found = table[0], table[-1], []
+    alarms, runs = map(int, total["fresh"].split(" of "))
+    if alarms > 0.05 * runs:
+        found.append(f"verdict: {alarms} of {runs} fresh clouds raise an alarm")
+    for kind in WRONG:
+        missed = total[kind]
+        if not missed.startswith("0 of "):
+            found.append(f"verdict: {missed} clouds with {kind!r} were not seen")
+    if million["fresh"] != "passed":
+        found.append("verdict: a million fresh draws raise an alarm")
+    if million["CPU s a report"] > 20 or million["peak RSS GB"] > 1.5:
+        found.append(
+            f"verdict: 10^6 take {million['CPU s a report']:.1f} s of CPU and {million['peak RSS GB']:.2f} GB, not 20 and 1.5"
+        )
+    return found

@@ -16,6 +16,10 @@ PAGES = {
         "Operators and backends",
         "Matrices that are never stored, and who computes with them.",
     ),
+    "linear": (
+        "Linear systems",
+        "Solutions, log-determinants and traces of kernel matrices of 10^5 points, and slopes in the scales.",
+    ),
     "spectrum": ("Spectra", "Eigenvalues and eigenfunctions of operators and generators."),
     "estimators": (
         "Flows and samplers",
@@ -50,7 +54,12 @@ PAGES = {
     "testing": ("Testing", "Tolerances and conformance checks for backends of your own."),
 }
 HOMES = {"generators": "estimators", "verdict": "verdict", "spectrum": "spectrum"}
-HOMES |= {"estimators": "estimators", "kernels": "kernels"}
+HOMES |= {
+    "estimators": "estimators",
+    "kernels": "kernels",
+    "linear": "linear",
+    "synthesis": "estimators",
+}
 BESIDE = {"estimators": ["estimators.base.AbstractFlowEstimator"]}
 
 
@@ -112,8 +121,8 @@ def write(folder: Path) -> None:
         "weights. Each page gives formula, shapes,\nunits, errors, cost and source. Results live where the points live: "
         "library, device and precision.\n\n.. toctree::\n   :maxdepth: 1\n\n"
     )
-    contents = {page: text(page) for page in pages}
-    contents["index"] = index + "".join(f"   {page}\n" for page in pages)
+    contents = {page: text(page) for page in pages if top().get(page) or page in rooms()}
+    contents["index"] = index + "".join(f"   {page}\n" for page in contents)
     for page, content in contents.items():
         path = folder / f"{page}.rst"
         if not path.exists() or path.read_text() != content:

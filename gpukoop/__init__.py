@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
         generators,
         interop,
         kinetics,
+        linear,
         maps,
         metrics,
         plot,
@@ -46,7 +47,9 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     )
     from gpukoop.estimators import KSWGD, JKOFlow, KoopmanSampler, MMDFlow, WassersteinFlow
     from gpukoop.generators import Generator
+    from gpukoop.linear import logdet, scale_derivative, solve, trace
     from gpukoop.spectrum import DiffusionMap, GeneratorEDMD, KernelEDMD
+    from gpukoop.synthesis import synthesize
     from gpukoop.verdict import diagnose
 
 __version__ = "0.2.0"
@@ -63,6 +66,11 @@ _HOMES = {
     "MMDFlow": "estimators",
     "WassersteinFlow": "estimators",
     "diagnose": "verdict",
+    "logdet": "linear",
+    "scale_derivative": "linear",
+    "solve": "linear",
+    "synthesize": "synthesis",
+    "trace": "linear",
 }
 _ROOMS = (
     "baselines",
@@ -72,6 +80,7 @@ _ROOMS = (
     "generators",
     "interop",
     "kinetics",
+    "linear",
     "maps",
     "metrics",
     "plot",
@@ -117,13 +126,19 @@ __all__ = [
     "generators",
     "interop",
     "kinetics",
+    "linear",
+    "logdet",
     "maps",
     "metrics",
     "plot",
     "sampler",
+    "scale_derivative",
+    "solve",
     "spectrum",
+    "synthesize",
     "testing",
     "torch",
+    "trace",
     "use_backend",
     "verdict",
 ]

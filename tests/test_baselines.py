@@ -7,13 +7,14 @@ from sklearn.base import clone
 
 import gpukoop as gk
 from gpukoop import datasets
-from gpukoop.baselines import SVGD, GaussianMixture, KernelDensity, Langevin
+from gpukoop.baselines import LAWGD, SVGD, GaussianMixture, KernelDensity, Langevin
 
 ALL = (
     KernelDensity(random_state=0),
     GaussianMixture(4, random_state=0),
     Langevin(n_iter=20, random_state=0),
     SVGD(n_iter=5, random_state=0),
+    LAWGD(n_components=8, n_iter=5, random_state=0),
 )
 
 
@@ -91,3 +92,17 @@ def test_stein_particles_reach_a_normal_law():
     Z = SVGD(random_state=0).fit(X).sample(150)
     assert Z.mean() == pytest.approx(X.mean(), abs=0.3)
     assert Z.std() == pytest.approx(X.std(), rel=0.2)
+
+
+def test_the_generator_of_one_sample_is_that_of_an_ornstein_uhlenbeck_process():
+    model = LAWGD(0.5, n_components=3, random_state=0).fit(np.zeros((1, 1)))
+    # the density is normal, of deviation 1/2: lambda_k = k / scale^2; 4,000 draws know it to 2 per cent
+    np.testing.assert_allclose(model.spectrum_.eigenvalues_, [4.0, 8.0, 12.0], rtol=0.1)
+
+
+def test_laplacian_adjusted_particles_share_two_wells_as_the_density_does():
+    rng = np.random.default_rng(4)
+    X = np.concatenate([rng.normal(-2, 0.5, (750, 1)), rng.normal(2, 0.5, (250, 1))])
+    Z = LAWGD(random_state=0).fit(X).sample(400)
+    assert np.mean(Z < 0) == pytest.approx(0.75, abs=0.05)
+    assert np.mean(np.abs(Z) < 0.5) < 0.05  # the normal start has 15 per cent between the wells

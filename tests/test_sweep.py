@@ -119,6 +119,19 @@ CALLS = {
     "Riesz": (lambda exponent: gk.Riesz(exponent)(X, Y) @ V, {"exponent": 1.0}),
     "Energy": (lambda X: gk.Energy()(X) @ np.ones(30), {"X": X}),
     "KernelOperator": (lambda X, Y, tol: K(X, Y, tol=tol) @ V, {"X": X, "Y": Y, "tol": 1e-3}),
+    "solve": (
+        lambda X, y, **k: gk.solve(gk.Gaussian(1.0)(X), y, **k),
+        {"X": X, "y": np.ones(30), "ridge": 0.5, "tol": 1e-8, "max_iter": 50},
+    ),
+    "logdet": (
+        lambda X, ridge, n_probes: gk.logdet(gk.Gaussian(1.0)(X), ridge=ridge, n_probes=n_probes),
+        {"X": X, "ridge": 0.5, "n_probes": 4},
+    ),
+    "trace": (
+        lambda X, ridge: gk.trace(gk.Gaussian(1.0)(X), np.sqrt, ridge=ridge),
+        {"X": X, "ridge": 0.5},
+    ),
+    "scale_derivative": (lambda u, v: gk.scale_derivative(K(), u, v), {"u": w, "v": V}),
     "KernelOperator.product": (lambda v: K() @ v, {"v": V}),
     "KernelOperator.gradient": (lambda v: K().gradient(v), {"v": V}),
     "KernelOperator.value_and_gradient": (lambda v: K().value_and_gradient(v), {"v": V}),
@@ -184,6 +197,7 @@ ELSEWHERE = {
     "GeneratorEDMD": "spectrum.GeneratorEDMD",
     "KoopmanSampler": "sampler.KoopmanSampler.transport, tests/test_koopman_sampler.py, tests/test_hostile_state.py",
     "Generator": "tests/test_generators.py",
+    "synthesize": "tests/test_synthesis.py",
     "Block": "algebra.Block",
     "Identity": "algebra.Identity",
     "backends": "takes nothing",
@@ -195,6 +209,7 @@ ELSEWHERE = {
 # Rooms whose every name is tried in tests of their own.
 OWN_TESTS = {
     "interop": "tests/test_interop.py",
+    "linear": "tests/test_linear.py",
     "baselines": "tests/test_baselines.py",
     "generators": "tests/test_generators.py",
 }

@@ -11,7 +11,10 @@ C_i their covariance
 The noise lies in the directions in which the neighbours lie, so it follows curves and surfaces, and its length is that of
 the neighbourhood, so it is wide in the tails and narrow in narrow modes; no draw of it is far longer than another. b
 makes the particles as far from their nearest sample as an unseen sample is; a takes back the variance that the noise
-adds. Differs from the smoothed bootstrap of [1]_: shrinkage and noise are local, not those of the whole cloud.
+adds. At a rim of the law, where the density ends and does not fall, noise that leads out is reflected, as kernel
+estimates are at a border. With m the mean of a sample's k neighbours, C their covariance and R the radius that holds k: a density that falls
+by exp(-g t) has :math:`|x - m|^2 / \mathrm{tr}\, C = R^2 g^2 / d (d + 2)`, and by just as much is log R larger than around the neighbours; a
+density that ends has half of its radius' ball empty, which shifts the mean by far more than it widens the radius. Differs from the smoothed bootstrap of [1]_: shrinkage and noise are local, not those of the whole cloud.
 
 References
 ----------
@@ -34,8 +37,18 @@ NEIGHBOURS, MOST_NEIGHBOURS = 12, 64
 DISTINCT = 0.9
 # Samples that decide a and b: the median of so many distances is known to 3 per cent.
 PROBES = 1_000
-# Between these b is sought, to 2 per cent; sqrt(tr C) is about twice the distance to the nearest sample on a surface.
-SMALLEST, LARGEST, HALVINGS = 0.02, 2.0, 10
+# Between these b is sought, at so many values; sqrt(tr C) is about twice the distance to the nearest sample on a surface.
+SMALLEST, LARGEST, VALUES = 0.02, 2.0, 15
+# Noise longer than the spacing brings no particle farther from all samples: this much of the most is enough.
+ENOUGH = 0.95
+# Draws of a direction, of which the longest is taken: a short one across a curve would be stretched until it leaves the curve
+# (three rings: 3.5 per cent of the particles off them with one draw, .9 with two).
+DRAWS = 2
+# Neighbours lie on one side if their mean is off by so many times its own variance; the density then ends there if log R is
+# larger than around them by less than this share of what a falling density shows.
+ONE_SIDED, FALLING = 3.0, 1 / 3
+# Neighbours that are spread by more than this share of the variance are not near, as in many features: they know of no rim.
+LOCAL = 0.25
 # Trees find neighbours in O(log m) up to so many features; beyond, a pass over so many samples does.
 TREE_FEATURES, POOL = 12, 5_000
 # Components of a Gaussian mixture among which the BIC chooses.
@@ -74,6 +87,10 @@ class Neighbourhoods:
     def _around(self) -> Any:
         return self._tree if self.G is self.X else _tree(self.G, self.pool)
 
+    @cached_property
+    def _variance(self) -> float:
+        return float(self.G.var(axis=0).sum())
+
     @property
     def order(self) -> np.ndarray:
         """Rows of X, neighbours after each other where a tree knows them: queries in this order are four times as fast."""
@@ -100,11 +117,41 @@ class Neighbourhoods:
         P = self.X[found]  # (n, k, d)
         centre = P.mean(axis=1)
         P = P - centre[:, None]
-        noise = np.einsum("nk,nkd->nd", rng.standard_normal(P.shape[:2]), P)
+        own = x - centre
         size = np.sqrt((P**2).sum(axis=(1, 2)) / self.size)
-        length = np.linalg.norm(noise, axis=1)
+        noise, length = np.zeros_like(x), np.zeros(len(x))
+        for _ in range(DRAWS):
+            drawn = np.einsum("nk,nkd->nd", rng.standard_normal(P.shape[:2]), P)
+            its = np.linalg.norm(drawn, axis=1)
+            longer = its > length
+            noise[longer], length[longer] = drawn[longer], its[longer]
         noise *= (size / np.where(length > 0, length, 1.0))[:, None]
-        return centre, x - centre, noise
+        outward = (noise * own).sum(axis=1) > 0
+        outward[outward] = self._at_rim(rows[outward], found[outward])
+        noise[outward] *= -1
+        return centre, own, noise
+
+    def _at_rim(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Return at which samples the density ends, by their neighbours and the neighbours of those."""
+        k = self.size - 1
+        if k < 2:
+            return np.zeros(len(rows), bool)
+        P = self.G[found] - self.G[rows][:, None]  # the sample's own row is zero
+        square = (P**2).sum(axis=2)
+        off = ((P.sum(axis=1) / k) ** 2).sum(axis=1)
+        spread = square.sum(axis=1) / k - off
+        rim = (k * off > ONE_SIDED * spread) & (spread < LOCAL * self._variance)
+        near, place = np.unique(found[rim], return_inverse=True)
+        if len(near) == 0:
+            return rim
+        radius = _found(self._around, self.G[near], self.size)[0][:, -1]
+        typical = radius[place.reshape(-1, self.size)].mean(axis=1)
+        # radii of zero belong to copies: nothing ends there
+        some = (typical > 0) & (spread[rim] > 0)
+        ratio = np.sqrt(square[rim].max(axis=1)) / np.where(some, typical, 1.0)
+        falls = FALLING * off[rim] / np.where(some, spread[rim], 1.0)
+        rim[rim] = some & (ratio < np.exp(np.minimum(falls, 100.0)))
+        return rim
 
 
 def _tree(X: np.ndarray, pool: np.ndarray) -> Any:
@@ -165,7 +212,11 @@ def smoothed_bootstrap(
     if weight is None:
         whole, rest = divmod(n, m)
         rows = np.repeat(near.order, whole)
-        rows = np.concatenate([rows, near.order[np.sort(rng.choice(m, rest, replace=False))]])
+        if (
+            rest
+        ):  # evenly along an order that keeps neighbours together: every region gets its share
+            evenly = (np.arange(rest) + rng.random()) * (m / rest)
+            rows = np.concatenate([rows, near.order[np.minimum(evenly.astype(int), m - 1)]])
     else:
         rows = near.order[drawn_rows(weight[near.order], n, rng)]
     Z = np.empty((n, d))
@@ -187,7 +238,7 @@ def drawn_rows(weight: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _amounts(near: Neighbourhoods, rng: np.random.Generator) -> tuple[float, float]:
-    """Return a and b: b by bisection on the distance to the nearest sample, a from the variance for every b."""
+    """Return a and b: the least b whose particles are far enough from their nearest sample, a from the variance for every b."""
     probes = near.pool[rng.permutation(len(near.pool))[:PROBES]]
     unseen = float(np.median(near.nearest(near.X[probes], min(2, len(near.pool)))[0][:, -1]))
     centre, own, noise = near.around(probes, rng)
@@ -205,12 +256,17 @@ def _amounts(near: Neighbourhoods, rng: np.random.Generator) -> tuple[float, flo
 
     # Noise alone must not exceed the variance: among many features it would, before its distance is that of an unseen sample.
     room = max(0.0, wanted - centre.var(axis=0).sum()) / max((noise**2).mean(axis=0).sum(), 1e-300)
-    low, high = SMALLEST, float(np.clip(np.sqrt(room), SMALLEST, LARGEST))
-    for _ in range(HALVINGS):
-        b = float(np.sqrt(low * high))
-        moved = near.nearest(centre + shrinkage(b) * own + b * noise)[0]
-        low, high = (low, b) if np.median(moved) > DISTINCT * unseen else (b, high)
-    return shrinkage(high), high
+    values = np.geomspace(SMALLEST, float(np.clip(np.sqrt(room), SMALLEST, LARGEST)), VALUES)
+    far = np.array(
+        [np.median(near.nearest(centre + shrinkage(b) * own + b * noise)[0]) for b in values]
+    )
+    wanted_distance = min(DISTINCT * unseen, ENOUGH * far.max())
+    first = int(np.argmax(far >= wanted_distance))
+    b = float(values[first])
+    if first > 0:  # between two values the distance is nearly linear in log b
+        share = (wanted_distance - far[first - 1]) / (far[first] - far[first - 1])
+        b = float(values[first - 1] * (b / values[first - 1]) ** share)
+    return shrinkage(b), b
 
 
 def gaussian_mixture(X: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -133,12 +133,14 @@ def energy_distance(
 
     .. math:: 2 E|x - y| - E|x - x'| - E|y - y'|
 
-    ``weights`` is a pair as in :func:`mmd`. Differs from ``scipy.stats.energy_distance``, which returns the root and takes the line only.
+    Differs from ``scipy.stats.energy_distance``, which returns the root and takes the line only.
 
     Parameters
     ----------
     X, Y : arrays of shape (n, d) and (m, d)
         Two clouds.
+    weights : pair of arrays of shape (n,) and (m,), optional
+        As in :func:`mmd`.
     backend : str, optional
         Who computes.
 

@@ -29,6 +29,10 @@ def pictures(images: Array, *, columns: int | None = None, path: Where | None = 
         Images in a row; by default as many as rows.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     stack = np.asarray(images)
     if stack.ndim == 3:
@@ -72,6 +76,10 @@ def training(history: Mapping[str, Array], *, path: Where | None = None) -> Any:
         ``history_`` of a fitted :class:`gpukoop.Generator`.
     path : path, optional
         Where to write the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     if not isinstance(history, Mapping) or not {"energy", "seconds"} <= set(history):
         raise TypeError(

@@ -1,0 +1,126 @@
+"""New rows of frames: names, types and margins kept; what a forest tells apart; what is refused."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import gpukoop as gk
+
+pd = pytest.importorskip("pandas")
+FRAMES = {"wine": load_wine, "breast_cancer": load_breast_cancer, "diabetes": load_diabetes}
+
+
+def told_apart(new, old):
+    """Accuracy of a forest of 100 trees, 5 folds: one half is chance, below it rows are copies."""
+    both = np.concatenate([new, old]).astype(float)
+    labels = np.repeat([0, 1], len(old))
+    forest = RandomForestClassifier(100, random_state=0)
+    return cross_val_score(forest, both, labels, cv=5).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_of_three_kinds(name, record_property):
+    frame = FRAMES[name](as_frame=True).frame
+    new, report = gk.synthesize(frame, return_report=True)
+    assert list(new.columns) == list(frame.columns)
+    assert (new.dtypes == frame.dtypes).all()
+    assert (new.min() >= frame.min()).all()
+    assert (new.max() <= frame.max()).all()
+    accuracy = told_apart(new, frame)
+    record_property("accuracy", accuracy)
+    # independent draws of one law: .5 +- .03; a shuffle of every column on its own: above .9 for breast_cancer
+    assert 0.4 < accuracy < 0.7
+    assert "memorisation" not in [line.name for line in report.failures]
+
+
+def test_a_pipeline_and_a_grid_search_run_on_new_rows():
+    frame = load_wine(as_frame=True).frame
+    new = gk.synthesize(frame, 300)
+    X, y = new.drop(columns="target"), new["target"]
+    pipeline = make_pipeline(StandardScaler(), RandomForestClassifier(20, random_state=0))
+    search = GridSearchCV(pipeline, {"randomforestclassifier__max_depth": [2, 4]}, cv=2).fit(X, y)
+    # trained on new rows, right on real ones: three classes, the commonest has 40 %
+    assert search.score(frame.drop(columns="target"), frame["target"]) > 0.75
+    assert list(search.feature_names_in_) == list(X.columns)
+
+
+def mixed(n=400):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=n)
+    return pd.DataFrame(
+        {
+            "x": x,
+            "price": np.round(np.exp(x + 0.3 * rng.normal(size=n)), 2),
+            "count": rng.poisson(np.exp(0.5 * x)).astype(np.int32),
+            "flag": x + rng.normal(size=n) > 0,
+            "town": np.where(x > 0.7, "north", np.where(x > -0.5, "middle", "south")),
+            "grade": pd.Categorical.from_codes(rng.integers(0, 3, n), list("abc"), ordered=True),
+        }
+    )
+
+
+def test_columns_of_every_type():
+    frame = mixed()
+    new = gk.synthesize(frame, 2_000, random_state=1)
+    assert (new.dtypes == frame.dtypes).all()
+    assert (new["price"] == new["price"].round(2)).all()
+    assert set(new["town"]) <= {"north", "middle", "south"}
+    for name in ("town", "flag", "grade", "count"):
+        old, now = (f[name].value_counts(normalize=True) for f in (frame, new))
+        # four deviations of a share among 2,000 draws
+        for value, share in old.items():
+            deviation = np.sqrt(share * (1 - share) / 2_000)
+            assert abs(now.get(value, 0.0) - share) < 4 * deviation + 1 / 400, (name, value)
+    # how columns hang together
+    assert new["x"].corr(new["price"], method="spearman") == pytest.approx(
+        frame["x"].corr(frame["price"], method="spearman"), abs=0.08
+    )
+    means = new.groupby("town")["x"].mean()
+    assert means["south"] < means["middle"] < means["north"]
+    again = gk.synthesize(frame, 2_000, random_state=1)
+    pd.testing.assert_frame_equal(new, again)
+    assert not new.equals(gk.synthesize(frame, 2_000, random_state=2))
+
+
+def test_an_estimator_of_ones_own():
+    frame = mixed()[["x", "count"]]
+    sampler = gk.KoopmanSampler("polynomial", degree=2, random_state=0)
+    new = gk.synthesize(frame, 100, estimator=sampler)
+    assert (new.dtypes == frame.dtypes).all()
+    assert len(new) == 100
+
+
+def test_polars():
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({c: mixed()[c].tolist() for c in ("x", "count", "flag", "town")})
+    new = gk.synthesize(frame, 50)
+    assert new.schema == frame.schema
+    assert new.shape == (50, 4)
+
+
+def test_what_is_refused_names_the_column():
+    frame = mixed()
+    for name, value, error, words in (
+        ("x", np.nan, ValueError, "column 'x' has 1 missing"),
+        ("town", None, ValueError, "column 'town' has 1 missing"),
+        ("x", np.inf, ValueError, "column 'x' contains NaN or inf"),
+    ):
+        bad = frame.copy()
+        bad.loc[5, name] = value
+        with pytest.raises(error, match=words):
+            gk.synthesize(bad)
+    frame["when"] = pd.date_range("2020-01-01", periods=len(frame))
+    with pytest.raises(TypeError, match="column 'when' holds dates"):
+        gk.synthesize(frame)
+    frame["when"] = [f"customer {i}" for i in range(len(frame))]
+    with pytest.raises(ValueError, match="column 'when' has a different text"):
+        gk.synthesize(frame)
+    with pytest.raises(TypeError, match="expected a pandas or polars DataFrame"):
+        gk.synthesize(np.ones((5, 2)))
+    with pytest.raises(TypeError, match="fit and sample"):
+        gk.synthesize(mixed(), estimator="koopman")
