@@ -13,20 +13,15 @@ import numpy as np
 
 from gpukoop.arrays import Array, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.flow import groups
 from gpukoop.flow.sinkhorn import problem, solve, solve_symmetric, transport_value
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
-from gpukoop.kernels.formula.profile import AbstractKernel, KernelSum
+from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.scales import median_scale
+from gpukoop.torch.products import by_products
 from gpukoop.torch.sums import check_tensor, library, operator
 
 if TYPE_CHECKING:
     import torch
-
-# From so many features on, distances by products of matrices are quicker than sums of differences ...
-MANY_FEATURES = 64
-# ... and exact to some 1e-5 of a kernel value where no point is farther from the centre than the root of so many scales squared.
-FARTHEST = 100.0
 
 
 def mmd(
@@ -248,7 +243,7 @@ def _mean_gap(
     kernel: AbstractKernel, backend: str | None, X: Any, Y: Any, need_x: bool, need_y: bool
 ) -> tuple[float, Any, Any]:
     """Return E k(x, x') + E k(y, y') - 2 E k(x, y), in float64 from the sums on, and its gradients."""
-    if backend is None and not need_y and (at_once := _products(kernel, X, Y)) is not None:
+    if backend is None and not need_y and (at_once := by_products(kernel, X, Y)) is not None:
         return at_once
     xx, own_x = _mean(kernel, backend, X, X, need_x)
     yy, own_y = _mean(kernel, backend, Y, Y, need_y)
@@ -257,37 +252,6 @@ def _mean_gap(
     slope_x = 2 / len(X) * (own_x - cross_x) if need_x else None
     slope_y = 2 / len(Y) * (own_y - cross_y) if need_y else None
     return xx + yy - 2 * xy, slope_x, slope_y
-
-
-def _products(kernel: AbstractKernel, X: Any, Y: Any) -> tuple[float, Any, Any] | None:
-    """Return value and gradient in X by products of matrices where these are the quicker way, else None.
-
-    That is so for Gaussians between batches of one size on the host, in many dimensions, and in float32 exact enough where no
-    point is many scales away from the centre.
-    """
-    n, d = X.shape
-    terms = kernel.terms if isinstance(kernel, Gaussian | KernelSum) else ()
-    if (
-        not terms
-        or X.device.type != "cpu"
-        or X.dtype != library().float32
-        or len(Y) != n
-        or d < MANY_FEATURES
-        or n * n > groups.LARGEST
-        or any(type(k) is not Gaussian or isinstance(k.scale, str) for _, k in terms)
-    ):
-        return None
-    x, y = X.detach().numpy(), Y.detach().numpy()
-    centre = y.mean(axis=0)
-    x, y = (x - centre)[None], (y - centre)[None]
-    scales = [float(term.scale) for _, term in terms]
-    farthest = max(float((cloud**2).sum(axis=2).max()) for cloud in (x, y))
-    if not farthest <= FARTHEST * min(scales) ** 2:
-        return None
-    a = np.full((1, n), 1 / n, np.float32)
-    found = groups.mmd(x, y, a, scales, [float(weight) for weight, _ in terms])
-    slope = library().from_numpy(found.velocity[0])
-    return 2 * float(found.energy[0]), slope.mul_(-2 / n), None
 
 
 def _mean(
