@@ -125,15 +125,12 @@ def mmd(
             r = np.sqrt(S)
             with np.errstate(divide="ignore"):
                 return -r, np.where(r > 0, 1 / r, np.float32(0))
-        values: np.ndarray | None = None
+        values, slope = np.zeros_like(S), np.zeros_like(S)
         for s, w in zip(scales, weights, strict=True):
             e = S * np.float32(-0.5 / s**2)
             np.exp(e, out=e)
-            if values is None:
-                values, slope = e * np.float32(w), e * np.float32(w / s**2)
-            else:
-                values += np.float32(w) * e
-                slope += np.float32(w / s**2) * e
+            values += np.float32(w) * e
+            slope += np.float32(w / s**2) * e
         return values, slope
 
     n, shape = Z.shape[1], (len(Z),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,13 @@ def by_products(kernel: AbstractKernel, X: Any, Y: Any) -> tuple[float, Any, Any
         or len(Y) != n
         or d < MANY_FEATURES
         or n * n > groups.LARGEST
-        or any(type(k) is not Gaussian or isinstance(k.scale, str) for _, k in terms)
+        or any(type(k) is not Gaussian or not isinstance(k.scale, numbers.Real) for _, k in terms)
     ):
         return None
     x, y = X.detach().numpy(), Y.detach().numpy()
     centre = y.mean(axis=0)
     x, y = (x - centre)[None], (y - centre)[None]
-    scales = [float(term.scale) for _, term in terms]
+    scales = [float(term.scale) for _, term in terms if isinstance(term.scale, numbers.Real)]
     farthest = max(float((cloud**2).sum(axis=2).max()) for cloud in (x, y))
     if not farthest <= FARTHEST * min(scales) ** 2:
         return None
