@@ -205,3 +205,36 @@ def test_without_torch_the_room_imports_and_says_what_to_install():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install gpukoop[torch]" in done.stdout
+
+
+def test_mmd_of_batches_in_many_dimensions_by_products(monkeypatch):
+    """Value and gradient by products of matrices against fused sums in float64, in several blocks; and when they are not taken."""
+    from gpukoop.flow import groups
+
+    rng = np.random.default_rng(7)
+    X, Y = (
+        torch.as_tensor(rng.normal(size=(600, 80)) + shift, dtype=torch.float32)
+        for shift in (30.0, 30.2)
+    )
+    kernel = gk.Gaussian(9.0) + 0.5 * gk.Gaussian(4.0)
+    calls = []
+    way = groups.mmd
+    monkeypatch.setattr(groups, "mmd", lambda *a, **k: calls.append(1) or way(*a, **k))
+
+    def gradient(X, Y, kernel=kernel):
+        X = X.clone().requires_grad_()
+        value = gk.torch.mmd(X, Y, kernel, squared=True)
+        return float(value.detach()), torch.autograd.grad(value, X)[0].double()
+
+    value, slope = gradient(X, Y)
+    assert len(calls) == 1
+    exact, exact_slope = gradient(X.double(), Y.double())
+    assert len(calls) == 1
+    assert value == pytest.approx(exact, rel=2e-4)
+    assert (slope - exact_slope).abs().max() < 1e-4 * exact_slope.abs().max()
+    # many scales away, another kernel, other sizes: fused sums of differences
+    gradient(X[:40], Y[:40], gk.Gaussian(0.5))
+    gradient(X[:40], Y[:40], gk.Laplace(9.0))
+    gradient(X[:40], Y[:41])
+    gradient(X[:40, :3], Y[:40, :3])
+    assert len(calls) == 1

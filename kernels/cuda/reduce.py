@@ -245,8 +245,8 @@ class Call:
         engine.load(running)
         # Any of the forms may be the one that works; the least roomy of them decides for all.
         filled = min(map(engine.capacity, running))
-        how = {"capacity": filled, "multiprocessors": engine.multiprocessors()}
-        self.plan = plan = make_plan(kernel, replace(sizes, **how))
+        sizes = replace(sizes, capacity=filled, multiprocessors=engine.multiprocessors())
+        self.plan = plan = make_plan(kernel, sizes)
         fixed = made | plan.scalars
         fixed |= {name: self.xp.empty(*size) for name, size in plan.unused.items()}
         wanted = {program.name for program in running}
