@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
+
+import numpy as np
 
 from gpukoop.kernels.formula.expr import (
     Call,
@@ -74,3 +79,22 @@ def swings(tree: Expr) -> bool:
     if isinstance(tree, Sum):
         return any(swings(t) for t, _ in tree.terms)
     return isinstance(tree, Product) and any(swings(part) for f in tree.factors for part in f)
+
+
+def numerical(tree: Expr, values: Mapping[Expr, Any]) -> Any:
+    """Return the value of an expression at arrays or numbers of NumPy, node by node: no text is printed for it."""
+    if isinstance(tree, Number):
+        return np.float64(tree.value)
+    if isinstance(tree, Sum):
+        return tree.constant + sum(c * numerical(t, values) for t, c in tree.terms)
+    if isinstance(tree, Product):
+        factors = [
+            np.exp(numerical(e, values))
+            if b == E
+            else np.power(numerical(b, values), numerical(e, values))
+            for b, e in tree.factors
+        ]
+        return math.prod(factors)
+    if isinstance(tree, Call):
+        return getattr(np, tree.function)(numerical(tree.argument, values))
+    return values[tree]

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.formula.derivative import derivative, expanded
+from gpukoop.kernels.formula.derivative import derivative, expanded, numerical
 from gpukoop.kernels.formula.expr import Expr, Number, Symbol, expression, log, substitute
 from gpukoop.kernels.formula.lengths import Scale, checked_scale
 from gpukoop.kernels.formula.printers import FormulaPrinter, quotient
 from gpukoop.kernels.formula.profile import AbstractRadial, Profile, S
-from gpukoop.kernels.reference import evaluate
 
 FUNCTIONS = ("exp", "log", "sqrt", "cos", "sin", "cosh", "sinh", "tanh")
 OPERATORS: dict[type, Callable[..., Any]] = {
@@ -268,8 +267,9 @@ def _from_function(
 
 
 def _at(tree: Expr, s: np.ndarray, inside: dict[str, float]) -> np.ndarray:
+    numbers_of: dict[Expr, Any] = {Symbol(name): np.float64(v) for name, v in inside.items()}
     with np.errstate(all="ignore"):
-        return evaluate(substitute(tree, {S: Symbol("q")}), s, tuple(inside), (*inside.values(),))
+        return numerical(tree, {S: s, **numbers_of}) + np.zeros_like(s)
 
 
 def _steepness(phi: Expr, inside: dict[str, float]) -> Expr:
