@@ -18,10 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.formula.derivative import derivative, expanded, numerical
-from gpukoop.kernels.formula.expr import Expr, Number, Symbol, expression, log, substitute
+from gpukoop.kernels.formula.checked import (
+    Formula,
+    at,
+    check_positive,
+    check_slope,
+    check_values,
+    steepness,
+)
+from gpukoop.kernels.formula.derivative import derivative
+from gpukoop.kernels.formula.expr import Expr, Number, Symbol, expression, substitute
 from gpukoop.kernels.formula.lengths import Scale, checked_scale
-from gpukoop.kernels.formula.printers import FormulaPrinter, quotient
+from gpukoop.kernels.formula.printers import FormulaPrinter
 from gpukoop.kernels.formula.profile import AbstractRadial, Profile, S
 
 FUNCTIONS = ("exp", "log", "sqrt", "cos", "sin", "cosh", "sinh", "tanh")
@@ -39,15 +47,7 @@ GRAMMAR = (
 )
 # Longer text is no formula, and deep brackets would exhaust the reader.
 LONGEST = 1_000
-# Where a formula must be finite: s = |x - y|^2 / scale^2 of close neighbours, and of outliers a thousand scales away.
-GRID = np.geomspace(1e-6, 1e6, 241)
-# A kernel declared positive must be so here; beyond, it may underflow.
-WITHIN = GRID[GRID <= 100]
-# Relative complex step; agreement asked of the derivative, and what the chain rule of a root may cancel near 0.
-STEP, AGREEMENT, CANCELLED = 1e-20, 1e-6, 1e-10
 ONE, ZERO = Number(1.0), Number(0.0)
-# phi(s, {parameter: number}), of arrays or of symbols.
-Formula = Callable[[Any, dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,12 +181,12 @@ def radial(
     if slope == ZERO:
         raise ValueError(f"radial: {what} does not depend on s: use gk.Constant")
     inside = {_inside(name): number for name, number in given.items()}
-    _check_values(what, phi, value, inside, given, singular)
-    slope = _steepness(phi, inside)
-    _check_slope(what, slope, value, inside, given)
+    check_values(what, phi, value, inside, given, singular)
+    slope = steepness(phi, inside)
+    check_slope(what, slope, value, inside, given)
     if positive:
-        _check_positive(what, phi, slope, inside, singular)
-    kink = not math.isfinite(_at(slope, np.zeros(1), inside)[0])
+        check_positive(what, phi, slope, inside, singular)
+    kink = not math.isfinite(at(slope, np.zeros(1), inside)[0])
     return RadialFormula(scale, phi, slope, tuple(given.items()), kink, singular, positive)
 
 
@@ -263,113 +263,14 @@ def _from_function(
     return (lambda s, given: function(s, **given)), own
 
 
-# -- derivative and checks ---------------------------------------------------------------------------
-
-
-def _at(tree: Expr, s: np.ndarray, inside: dict[str, float]) -> np.ndarray:
-    numbers_of: dict[Expr, Any] = {Symbol(name): np.float64(v) for name, v in inside.items()}
-    with np.errstate(all="ignore"):
-        return numerical(tree, {S: s, **numbers_of}) + np.zeros_like(s)
-
-
-def _steepness(phi: Expr, inside: dict[str, float]) -> Expr:
-    """Return the derivative; multiplied out if that gives it a limit at 0, as for Matern kernels."""
-    slope = derivative(phi, S)
-    if not math.isfinite(_at(slope, np.zeros(1), inside)[0]):
-        out = expanded(slope)
-        if math.isfinite(_at(out, np.zeros(1), inside)[0]):
-            return out
-    return slope
-
-
-def _check_values(
-    what: str,
-    phi: Expr,
-    value: Formula,
-    inside: dict[str, float],
-    given: dict[str, float],
-    singular: bool,
-) -> None:
-    """Raise unless the formula is finite, and the expression it became has its values."""
-    with np.errstate(all="ignore"):
-        expected = np.asarray(value(GRID, given), float)
-    found = _at(phi, GRID, inside)
-    for values in (expected, found):
-        bad = ~np.isfinite(values)
-        if bad.any():
-            raise ValueError(
-                f"radial: {what} is {values[bad][0]} at s = {GRID[bad][0]:.3g}: write it so that it, and no part of it, leaves the "
-                "range there"
-            )
-    wrong = np.abs(found - expected) > AGREEMENT * np.maximum(np.abs(expected), 1e-300)
-    # where terms cancel, both are rounding
-    wrong &= np.abs(found - expected) > 1e-12 * np.abs(expected).max()
-    if wrong.any():
-        raise ValueError(
-            f"radial: {what} is {expected[wrong][0]:.6g} at s = {GRID[wrong][0]:.3g} but simplifies to {found[wrong][0]:.6g}: what "
-            "stands under roots, powers and logarithms must be positive"
-        )
-    start = float(_at(phi, np.zeros(1), inside)[0])
-    if math.isfinite(start) == singular:
-        words = (
-            "has a value there: leave out singular=True"
-            if singular
-            else "has none there: pass singular=True, and pairs at distance 0 contribute zero"
-        )
-        raise ValueError(f"radial: {what} is {start:g} at s = 0; it {words}")
-
-
-def _check_slope(
-    what: str, slope: Expr, value: Formula, inside: dict[str, float], given: dict[str, float]
-) -> None:
-    """Raise unless the derivative is finite, and that of a complex step of the formula as it was given."""
-    with np.errstate(all="ignore"):
-        stepped = np.asarray(value(GRID * (1 + 1j * STEP), given))
-        expected, size = stepped.imag / (STEP * GRID), np.abs(stepped)
-    found = _at(slope, GRID, inside)
-    bad = ~np.isfinite(found)
-    if bad.any():
-        raise ValueError(
-            f"radial: the derivative of {what} is {found[bad][0]} at s = {GRID[bad][0]:.3g}: write the formula so that no part of it "
-            "leaves the range there"
-        )
-    allowed = AGREEMENT * np.abs(expected) + CANCELLED * size / GRID + 1e-300
-    wrong = np.abs(found - expected) > allowed
-    if wrong.any():
-        raise ValueError(
-            f"radial: {what} has the derivative {found[wrong][0]:.6g} at s = {GRID[wrong][0]:.3g}, by differences "
-            f"{expected[wrong][0]:.6g}: it is not differentiable there"
-        )
-
-
-def _check_positive(
-    what: str, phi: Expr, slope: Expr, inside: dict[str, float], singular: bool
-) -> None:
-    """Raise unless phi > 0 as far as it is seen, and its logarithm is finite everywhere."""
-    near = WITHIN if singular else np.append(0.0, WITHIN)
-    values = _at(phi, near, inside)
-    if not (values > 0).all():
-        s = near[~(values > 0)][0]
-        raise ValueError(
-            f"radial: {what} is declared positive, but is {values[near == s][0]:.3g} at s = {s:.3g}: leave out positive=True"
-        )
-    for tree in (log(phi), quotient(slope, phi)):
-        values = _at(tree, GRID, inside)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"radial: {what} is declared positive, but its logarithm or its slope is {values[~np.isfinite(values)][0]} at s = "
-                f"{GRID[~np.isfinite(values)][0]:.3g}: write it as one exponential, or add kernels"
-            )
-
-
 @lru_cache(maxsize=256)
 def _profile(
     phi: Expr, dphi: Expr, names: tuple[str, ...], kink: bool, singular: bool, positive: bool
 ) -> Profile:
     symbols = (S, *map(Symbol, names))
     return Profile(
-        phi=lambda *at: substitute(phi, dict(zip(symbols, at, strict=True))),
-        dphi=lambda *at: substitute(dphi, dict(zip(symbols, at, strict=True))),
+        phi=lambda *given: substitute(phi, dict(zip(symbols, given, strict=True))),
+        dphi=lambda *given: substitute(dphi, dict(zip(symbols, given, strict=True))),
         parameters=names,
         kink=kink,
         singular=singular,
