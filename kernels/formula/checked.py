@@ -24,6 +24,7 @@ Formula = Callable[[Any, dict[str, Any]], Any]
 
 
 def at(tree: Expr, s: np.ndarray, inside: dict[str, float]) -> np.ndarray:
+    """Return the values of an expression at s; infinities and NaN are for the caller to see."""
     numbers_of: dict[Expr, Any] = {Symbol(name): np.float64(v) for name, v in inside.items()}
     with np.errstate(all="ignore"):
         return numerical(tree, {S: s, **numbers_of}) + np.zeros_like(s)
