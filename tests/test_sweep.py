@@ -162,6 +162,7 @@ CALLS |= {name: call for name, call in (PARTS | hostile_rooms.PARTS).items() if 
 # Public names that no hostile call reaches here, each with where it is tried or why not.
 VALUE = "a value that a call returns, or an abstract class"
 ELSEWHERE = {
+    "baselines.LAWGD": "seconds a fit, and the checks of SVGD; tests/test_baselines.py",
     **dict.fromkeys(
         "metrics.KernelDistance metrics.TwoSampleTest verdict.TwoSampleTest verdict.Line verdict.Report sampler.ExponentialOverflow "
         "sampler.SpectralReport BackendError maps.AbstractLinearMap maps.AbstractMap sampler.AbstractFeatures "

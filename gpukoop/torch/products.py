@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -26,20 +25,21 @@ def by_products(kernel: AbstractKernel, X: Any, Y: Any) -> tuple[float, Any, Any
     """
     n, d = X.shape
     terms = kernel.terms if isinstance(kernel, Gaussian | KernelSum) else ()
+    scales = [k.scale for _, k in terms if isinstance(k.scale, float | int)]
     if (
         not terms
+        or len(scales) < len(terms)
         or X.device.type != "cpu"
         or X.dtype != library().float32
         or len(Y) != n
         or d < MANY_FEATURES
         or n * n > groups.LARGEST
-        or any(type(k) is not Gaussian or not isinstance(k.scale, numbers.Real) for _, k in terms)
+        or any(type(k) is not Gaussian for _, k in terms)
     ):
         return None
     x, y = X.detach().numpy(), Y.detach().numpy()
     centre = y.mean(axis=0)
     x, y = (x - centre)[None], (y - centre)[None]
-    scales = [float(term.scale) for _, term in terms if isinstance(term.scale, numbers.Real)]
     farthest = max(float((cloud**2).sum(axis=2).max()) for cloud in (x, y))
     if not farthest <= FARTHEST * min(scales) ** 2:
         return None

@@ -156,8 +156,8 @@ def radial(
     radial('(exp((-(a * s))))', scale=1.0, a=3.0)
     """
     if formula is None:
-        options = {"scale": scale, "positive": positive, "singular": singular}
-        return partial(radial, **options, **parameters)
+        options: dict[str, Any] = {"scale": scale, "positive": positive, "singular": singular}
+        return partial(radial, **options, **parameters)  # type: ignore[arg-type]
     for name, flag in (("positive", positive), ("singular", singular)):
         if not isinstance(flag, bool):
             raise TypeError(f"radial: {name} is {flag!r}, expected True or False")
