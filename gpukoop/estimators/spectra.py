@@ -127,7 +127,8 @@ def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
     given = isinstance(kernel, AbstractKernel) and isotropic(kernel)[1] is not None
     if flow.project is not None or given:
         return None
-    # mean absolute deviations: no square leaves the range
+    # mean absolute deviations, of numbers below one: neither squares nor sums leave the range
+    X = X / max(float(abs(X).max()), np.finfo(X.dtype).tiny)
     middle = X.mean(axis=0, dtype=float)
     width = to_host(abs(X - middle).mean(axis=0, dtype=float))
     width = width[width > 0]
