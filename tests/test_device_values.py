@@ -4,12 +4,17 @@ Run on the stand-in everywhere and on a device with ``pytest -m gpu`` (``devices
 same decisions; on the stand-in the sums are the host's own, on a device they differ by rounding, which flows carry on.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 from devices import KINDS, host, with_values
 
 import gpukoop as gk
 from gpukoop import metrics, spectrum
+
+with contextlib.suppress(ImportError):
+    import ot  # noqa: F401 - before the stand-in, which it would take for CuPy
 
 CUDA = "numba-cuda"
 RNG = np.random.default_rng(0)
