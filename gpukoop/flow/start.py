@@ -212,9 +212,8 @@ def smoothed_bootstrap(
     if weight is None:
         whole, rest = divmod(n, m)
         rows = np.repeat(near.order, whole)
-        if (
-            rest
-        ):  # evenly along an order that keeps neighbours together: every region gets its share
+        if rest:
+            # evenly along an order that keeps neighbours together: every region gets its share
             evenly = (np.arange(rest) + rng.random()) * (m / rest)
             rows = np.concatenate([rows, near.order[np.minimum(evenly.astype(int), m - 1)]])
     else:
