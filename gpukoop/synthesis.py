@@ -119,9 +119,8 @@ def synthesize(
     names = list(frame.columns)
     if len(set(names)) < len(names):
         raise ValueError("frame has two columns of one name: rename one")
-    for learner, verb in ((estimator, "fit"), (estimator, "sample")):
-        if estimator is not None and not hasattr(learner, verb):
-            raise TypeError(f"estimator is {estimator!r}, expected an object with fit and sample")
+    if estimator is not None and not (hasattr(estimator, "fit") and hasattr(estimator, "sample")):
+        raise TypeError(f"estimator is {estimator!r}, expected an object with fit and sample")
     rng = random_generator(random_state)
     columns, S = _scores(frame, names, rng)
     if estimator is None:
