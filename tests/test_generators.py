@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp, softmax
 from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
+from gpukoop.flow import drift
 from gpukoop.flow.drift import drift_field
 from gpukoop.flow.memory import Kept
 from gpukoop.flow.ratio import PULLS, alpha, pull, value
@@ -64,6 +66,31 @@ def test_drift_stands_still_on_its_samples_and_reaches_from_afar():
     # twice the same cloud: every particle has its own copy on the other side, once more than itself left out
     both = drift_field(np.repeat(Y, 2, axis=0), (1.0,))(np.repeat(Y, 2, axis=0), Kept(), rng, 0)
     assert np.abs(both.velocity).max() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_isolated_particles_are_repelled(dtype, monkeypatch):
+    """Others 6 to 40 scales away weigh less than a rounding beside the particle itself: they are summed without it, in logs."""
+    monkeypatch.setattr(drift, "PAIRS", 90)
+    rng = np.random.default_rng(3)
+    Z = np.vstack([rng.normal(size=(20, 2)), 12 * rng.normal(size=(10, 2))]).astype(dtype)
+    Y, scale = rng.normal(size=(25, 2)).astype(dtype), 0.5
+    dense = []
+    kept = drift._without_itself
+    monkeypatch.setattr(drift, "_without_itself", lambda *a: dense.append(len(a[1])) or kept(*a))
+    motion = drift_field(Y, (scale,))(Z, Kept(), rng, 0)
+    assert 3 <= dense[0] < 30  # both ways are taken
+    z, y = Z.astype(float), Y.astype(float)
+    apart = -((z[:, None] - z) ** 2).sum(axis=2) / (2 * scale**2)
+    np.fill_diagonal(apart, -np.inf)
+    near = -((z[:, None] - y) ** 2).sum(axis=2) / (2 * scale**2)
+    expected = softmax(near, axis=1) @ y - softmax(apart, axis=1) @ z
+    np.testing.assert_allclose(
+        motion.velocity, expected, atol=(5e-3 if dtype is np.float32 else 1e-9)
+    )
+    log_q = logsumexp(apart, axis=1) - np.log(29)
+    energy = (log_q - logsumexp(near, axis=1) + np.log(25)).mean()
+    assert motion.energy == pytest.approx(energy, rel=1e-4 if dtype is np.float32 else 1e-10)
 
 
 @pytest.mark.parametrize("name", [*PULLS, "alpha(0.5)", "alpha(-1)"])
