@@ -68,7 +68,7 @@ def test_neural_lift_is_a_dictionary_of_the_sampler(neural):
 
 def test_neural_lift_samples_with_what_it_was_trained_to(neural):
     """One step of the trained operator beside the start, and its modes by hand."""
-    X, lift = neural
+    _, lift = neural
     fresh = datasets.eight_gaussians(2_000, random_state=5)
     start = noise(2_000, seed=7)
     reached = gk.metrics.energy_distance(lift.advance(start), fresh)
