@@ -130,7 +130,8 @@ def _reduce(
     else:
         # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
         block = min(BLOCK, max(1, (1 << 17) // (8 * width)), -(-n // (2 * n_threads())))
-        block = min(block, max(1, INTERRUPT // (work * X.itemsize)))
+        whole = INTERRUPT // (work * X.itemsize * variant.targets)  # rows of a block, in loops
+        block = min(block, max(1, whole * variant.targets))
         block = _round_up(block, variant.targets)
     Xp = _pack_rows(X, features, variant.targets, power)
     Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]
