@@ -40,7 +40,7 @@ from gpukoop.kernels.request import Request
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
-INTERRUPT = 1 << 29  # bytes of such pairs, a quarter of a second: how long Ctrl-C waits, also on a machine half as fast
+INTERRUPT = 1 << 29  # bytes of such pairs, a quarter of a second: how long Ctrl-C waits
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
 
 _EVERY_TILE, _NOTHING_LEFT = np.empty((0, 0), np.int32), np.empty((0, 0))
