@@ -40,6 +40,8 @@ def write_log(doing: str) -> str:
 
 def finish_printing() -> None:
     """Flush what was printed; a reader that has gone (``gpukoop info | head -1``) or a full device is no failure of the work."""
+    if sys.stdout is None:  # closed by the shell: gpukoop info >&-
+        return
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -49,9 +51,10 @@ def finish_printing() -> None:
 
 
 def say(text: str) -> None:
-    """Print to standard output; see :func:`finish_printing`."""
+    """Print to standard output; what its encoding lacks is escaped, and for the rest see :func:`finish_printing`."""
     try:
-        print(text)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
     except OSError:
         finish_printing()
 
@@ -88,11 +91,14 @@ def folder(path: Path) -> None:
         raise ValueError(
             f"--out {path} is a file, expected a folder (it is made if it is not there)"
         )
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--out {path} cannot be made or written: choose another folder")
 
 
 def writable(path: Path, *endings: str) -> None:
-    """Raise unless a file of one of these endings can be written: asked before the work starts."""
-    if path.suffix not in endings:
+    """Raise unless a file of one of these endings, if any, can be written: asked before the work starts."""
+    if endings and path.suffix not in endings:
         raise ValueError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file name")

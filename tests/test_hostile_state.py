@@ -607,3 +607,75 @@ def test_bytes_after_the_array_are_refused(tmp_path):
         file.write(b"\0" * 16)
     with pytest.raises(ValueError, match="more in the file"):
         read_npy(tmp_path / "a.npy")
+
+
+def test_flipped_bits_of_a_training_are_seen(tmp_path):
+    """The checkpoint of `gpukoop train`: of 200 altered files none is continued."""
+    pytest.importorskip("torch")
+    path = tmp_path / "checkpoint.pt"
+    made = lambda: gk.Generator(
+        lambda a, s: gk.generators.perceptron(a, s[0], hidden=4, layers=1),
+        "energy",
+        latent_dim=2,
+        n_iter=1,
+        batch_size=16,
+        random_state=0,
+    ).fit(X, checkpoint=path)
+    expected = made().sample(5)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match="no readable"):
+            made()
+    np.testing.assert_array_equal(made().sample(5), expected)
+
+
+def test_flipped_bits_of_a_kept_classifier_are_trained_anew(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from gpukoop.metrics import ClassifierFeatures, classifier
+
+    monkeypatch.setenv("GPUKOOP_CACHE_DIR", str(tmp_path))
+    pictures = np.random.default_rng(0).random((20, 8, 8))
+    made = lambda: ClassifierFeatures(2, 1).fit(pictures, np.arange(20) % 2)
+    expected = made().transform(pictures)
+    (path,) = (tmp_path / "classifiers").iterdir()
+    again = []
+    fit = classifier._fit
+    monkeypatch.setattr(classifier, "_fit", lambda *a: again.append(1) or fit(*a))
+    for n, _ in enumerate(_flipped(path), 1):
+        np.testing.assert_allclose(made().transform(pictures), expected, rtol=1e-4, atol=1e-6)
+        assert len(again) == n
+    path.parent.chmod(0o777)  # others may write there: left alone
+    made()
+    assert len(again) == n + 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_flipped_bits_of_pictures_are_seen(packed, tmp_path):
+    """PNG folders and packed IDX files have sums of their own, and both are asked."""
+    pytest.importorskip("PIL")
+    import gzip
+    import struct
+
+    from PIL import Image
+
+    from gpukoop.datasets import images
+
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 8), dtype=np.uint8)
+    if packed:
+        path = where = tmp_path / "images.gz"
+        path.write_bytes(
+            gzip.compress(struct.pack(">HBB3I", 0, 8, 3, *pictures.shape) + pictures.tobytes())
+        )
+    else:
+        where, path = tmp_path, tmp_path / "0.png"
+        for name, picture in zip("01", pictures, strict=True):
+            Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    np.testing.assert_array_equal(images(where), pictures)
+    seen = 0
+    for _ in _flipped(path):
+        try:
+            found = images(where)
+        except ValueError:
+            seen += 1
+        else:  # a bit that says nothing, such as the date
+            np.testing.assert_array_equal(found, pictures)
+    assert seen > 100
