@@ -92,8 +92,17 @@ def folder(path: Path) -> None:
             f"--out {path} is a file, expected a folder (it is made if it is not there)"
         )
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    if not _takes_files(there):
         raise ValueError(f"--out {path} cannot be made or written: choose another folder")
+
+
+def _takes_files(path: Path) -> bool:
+    """Tell whether a file can be made in a folder: by one without a name, for permissions alone do not say (/proc, quotas)."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            return os.access(path, os.W_OK)
+    except OSError:
+        return False
 
 
 def writable(path: Path, *endings: str) -> None:
@@ -107,7 +116,7 @@ def writable(path: Path, *endings: str) -> None:
     there = path.exists()
     if there and not path.is_file():
         raise ValueError(f"{path} is no ordinary file, expected a file name")
-    if not os.access(path if there else path.parent, os.W_OK):
+    if not _takes_files(path.parent) or (there and not os.access(path, os.W_OK)):
         raise ValueError(
             f"{path} cannot be written: choose another file, or change its permissions"
         )

@@ -149,6 +149,36 @@ def test_no_parameter_set_after_fit_is_forgotten(name):
     assert np.isfinite(flow.transport(Z)).all()
 
 
+def test_no_parameter_of_a_generator_is_forgotten():
+    """As above; nor do its fit, a failed refit and writing into the samples change what it draws."""
+    pytest.importorskip("torch")
+    data = X.copy()
+    made = gk.Generator(
+        lambda a, s: gk.generators.perceptron(a, s[0], hidden=4, layers=1),
+        "energy",
+        latent_dim=2,
+        n_iter=1,
+        batch_size=16,
+        random_state=0,
+    ).fit(data)
+    expected = made.sample(5)
+    data[:] = 1e3
+    assert made.X_.max() < 1e3
+    for bad in (X * np.nan, X[:, :0], "text", X[:, :1] * 0):
+        with pytest.raises((ValueError, TypeError)):
+            made.fit(bad)
+    for parameter, good in made.get_params(deep=False).items():
+        for kind, bad in NOTHINGS.items():
+            if (parameter, kind) in ANYTHING_GOES or (parameter, kind) == ("scale", "array"):
+                continue
+            made.set_params(**{parameter: bad})
+            with pytest.raises((ValueError, TypeError), match=parameter) as caught:
+                made.sample(5)
+            assert "ambiguous" not in str(caught.value), (parameter, kind)
+        made.set_params(**{parameter: good})
+    np.testing.assert_array_equal(made.sample(5), expected)
+
+
 @pytest.mark.parametrize("name", SPECTRA)
 def test_spectra_check_parameters_in_every_verb(name):
     spectrum = SPECTRA[name](X)

@@ -14,8 +14,7 @@ from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import check_columns, framed
 from gpukoop.flow.loop import seed_from
-from gpukoop.generators.checked import check_parameters
-from gpukoop.generators.networks import library
+from gpukoop.generators.checked import check_parameters, device_of
 from gpukoop.generators.samples import distance_multiple, flat
 from gpukoop.generators.saved import read, write
 from gpukoop.generators.training import Source
@@ -98,8 +97,7 @@ class DrawingMixin(JudgedMixin, ABC):
 
     def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:
         """Take over a network that was read from a file."""
-        torch = library()
-        device = torch.device("cpu" if self.device is None else self.device)
+        device = device_of(self.device)
         network = self._network(self.latent_dim + (0 if shares is None else len(shares)))
         network.load_state_dict(state)
         self.network_ = network.to(device).requires_grad_(False)
