@@ -1,6 +1,7 @@
 """Parameters, fitted state, frames, callbacks, threads and checkpoints under everything that users do to them (issue 12)."""
 
 import contextlib
+import inspect
 import os
 import stat
 import threading
@@ -369,6 +370,32 @@ def test_columns_are_remembered_and_checked(name):
         out = made.set_output(transform="pandas").transform(frame)
         assert list(out.columns) == names
         assert out.shape == (60, len(names))
+
+
+def test_every_transformer_names_its_columns():
+    """By introspection: a public class with ``transform`` has scikit-learn's names and ``set_output``."""
+    rooms = [getattr(gk, name) for name in gk.__all__]
+    rooms = [gk, *(room for room in rooms if inspect.ismodule(room))]
+    found = {
+        thing
+        for room in rooms
+        for name in getattr(room, "__all__", ())
+        if inspect.isclass(thing := getattr(room, name))
+        and hasattr(thing, "transform")
+        and not inspect.isabstract(thing)
+    }
+    assert {gk.KSWGD, KineticModel, gk.metrics.RandomConvolutions} <= found
+    for thing in found:
+        assert hasattr(thing, "get_feature_names_out"), thing.__name__
+        assert hasattr(thing, "set_output"), thing.__name__
+    pandas = pytest.importorskip("pandas")
+    model = KineticModel(EDMD, n_bootstrap=3).fit(_walk(["a", "b"]))
+    out = model.set_output(transform="pandas").transform(_walk(["a", "b"]))
+    assert isinstance(out, pandas.DataFrame)
+    assert list(out.columns) == [f"kineticmodel{k}" for k in range(model.phi_.shape[1])]
+    pictures = np.random.default_rng(0).random((3, 8, 8))
+    images = gk.metrics.RandomConvolutions().fit(pictures).set_output(transform="pandas")
+    assert images.transform(pictures).shape == (3, 128)
 
 
 def _walk(columns):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import native_array, to_host
@@ -39,7 +39,7 @@ def picture_array(images: Any, name: str = "images") -> np.ndarray:
     return array.reshape(*array.shape[:3], -1)
 
 
-class RandomConvolutions(TransformerMixin, BaseEstimator):
+class RandomConvolutions(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""Features of two layers of random convolutions, fixed by their seed.
 
     .. math:: \phi = \mathrm{mean}_{cells}\, |w_2 * \mathrm{pool} |w_1 * x||
@@ -103,6 +103,10 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):
         parts = [pictures[i : i + BLOCK] for i in range(0, len(pictures), BLOCK)]
         return np.concatenate([self._block(part) for part in parts])
 
+    @property
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
+        return self.n_features_out_
+
     def _block(self, x: np.ndarray) -> np.ndarray:
         x = _pool(
             np.abs(_convolved(x, self.filters_[0], SIDES[0])), x.shape[1] // 2, x.shape[2] // 2
@@ -111,7 +115,7 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):
         return _pool(x, CELLS, CELLS).reshape(len(x), -1)
 
 
-class ClassifierFeatures(TransformerMixin, BaseEstimator):
+class ClassifierFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Features of a small convolutional classifier, trained on the labelled real images.
 
     Parameters
@@ -219,6 +223,10 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> np.ndarray:
         """Return the features of images, (n, n_features) float32."""
         return self._pass(X)[0]
+
+    @property
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
+        return self.n_features
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each image, (n,)."""
