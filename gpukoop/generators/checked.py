@@ -33,7 +33,8 @@ def check_parameters(generator: Any) -> None:
             f"network is {network!r}, expected a torch.nn.Module, or a function (n_inputs, shape) that returns one"
         )
     if features is not None and not (callable(features) or hasattr(features, "transform")):
-        raise TypeError(f"features is {features!r}, expected a torch.nn.Module or a function")
+        kind = type(features).__name__
+        raise TypeError(f"features is a {kind}, expected a torch.nn.Module or a function")
     device_of(generator.device)
     for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
         if check_positive(getattr(generator, name), name, zero=True) > most:
