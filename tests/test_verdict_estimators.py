@@ -135,7 +135,7 @@ def test_scores_are_multiples_of_what_samples_show(wells):
         assert a == pytest.approx(b, rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.* modes are resolved")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_grid_search_prefers_neither_too_few_modes_nor_too_many():
     """Four wells and their basins want some forty modes: three cannot hold them, and of 140 from 150 landmarks most are noise."""
     X = datasets.quadruple_well(600, random_state=4, independent=True)[0]
