@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib
 import os
@@ -93,11 +94,12 @@ class Program:
 
     def build(self) -> Any:
         """Return the frame as a Python function over its compile-time constants."""
-        from gpukoop.kernels.cuda.device import arithmetic
+        from gpukoop.kernels.cuda.device import SIMULATED, arithmetic, pruned
 
         module, _, name = self.specification.frame.partition(":")
         factory = getattr(importlib.import_module(f"gpukoop.kernels.cuda.{module}"), name)
-        return factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        frame = factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        return frame if SIMULATED else pruned(frame)
 
     def signature(self, pointers: bool) -> Any:
         """Return Numba's signature: one pointer an array, or one-dimensional arrays for Numba's own dispatcher."""
@@ -119,17 +121,40 @@ class Program:
 
 @contextlib.contextmanager
 def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
-    """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function."""
+    """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function.
+
+    Numba also types every operator anew wherever it stands, after asking a dozen overloads for strings, tuples and arrays
+    which refuse: a fifth of a compilation. Within one the answer for the same numbers is the same, so it is asked once.
+    """
     modules: Any = [importlib.import_module(f"numba.cuda.{m}") for m in ("compiler", "dispatcher")]
-    compiler, dispatcher = modules
-    usual = compiler.get_current_device, dispatcher.get_current_device
-    compiler.get_current_device = dispatcher.get_current_device = lambda: SimpleNamespace(
-        compute_capability=cc
-    )
+    types: Any = importlib.import_module("numba.core.types")
+    function = importlib.import_module("numba.core.types.functions").BaseFunction
+    places: list[tuple[Any, str]] = [(module, "get_current_device") for module in modules]
+    usual = [getattr(*place) for place in (*places, (function, "get_call_type"))]
+    numbers, answers = (types.Number, types.Boolean, types.Literal), {}
+
+    def call_type(self: Any, context: Any, args: Any, kws: Any) -> Any:
+        # Only numbers: what arrays and device functions are typed as may compile something, which leaves more than an answer.
+        if kws or not all(isinstance(a, numbers) for a in args):
+            return usual[-1](self, context, args, kws)
+        key = self, context, args
+        if key not in answers:
+            answers[key] = usual[-1](self, context, args, kws)
+        return answers[key]
+
+    for place in places:
+        setattr(*place, lambda: SimpleNamespace(compute_capability=cc))
+    function.get_call_type = call_type
+    # The front end makes a million objects, of which little is garbage: looking for it was a tenth to a quarter of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        compiler.get_current_device, dispatcher.get_current_device = usual
+        if collecting:
+            gc.enable()
+        for place, before in zip([*places, (function, "get_call_type")], usual, strict=True):
+            setattr(*place, before)
 
 
 def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
