@@ -70,6 +70,7 @@ class _Pruner(ast.NodeTransformer):
         plain = all(isinstance(part, _CONDITION) for part in parts)
         if not plain or any(name not in self.constants for name in names):
             return None
+        # Only names of constants and comparisons are left at this point, so evaluating runs nothing of anybody's.
         code = compile(ast.Expression(test), "<condition>", "eval")
         return bool(eval(code, {"__builtins__": {}}, self.constants))
 
@@ -110,6 +111,7 @@ def pruned(function: Callable[..., Any]) -> Callable[..., Any]:
         name: value for name, value in names.items() if isinstance(value, bool | int | np.generic)
     }
     (definition,) = tree.body
+    # The decorator is what called this function; executing it again would not end.
     definition.decorator_list = []  # type: ignore[attr-defined]
     tree = ast.fix_missing_locations(_Pruner(constants).visit(tree))
     ast.increment_lineno(tree, code.co_firstlineno - 1)  # tracebacks show the frame as it stands

@@ -67,6 +67,8 @@ class Program:
     @cached_property
     def key(self) -> tuple[str, str, AbstractSpecification]:
         """What decides the code, and its name, besides the compute capability."""
+        # Not the printed functions: their text is made of the trace, and printing costs more than the look-up that this key
+        # is for.
         trace = self.functions.trace.key if self.functions else ""
         return self.kernel, trace, self.specification
 
@@ -184,6 +186,8 @@ def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
 
 def rename(ptx: str, name: str) -> str:
     """Return PTX of one entry with that entry under a readable name."""
+    # Numba's own name holds a counter of the process: the same program would have another text, and another cubin, every
+    # time.
     mangled = re.search(r"\.entry\s+([\w$]+)", ptx)
     if mangled is None:
         raise RuntimeError(f"the compiler returned no entry for {name}")
@@ -197,6 +201,7 @@ def _fingerprint() -> str:
 
     digest = hashlib.sha256()
     folder = Path(__file__).parent
+    # All files, though few decide one program: a needless compilation is cheaper than a stale one that nobody would suspect.
     for path in sorted([*folder.rglob("*.py"), *(folder.parent / "formula").glob("*.py")]):
         digest.update(path.read_bytes())
     versions = (f"{name} {version(name)}" for name in ("numba", "numba-cuda", "llvmlite"))
@@ -245,6 +250,7 @@ def compile_together(programs: Iterable[Program], cc: tuple[int, int]) -> None:
         workers = 0
 
     def elsewhere() -> None:
+        # A process started anew: a fork would inherit the CUDA context, which dies in the child.
         command = [sys.executable, "-c", _WORKER]
         with (
             subprocess.Popen(

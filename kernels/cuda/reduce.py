@@ -61,6 +61,7 @@ def missing() -> str | None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         words = f"the compiler of numba-cuda cannot be imported: {_sentence(error)}"
         return f"{words}; install versions that work together ({INSTALL})"
+    # The compiler first: its absence is a matter of packages, which the user can mend, and a device's often is not.
     return _no_compiler() or _no_device()
 
 
@@ -156,6 +157,7 @@ def reduce(
             buffers = plan.pack(X, Y, V)
             engine.run(plan, buffers)
             return plan.unpack(buffers, vector=V.ndim == 1)
+        # Kept for these columns: the next product of this operator begins and ends in `Call`.
         call = Call(kernel, sizes, X, Y, memory)
         memory.calls[operation, columns] = call
         return call(V)
