@@ -50,5 +50,6 @@ def lanczos(
             "the Krylov space, as it is for smooth kernels; use method='block', which deflates"
         )
     values = to_host(theta).astype(float)
+    # SciPy sorts by value, CuPy by how they converged: one order for both.
     order = np.argsort(values)
     return values[order], U[:, order]
