@@ -32,6 +32,7 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
+from gpukoop.kernels.cuda.pairs.rates import exact_cost
 from gpukoop.kernels.cuda.program import INSTALL, Program, compile_together, head, listing
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -157,7 +158,6 @@ def reduce(
             buffers = plan.pack(X, Y, V)
             engine.run(plan, buffers)
             return plan.unpack(buffers, vector=V.ndim == 1)
-        # Kept for these columns: the next product of this operator begins and ends in `Call`.
         call = Call(kernel, sizes, X, Y, memory)
         memory.calls[operation, columns] = call
         return call(V)
@@ -175,16 +175,26 @@ def code(
     return "\n\n".join(texts)
 
 
+def _sizes(request: Request) -> tuple[Sizes, bool]:
+    """Return the sizes of a request, and whether its points are one cloud whose pairs are visited once."""
+    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
+    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
+    return sizes, same and pays(r.kernel, sizes)
+
+
 def way(request: Request) -> str:
     """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
-    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
-    if matrix_cuda.applies(r.dtype, r.d, r.precision):
-        return f"products of matrices, precision {r.precision}, where points are apart"
-    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
-    words = "each pair once" if same and pays(r.kernel, sizes) else "every pair"
-    return (
-        f"{words}, or lists of tiles without those too far away" if lists.possible(sizes) else words
-    )
+    if matrix_cuda.applies(request.dtype, request.d, request.precision):
+        return f"products of matrices, precision {request.precision}, where points are apart"
+    sizes, once = _sizes(request)
+    words = "each pair once" if once else "every pair"
+    few = ", or lists of tiles without those too far away"
+    return words + few if lists.possible(sizes) else words
+
+
+def share(request: Request) -> float:
+    """Return the cost of a pair beside one of two clouds: less where the pairs of one cloud are visited once."""
+    return exact_cost(_sizes(request)[1]) / exact_cost(False)
 
 
 @functools.lru_cache(maxsize=512)
