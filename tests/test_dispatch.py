@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpukoop as gk
-from gpukoop.backends import BACKENDS, RATES, AbstractBackend, Rate
+from gpukoop.backends import BACKENDS, COPY_RATE, RATES, AbstractBackend, Rate
 from gpukoop.kernels.operation import GRADIENT, LOGSUMEXP, PRODUCT
 from gpukoop.kernels.request import Request
 from gpukoop.testing import check_backend, expected_failed_checks
@@ -383,7 +383,6 @@ def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
 
 def test_one_cloud_on_a_device_costs_what_visiting_each_pair_once_costs():
     """A device is compared with other backends by what it will do, and host arrays pay for their way there and back."""
-    from gpukoop import backends
     from gpukoop.kernels.cuda.pairs.rates import RATES as DEVICE
 
     device = BACKENDS["numba-cuda"]
@@ -397,6 +396,6 @@ def test_one_cloud_on_a_device_costs_what_visiting_each_pair_once_costs():
         words[name] = device.way(request)
         there = device.seconds(replace(request, device="cpu")) - device.seconds(request)
         moved = 4 * (2 * X.size + len(Y) + len(X))
-        assert there == pytest.approx(moved / backends.COPY_RATE)
+        assert there == pytest.approx(moved / COPY_RATE)
     assert words == {"one": "each pair once", "two": "every pair"}
     assert costs["one"] / costs["two"] == pytest.approx(DEVICE.apart / DEVICE.once)
