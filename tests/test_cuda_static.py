@@ -63,6 +63,7 @@ def test_difference_form_in_three_dimensions():
     assert static.count(ptx)[0]["slots"] <= 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "t"), static.SYMMETRIC)
 def test_each_pair_once_is_clearly_less_work(d, t):
     """One exponential and one distance for two uses; several columns share them with their own multiply-adds."""

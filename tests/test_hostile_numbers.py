@@ -211,6 +211,7 @@ def slow_plan(Z, X, blur):
             return np.exp((f[:, None] + g - cost) / eps) / (len(Z) * len(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [13, 29])
 def test_sinkhorn_between_clusters_of_unequal_mass_at_a_small_blur(seed):
     Z, X = unequal_clusters(seed)
@@ -318,6 +319,7 @@ BACKENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_logarithms_of_weights_far_from_zero(dtype, backend, require):

@@ -318,6 +318,7 @@ def test_one_fitted_flow_in_many_threads_and_within_a_callback(name):
 # --- frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FLOWS, *SPECTRA])
 def test_columns_are_remembered_and_checked(name):
     pandas = pytest.importorskip("pandas")

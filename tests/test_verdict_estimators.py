@@ -91,6 +91,7 @@ def test_converged_is_found_when_asked_for_after_transport(good, wells):
     assert good.converged_ in (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flow",
     [

@@ -6,6 +6,8 @@ import itertools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpukoop.draws import check_count
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,6 +46,9 @@ def perceptron(
     torch.nn.Module
     """
     nn = library().nn
+    given = {"n_inputs": n_inputs, "n_outputs": n_outputs, "hidden": hidden, "layers": layers}
+    for name, value in given.items():
+        check_count(value, name)
     sizes = [n_inputs, *[hidden] * layers]
     parts: list[Any] = []
     for wide, narrow in itertools.pairwise(sizes):
@@ -76,14 +81,15 @@ def convolutional(
     belong to another function than the one that is regressed.
     """
     nn = library().nn
-    height, width, *rest = shape
+    check_count(n_inputs, "n_inputs")
+    height, width, *rest = (check_count(side, "shape") for side in shape)
     colours = rest[0] if rest else 1
     if height % 4 or width % 4:
         raise ValueError(
             f"images are {height} x {width}: the default network needs sides that are multiples of 4; pad them, or "
             "pass network="
         )
-    wide, narrow = channels
+    wide, narrow = (check_count(count, "channels") for count in channels)
     small = (height // 4, width // 4)
     return nn.Sequential(
         nn.Linear(n_inputs, 2 * HIDDEN),
