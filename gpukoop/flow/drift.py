@@ -71,8 +71,10 @@ def drift_field(
             log_all, away = Gaussian(scale)(Z, **options).logsumexp_and_gradient(equal)
             # z_i sees itself with weight 1 and gradient 0: what remains are the others.
             others = -xp.expm1(-log_all)
+            # Less than its own rounding is left: the particle is alone as far as these numbers know, and nothing pushes it.
             seen = others > 4 * np.finfo(Z.dtype).eps
             away = xp.where(seen, 1 / xp.where(seen, others, 1), 0)[:, None] * away
+            # Times the squared scale each gradient of a log density is a mean shift, a length; scales then weigh alike.
             velocity += float(share * scale**2) * (towards - away)
             log_q = log_all + xp.log(xp.where(seen, others, 1)) - np.log(max(1, len(Z) - 1))
             energy += float(share) * float((log_q - log_p).astype(float).mean())
