@@ -45,6 +45,7 @@ def neural():
     return X, NeuralFeatures(2, 16, width=32, random_state=0).train(X, n_paths=256, n_steps=120)
 
 
+@pytest.mark.slow
 def test_neural_lift_learns(neural):
     _, lift = neural
     assert set(lift.losses) == {"consistency", "target", "phase", "reconstruction"}

@@ -82,6 +82,7 @@ def drift_field(
             alone = xp.flatnonzero(~seen)
             if len(alone) and len(Z) > 1:
                 log_q[alone], away[alone] = _without_itself(Z, alone, scale)
+            # Times the squared scale each gradient of a log density is a mean shift, a length; scales then weigh alike.
             velocity += float(share * scale**2) * (towards - away)
             log_q -= np.log(max(1, len(Z) - 1))
             energy += float(share) * float((log_q - log_p).astype(float).mean())

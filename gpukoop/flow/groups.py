@@ -81,8 +81,10 @@ def squares(
     z, x = lengths or (_lengths(Z), _lengths(X))
     found = np.matmul(Z, X.transpose(0, 2, 1))
     found *= -2
+    # In place throughout: at these sizes a temporary costs as much as the product.
     found += z[:, :, None]
     found += x[:, None]
+    # Rounding of the inner product may leave a small negative square, whose root would be NaN.
     np.maximum(found, 0, out=found)
     if X is Z or start:
         np.einsum("cii->ci", found[:, :, : Z.shape[1]])[:] = 0
@@ -158,6 +160,7 @@ def mmd(
         size = here.shape[1]
         k, w = kernel(squares(here, X, lengths=(z[:, part], x)))
         zx += _mean(k, a[:, part], a)
+        # Weights into the matrix once: the same matrix then sums positions and, by its row sums, their weight.
         w *= a[:, None]
         pulled[:, part] += w @ X
         total[:, part] -= w.sum(axis=2)
@@ -183,6 +186,7 @@ def drift(
     """Return the drift towards the samples: :func:`gpukoop.flow.drift.drift_field` for groups."""
     S_x, S_z = squares(Z, X), squares(Z, Z)
     # a particle does not see itself, and nobody sees what fills up
+    # At infinite distance the kernel is zero: that leaves a row out of every sum without another mask.
     S_x[np.broadcast_to(a[:, None] == 0, S_x.shape)] = np.inf
     S_z[np.broadcast_to(a[:, None] == 0, S_z.shape)] = np.inf
     np.einsum("cii->ci", S_z)[:] = np.inf
@@ -193,6 +197,7 @@ def drift(
         log_q, Q = _soft(S_z, s)
         to_x += np.float32(w) * P
         to_z += np.float32(w) * Q
+        # A group of one has no other particles, and the logarithm of no density would be -inf.
         alone = n < 2
         ratio = np.where(alone, 0, log_q - np.log(np.maximum(n - 1, 1))) - (log_p - np.log(n))
         energy = energy + w * (ratio * a).sum(axis=1)
@@ -224,6 +229,7 @@ def sinkhorn(
         return -eps * _lse((potential / eps + log_weights)[:, None] - C / np.float32(eps))
 
     C_t = C[:k].transpose(0, 2, 1)
+    # From the largest distance down: started at the blur itself, potentials of far samples take thousands of iterations.
     lengths = [length * SCALING**i for i in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
     for at in [*lengths, *[blur] * FINAL]:
         eps = at * at
@@ -233,6 +239,8 @@ def sinkhorn(
         g = soft(C_t, f[:k], eps)
     eps = blur * blur
     exponent = (np.concatenate([g, f[k:]]) / eps + log_b)[:, None] - C / np.float32(eps)
+    # Rows normalised anew: after a fixed number of iterations the plan's rows need not have converged, and a mean must have
+    # weight 1.
     plan = np.exp(exponent - _lse(exponent)[:, :, None])
     value = (f * b).sum(axis=1, dtype=float)
     return Flowing(

@@ -29,6 +29,14 @@ EPOCHS, BATCH, RATE = 8, 128, 2e-3
 SIDE, FEW = 8, 50
 
 
+def check_kind(kind: str) -> None:
+    """Raise unless there are features of this name."""
+    if kind not in KINDS:
+        raise ValueError(
+            f"features is {kind!r}: choose one of {', '.join(KINDS)}, a function of tensors or None"
+        )
+
+
 def named_features(
     kind: str, X: np.ndarray, labels: np.ndarray | None, shape: tuple[int, ...], seed: int
 ) -> Any:
@@ -46,10 +54,7 @@ def named_features(
     seed : int
         Of the classifier's training.
     """
-    if kind not in KINDS:
-        raise ValueError(
-            f"features is {kind!r}: choose one of {', '.join(KINDS)}, a function of tensors or None"
-        )
+    check_kind(kind)
     seen = len(shape) > 1 and min(shape[:2]) >= SIDE
     if kind == "auto":
         if not seen:

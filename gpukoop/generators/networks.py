@@ -7,6 +7,8 @@ import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpukoop.draws import check_count
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,6 +47,9 @@ def perceptron(
     torch.nn.Module
     """
     nn = library().nn
+    given = {"n_inputs": n_inputs, "n_outputs": n_outputs, "hidden": hidden, "layers": layers}
+    for name, value in given.items():
+        check_count(value, name)
     sizes = [n_inputs, *[hidden] * layers]
     parts: list[Any] = []
     for wide, narrow in itertools.pairwise(sizes):
@@ -84,13 +89,15 @@ def convolutional(
     function than the one that is regressed.
     """
     nn = library().nn
-    height, width, *rest = shape
+    check_count(n_inputs, "n_inputs")
+    height, width, *rest = (check_count(side, "shape") for side in shape)
     colours = rest[0] if rest else 1
     if height % 2 or width % 2:
         raise ValueError(
             f"images are {height} x {width}: the default network needs even sides; pad them, or pass network="
         )
-    small = (channels, height // 2, width // 2)
+    check_count(hidden, "hidden")
+    small = (check_count(channels, "channels"), height // 2, width // 2)
     return nn.Sequential(
         nn.Linear(n_inputs, hidden),
         nn.SiLU(),
