@@ -11,7 +11,7 @@ from gpukoop.flow import groups
 from gpukoop.flow.memory import Kept
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
-from gpukoop.generators.objectives import Choices, closed_form
+from gpukoop.generators.objectives import MANY, Choices, closed_form
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # Particles and the number of the step -> velocity and the objective's value.
 Toward = Callable[[Any, int], tuple[Any, float]]
 # Sinkhorn in a larger group goes by products (flow/sinkhorn_dense.py), which take no exponentials of pairs. There particles are
-# also transported to themselves; the error falls as one over their number.
-FEW = 600
+# also transported to themselves; the error falls as one over their number. In few dimensions the blur is small: a plan that must not
+# stay where it is then takes hundreds of iterations, and what staying costs in width is little.
+FEW, FEWER = 600, 200
 
 
 def toward(
@@ -103,10 +104,10 @@ def grouped(
     """Return the velocity of all classes at once where there is such a way and it is small enough, else None."""
     if objective not in ("mmd", "energy", "drift", "sinkhorn") or choices.backend is not None:
         return None
-    batch = groups.Groups(labels)
+    batch, many = groups.Groups(labels), X.shape[1] > MANY
     largest = int(batch.sizes.max())
     if len(batch.sizes) * largest**2 > groups.LARGEST or (
-        objective == "sinkhorn" and largest > FEW
+        objective == "sinkhorn" and largest > (FEW if many else FEWER)
     ):
         return None
     centre = X.mean(axis=0)
@@ -120,7 +121,7 @@ def grouped(
     elif objective == "drift":
         flow = lambda z: groups.drift(z, at, batch.a, scales, [1 / len(scales)] * len(scales))
     else:
-        flow = lambda z: groups.sinkhorn(z, at, batch.a, choices.blur, unbiased=True)
+        flow = lambda z: groups.sinkhorn(z, at, batch.a, choices.blur, unbiased=many)
 
     def velocity(Z: np.ndarray) -> tuple[np.ndarray, float]:
         found = flow((Z - centre)[batch.rows])
