@@ -69,7 +69,7 @@ class NumbaEngine(AbstractEngine):
             device[name] = cuda.device_array(a.shape, a.dtype) if fresh else cuda.to_device(a)
         with warnings.catch_warnings():
             warnings.simplefilter(
-                "ignore", _performance_warning()
+                "ignore", performance_warning()
             )  # a small problem has a small grid
             for launch in plan.launches:
                 program = plan.programs[launch.entry]
@@ -81,7 +81,7 @@ class NumbaEngine(AbstractEngine):
 
 
 @cache
-def _performance_warning() -> type[Warning]:
+def performance_warning() -> type[Warning]:
     """Return the class of the warning that the message alone, coloured in a terminal, does not tell."""
     if simulating():
         return RuntimeWarning  # of NumPy: device arithmetic overflows in silence

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.cuda.engine import performance_warning
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
 from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
 from gpukoop.kernels.cuda.matrix.text import Entry
@@ -168,7 +169,7 @@ class CuPyEngine(AbstractEngine):
     def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
         """Launch by Numba; arrays are described to it once a reduction."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Grid size")
+            warnings.simplefilter("ignore", performance_warning())
             call = self._load(entry.name, entry.source)[blocks, self.block, self.stream]
             call(*(self._device(a) for a in arguments))
 
