@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from gpukoop.arrays import points, to_host
+from gpukoop.arrays import to_host
 from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import set_aside
-from gpukoop.fitted import remember_columns, whole
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
-from gpukoop.generators.checked import check_parameters
+from gpukoop.generators.checked import check_parameters, device_of
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
 from gpukoop.generators.networks import bounded, convolutional, library, perceptron
@@ -224,9 +224,9 @@ class Generator(DrawingMixin, BaseEstimator):
         if isinstance(X, torch.Tensor):
             device = X.device if device is None else device
             X = X.detach().cpu().numpy()
-        device = torch.device("cpu" if device is None else device)
+        device = device_of(device)
         remember_columns(self, X)
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        native = to_host(own_points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
         self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
         self.n_features_in_ = native.shape[1]
         labels = None if y is None else checked_labels(y, len(native))

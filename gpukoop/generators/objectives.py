@@ -166,9 +166,9 @@ def check_objective(objective: str, critic: str) -> None:
     )
     if divergence:
         pull(objective)
-    elif objective not in known:
+    elif not isinstance(objective, str) or objective not in known:
         raise ValueError(f"objective is {objective!r}: choose one of {', '.join(known)}")
-    if critic not in ("kernel", "network"):
+    if not isinstance(critic, str) or critic not in ("kernel", "network"):
         raise ValueError(f"critic is {critic!r}: choose 'kernel' or 'network'")
     if critic == "network" and not divergence and objective not in NETWORK_ONLY:
         raise ValueError(
