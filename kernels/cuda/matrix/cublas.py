@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
-from gpukoop.kernels.cuda.engine import performance_warning
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
 from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
 from gpukoop.kernels.cuda.matrix.text import Entry
-from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.cuda.program import Program, performance_warning
 from gpukoop.kernels.cuda.specification import BLOCK
 
 # Compute capability of the first devices with TF32 units (A100).
