@@ -241,10 +241,10 @@ GENERATORS = {
         {"n_inputs": 2, "n_outputs": 2, "hidden": 4, "layers": 1},
     ),
     "convolutional": (
-        lambda n_inputs, side, first: parameters_of(
-            gk.generators.convolutional(n_inputs, (side, side), channels=(first, 2))
+        lambda n_inputs, side, hidden, channels: parameters_of(
+            gk.generators.convolutional(n_inputs, (side, side), hidden=hidden, channels=channels)
         ),
-        {"n_inputs": 2, "side": 8, "first": 4},
+        {"n_inputs": 2, "side": 8, "hidden": 4, "channels": 2},
     ),
 }
 

@@ -26,6 +26,8 @@ LARGEST = 2**22
 ROWS = 256
 # Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
 SCALING, FINAL = 0.5, 24
+# Cost of staying where one is, in largest squared distances, where that is not allowed.
+FORBIDDEN = 100.0
 
 
 class Flowing(NamedTuple):
@@ -108,6 +110,7 @@ def mmd(
     scales: Sequence[float],
     weights: Sequence[float],
     own: np.ndarray | None = None,
+    unbiased: bool = False,
 ) -> Flowing:
     r"""Return the velocity of half the squared MMD for :math:`k = \sum_s w_s e^{-r^2 / 2 s^2}`; without scales for -r.
 
@@ -119,7 +122,14 @@ def mmd(
         s and w_s.
     own : array of shape (c,), optional
         E k(x, x') of the samples where it is known: it moves no particle, and costs as much as what does.
+    unbiased : bool
+        Particles are repelled by the mean over the others, themselves left out: on average over batches that is the velocity
+        of the law. Otherwise the repulsion lacks one part in n, and a cloud in many dimensions ends too narrow.
     """
+    among = a
+    if unbiased:
+        n_each = (a > 0).sum(axis=1, keepdims=True)
+        among = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
 
     def kernel(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return k and -2 dk / d(r^2)."""
@@ -156,11 +166,11 @@ def mmd(
         total[:, part] -= w.sum(axis=2)
         k, w = kernel(squares(here, Z[:, rest], True, (z[:, part], z[:, rest])))
         zz += _twice(k, a[:, part], a[:, rest])
-        mine = w * a[:, None, rest]
+        mine = w * among[:, None, rest]
         pulled[:, part] -= mine @ Z[:, rest]
         total[:, part] += mine.sum(axis=2)
         if size < n - start:
-            theirs = (w[:, :, size:] * a[:, part, None]).transpose(0, 2, 1)
+            theirs = (w[:, :, size:] * among[:, part, None]).transpose(0, 2, 1)
             pulled[:, after] -= theirs @ here
             total[:, after] += theirs.sum(axis=2)
         if own is None:
@@ -194,14 +204,24 @@ def drift(
     return Flowing(_pulled(Z, X, to_x, to_z), np.asarray(energy))
 
 
-def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowing:
-    """Return the velocity of half the debiased squared W2 at this blur, and its value."""
+def sinkhorn(
+    Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float, unbiased: bool = False
+) -> Flowing:
+    r"""Return the velocity of half the debiased squared W2 at this blur, and OT_eps(Z, X) - OT_eps(Z, Z) / 2.
+
+    What the samples cost among themselves moves no particle and is not solved for. ``unbiased`` keeps each particle from being
+    transported to itself, so that the plan among particles looks as that to fresh samples does; groups of one stay as they are.
+    """
     k = len(Z)
-    C = np.concatenate([squares(Z, X), squares(Z, Z), squares(X, X)]) / np.float32(2)
-    b = np.concatenate([a, a, a])
+    C = np.concatenate([squares(Z, X), squares(Z, Z)]) / np.float32(2)
+    length = max(float(np.sqrt(2 * C.max())), blur)
+    if unbiased:
+        several = (a > 0).sum(axis=1) > 1
+        np.einsum("cii->ci", C[k:])[:] = np.where(several[:, None], FORBIDDEN * length**2, 0)
+    b = np.concatenate([a, a])
     with np.errstate(divide="ignore"):
         log_b = np.log(b)
-    # rows of all three problems, and the columns of the first: the others are symmetric
+    # rows of both problems, and the columns of the first: the second is symmetric
     f, g = np.zeros_like(b), np.zeros_like(a)
 
     def soft(C: np.ndarray, potential: np.ndarray, eps: float) -> np.ndarray:
@@ -209,7 +229,6 @@ def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowin
         return -eps * _lse((potential / eps + log_weights)[:, None] - C / np.float32(eps))
 
     C_t = C[:k].transpose(0, 2, 1)
-    length = max(float(np.sqrt(2 * C.max())), blur)
     # From the largest distance down: started at the blur itself, potentials of far samples take thousands of iterations.
     lengths = [length * SCALING**i for i in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
     for at in [*lengths, *[blur] * FINAL]:
@@ -224,9 +243,8 @@ def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowin
     # weight 1.
     plan = np.exp(exponent - _lse(exponent)[:, :, None])
     value = (f * b).sum(axis=1, dtype=float)
-    value[:k] += (g * a).sum(axis=1, dtype=float)
     return Flowing(
-        _pulled(Z, X, plan[:k], plan[k : 2 * k]), value[:k] - value[k : 2 * k] - value[2 * k :]
+        _pulled(Z, X, plan[:k], plan[k:]), value[:k] + (g * a).sum(axis=1, dtype=float) - value[k:]
     )
 
 

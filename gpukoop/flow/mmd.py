@@ -49,6 +49,7 @@ def mmd_field(
     *,
     weights: Array | None = None,
     noise: Noise | None = None,
+    unbiased: bool = False,
     **options: Any,
 ) -> Field:
     r"""Return the field of the MMD flow towards X.
@@ -64,6 +65,9 @@ def mmd_field(
     noise : callable, optional
         ``noise(i)`` is the strength beta of step i: the velocity is taken at :math:`z + \beta u`, u standard normal,
         while the particles stay where they are (Arbel et al., section 4).
+    unbiased : bool
+        Particles repel by the mean over the others, themselves left out: for batches of few particles, without noise. The energy
+        stays that of the clouds.
     **options
         ``backend`` and ``tol`` of the kernel sums.
 
@@ -87,6 +91,8 @@ def mmd_field(
             energy = _energy(zz, zx, e_xx, 1.0 / len(Z))
         else:
             energy = 0.5 * (mean(zz) + e_xx) - mean(zx)
+        if unbiased:
+            repulsion = repulsion * (len(Z) / max(1, len(Z) - 1))
         measures = {}
         if noise is not None:
             measures["noise"] = beta

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpukoop.draws import check_count, check_flag, check_positive
+from gpukoop.generators.features import check_kind
 from gpukoop.generators.networks import library
 from gpukoop.generators.objectives import check_objective
 from gpukoop.parameters import check_shared
@@ -32,9 +33,11 @@ def check_parameters(generator: Any) -> None:
         raise TypeError(
             f"network is {network!r}, expected a torch.nn.Module, or a function (n_inputs, shape) that returns one"
         )
-    if features is not None and not (callable(features) or hasattr(features, "transform")):
+    if isinstance(features, str):
+        check_kind(features)
+    elif features is not None and not (callable(features) or hasattr(features, "transform")):
         kind = type(features).__name__
-        raise TypeError(f"features is a {kind}, expected a torch.nn.Module or a function")
+        raise TypeError(f"features is a {kind}, expected a torch.nn.Module, a function or a name")
     device_of(generator.device)
     for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
         if check_positive(getattr(generator, name), name, zero=True) > most:
