@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 import gpukoop as gk
-from bench.laws import LAWS, OTHERS
+from bench.laws import LAWS, OTHERS, Draw
 from bench.truth import PROJECT, Judge
 
 SIZE, SEEDS = 1_000, int(os.environ.get("GPUKOOP_BENCH_BARS_SEEDS", "5"))
@@ -54,11 +54,13 @@ def rows(
     """Return a row for each method and law."""
     laws = list(laws or (list(LAWS)[:1] if quick else LAWS))
     methods = methods or (["JKOFlow"] if quick else BARS)
-    return [_row(name, who, 1 if quick else seeds) for who in methods for name in laws]
+    return [row(name, who, 1 if quick else seeds) for who in methods for name in laws]
 
 
-def _row(name: str, who: str, seeds: int) -> dict[str, Any]:
-    judge, runs = Judge(name), [_run(name, who, seed) for seed in range(seeds)]
+def row(name: str, who: str, seeds: int, law: Draw | None = None) -> dict[str, Any]:
+    """Return a row of a method on a law, one of ``bench.laws`` unless it is given."""
+    law = law or LAWS[name]
+    judge, runs = Judge(law), [_run(name, who, seed, law) for seed in range(seeds)]
     reached = [judge.measure(run["Z"]) for run in runs]
     data = [judge.measure(run["X"])[0] for run in runs]
     distance, off = np.array(reached).T
@@ -91,9 +93,9 @@ def _row(name: str, who: str, seeds: int) -> dict[str, Any]:
     }
 
 
-def _run(name: str, who: str, seed: int) -> dict[str, Any]:
+def _run(name: str, who: str, seed: int, law: Draw) -> dict[str, Any]:
     rng = np.random.default_rng([seed, 7])
-    X, unseen = (LAWS[name](SIZE, random_state=rng) for _ in range(2))
+    X, unseen = (law(SIZE, random_state=rng) for _ in range(2))
     options = {"project": PROJECT[name]} if who == "KSWGD" and name in PROJECT else {}
     begin = time.process_time()
     with warnings.catch_warnings():
