@@ -24,6 +24,7 @@ def distance(X, Z):
     return np.median(cKDTree(X).query(Z)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_samples_are_as_near_to_their_law_as_the_data_and_no_copies(law):
     X, fresh, reference = (LAWS[law](n, s) for n, s in ((1_000, 0), (1_000, 1), (3_000, 2)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpukoop.checks import times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.kernels.formula.placed import Polynomial
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -66,9 +67,10 @@ def frechet_distance(X: Any, Y: Any, features: Any = None) -> float:
     >>> round(frechet_distance(X, 2 * X[::-1] + 1.0), 1)
     6.0
     """
-    x, y = featured(X, Y, features)
+    (x, y), exponent = unit_clouds(*featured(X, Y, features))
     S_x, S_y = (np.atleast_2d(np.cov(cloud.T)) for cloud in (x, y))
-    return gaussian_wasserstein(x.mean(axis=0), S_x, y.mean(axis=0), S_y) ** 2
+    distance = gaussian_wasserstein(x.mean(axis=0), S_x, y.mean(axis=0), S_y)
+    return times_power(distance**2, 2 * exponent, "the Fréchet distance")
 
 
 def kernel_distance(
@@ -117,6 +119,8 @@ def kernel_distance(
     .. [1] M. Binkowski et al., Demystifying MMD GANs, arXiv 1801.01401.
     """
     x, y = featured(X, Y, features)
+    if kernel is None:  # takes its scale from y: only the ratio of the clouds counts
+        (x, y), _ = unit_clouds(x, y)
     size = min(check_count(subset_size, "subset_size", least=2), len(x), len(y))
     repeats = check_count(n_subsets, "n_subsets", least=2)
     if kernel is None:
@@ -132,9 +136,12 @@ def kernel_distance(
         )
         for _ in range(repeats)
     ]
-    return KernelDistance(
-        float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(repeats))
-    )
+    value, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(repeats))
+    if not math.isfinite(error):
+        raise ValueError(
+            "the kernel distance leaves the range of float64: rescale the features, or pass another kernel"
+        )
+    return KernelDistance(value, error)
 
 
 def _unbiased(k: AbstractKernel, x: np.ndarray, y: np.ndarray, backend: str | None) -> float:
