@@ -53,7 +53,9 @@ class Committor:
         learned, material = fitted(model), model._material
         p = learned.modes.p
         self._sets = source, target
-        self._W = sum(learned.blocks[1:], learned.blocks[0]).modes()[1]  # all that p coordinates span
+        self._W = sum(learned.blocks[1:], learned.blocks[0]).modes()[
+            1
+        ]  # all that p coordinates span
         inner = material.base.functions.of(np.arange(p)).combined(self._W)
         self._functions = functions_of_points(inner, material.estimator)
         self._system = _System(self._W.shape[1] + 1)

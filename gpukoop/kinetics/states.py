@@ -105,7 +105,9 @@ class MetastableStates:
         if not callable(source) and not callable(target) and source == target:
             raise ValueError(f"source and target are both {source}: pass two states")
         check_columns(self._model, X)
-        Z, home = points(X, "X", n_features=self._model._material.runs[0].shape[1], other="the fitted X")
+        Z, home = points(
+            X, "X", n_features=self._model._material.runs[0].shape[1], other="the fitted X"
+        )
         return home.restore(Committor(self._model, *sets)(Z))
 
     def _core(self, state: int, share: float) -> Callable[[Array], Array]:
