@@ -121,19 +121,29 @@ def test_what_has_no_committor_is_said():
         )
 
 
-@pytest.mark.slow
-def test_committors_of_reweighted_runs_and_of_other_libraries():
-    """Runs that all start on one side, weighted to the stationary law; and tensors in, tensors out."""
-    torch = pytest.importorskip("torch")
+LEFT, RIGHT = (lambda Z: Z[:, 0] < -0.8), (lambda Z: Z[:, 0] > 0.8)
+LINE = np.linspace(-1, 1, 41)[:, None]
+
+
+def test_committors_of_reweighted_runs():
+    """300 short runs of which most start on one side, weighted to the stationary law."""
     X, _ = gk.datasets.slow_well(20_000, 0.1, 5, barrier=2.0)
     order = np.argsort(X[::50, 0] > 0, kind="stable")
     runs = [X[50 * i : 50 * i + 50, :1] for i in order[-300:]]
     estimator = gk.KernelEDMD(n_components=3, n_landmarks=60, random_state=0)
     model = kinetics.KineticModel(estimator, lag=5, frame_time=0.1, reweight=True).fit(runs)
     states = kinetics.metastable_states(model, 2)
-    x = np.linspace(-1, 1, 41)[:, None]
-    q = states.committor(lambda Z: Z[:, 0] < -0.8, lambda Z: Z[:, 0] > 0.8, x)
-    assert np.abs(q - wells.well_committor(x[:, 0], 2.0, 0.8)).max() < 0.15
-    back = states.committor(lambda Z: Z[:, 0] < -0.8, lambda Z: Z[:, 0] > 0.8, torch.from_numpy(x))
-    assert torch.is_tensor(back)
-    assert np.allclose(back.numpy(), q)
+    q = states.committor(LEFT, RIGHT, LINE)
+    assert np.abs(q - wells.well_committor(LINE[:, 0], 2.0, 0.8)).max() < 0.15
+
+
+def test_committors_come_back_as_tensors():
+    torch = pytest.importorskip("torch")
+    X, _ = gk.datasets.slow_well(5_000, 0.1, 6, barrier=2.0)
+    estimator = gk.KernelEDMD(n_components=2, n_landmarks=40, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=5, frame_time=0.1).fit(X[:, :1])
+    states = kinetics.metastable_states(model, 2)
+    for sets in ((0, 1), (LEFT, RIGHT)):
+        found = states.committor(*sets, torch.from_numpy(LINE))
+        assert torch.is_tensor(found)
+        assert np.allclose(found.numpy(), states.committor(*sets, LINE))
