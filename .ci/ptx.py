@@ -1,8 +1,8 @@
 """Execute the emitted PTX on the CPU: results within tolerance, bits independent of the order of threads.
 
-    python .ci/ptx.py FOLDER
+    python .ci/ptx.py FOLDER [K/N]
 
-FOLDER holds the emulator (``ptxcpu.py``); without it the lane is skipped. Race, bounds and barrier checks are on.
+FOLDER holds the emulator (``ptxcpu.py``); without it the lane is skipped. K/N: every N-th case, from the K-th. Race, bounds and barrier checks are on.
 
 A program that the archive holds runs as the archive has it, since that is what a device gets; others are compiled. Each program
 is a module of its own, so that those which measure and pack the points are built once for all cases; the cases in MERGED run
@@ -174,11 +174,13 @@ def main(arguments):
     paths = [str(folder), str(HERE.parent / "tests")]
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    part, parts = map(int, arguments[1].split("/")) if len(arguments) > 1 else (0, 1)
+    cases = CASES[part::parts]
     failed = 0
     # Spawned, not forked: the compiler starts threads.
     pool = concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
     with pool:
-        for case, worst, seconds, complaints in pool.map(run, CASES):
+        for case, worst, seconds, complaints in pool.map(run, cases):
             failed += len(complaints)
             print(
                 f"{'FAIL' if complaints else 'ok  '} {' '.join(map(str, case))}: {worst:.3f} of the tolerance, {seconds:.0f} s",
@@ -186,7 +188,7 @@ def main(arguments):
             )
             for complaint in complaints:
                 print("     " + complaint)
-    print(f"{len(CASES)} cases, {failed} complaints")
+    print(f"{len(cases)} cases, {failed} complaints")
     return int(failed > 0)
 
 

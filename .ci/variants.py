@@ -1,6 +1,6 @@
 """Compile every CUDA kernel that the package can launch, offline, for three architectures, and check it statically.
 
-    python .ci/variants.py [--all] [--table FILE] [--jobs N]
+    python .ci/variants.py [--all] [--table FILE] [--jobs N] [--part K/N]
 
 A variant is a kernel, an operation, d, t, a dtype, a form of q and a family: pairs, lists of tiles, symmetric products,
 what follows a matrix product. Variants come from the plans that launch them, so nothing is typed twice, and equal texts
@@ -353,7 +353,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="the complete product")
     parser.add_argument("--table", help="write a row a variant and architecture (CSV)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="every N-th, from the K-th")
     options = parser.parse_args(arguments)
+    part, parts = map(int, options.part.split("/"))
     reason = missing()
     if reason is None and importlib.util.find_spec("numba_cuda") is None:
         reason = "numba-cuda is not installed"
@@ -362,8 +364,10 @@ def main(arguments: list[str]) -> int:
         return 0
     everything = variants()
     chosen = everything if options.all else covering(everything)
-    print(f"{len(everything)} variants of different text, {len(chosen)} of them compiled")
-    order = sorted(chosen, key=lambda v: -_length(v))
+    print(
+        f"{len(everything)} variants of different text, {len(chosen)} to compile, part {options.part}"
+    )
+    order = sorted(chosen, key=lambda v: -_length(v))[part::parts]
     batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     started, rows = time.perf_counter(), []
     # Spawned, not forked: the compiler starts threads.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import gc
 import io
 import itertools
 import multiprocessing
@@ -103,7 +102,6 @@ def made_by() -> str:
 
 def text(program: Program) -> str:
     """Return the text of a program as the archive holds it."""
-    gc.disable()  # the front end allocates without end and little of it is garbage: a quarter of the time
     return portable(compile_ptx(program, archive.OLDEST))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import numbers
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -89,6 +90,12 @@ def native_array(x: Any, name: str) -> tuple[Array, Home]:
         return x, Home("cupy", f"cuda:{x.device.id}", _same)
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         return _from_dlpack(x, name)
+    if x is None or isinstance(x, str | bytes | os.PathLike):
+        shown = "None" if x is None else f"{str(x)[:60]!r}"
+        raise TypeError(
+            f"{name} is {shown}, expected an array of numbers"
+            + ("" if x is None else ": read the file first, with numpy.load or pandas.read_csv")
+        )
     try:
         return np.asarray(x), HOST
     except ValueError as error:

@@ -61,6 +61,7 @@ class AbstractBackend(ABC):
     precisions: tuple[str, ...] = ("fp32",)
     writes_code: bool = False
     several_ways: bool = False
+    several_costs: bool = False
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -90,6 +91,8 @@ class AbstractBackend(ABC):
             pair *= rate.logsumexp
         if request.dtype == "float64":
             pair *= rate.float64
+        if self.several_costs:
+            pair *= self.module().share(request)
         return rate.start + request.n * request.m * pair + self.copies(request)
 
     def copies(self, request: Request) -> float:
@@ -148,13 +151,6 @@ def _missing(module: Callable[[], ModuleType], package: str) -> str | None:
         return f"{package} cannot be imported: {error}"
 
 
-def _transfer(request: Request) -> float:
-    size = 4 if request.dtype == "float32" else 8
-    results = request.operation.numbers(request.d, request.t)
-    numbers = (request.n + request.m) * request.d + request.m * request.t + request.n * results
-    return size * numbers / COPY_RATE
-
-
 class NumPyBackend(AbstractBackend):
     """Row blocks in NumPy, or in CuPy for CuPy arrays: the reference."""
 
@@ -199,7 +195,7 @@ class NumbaCUDABackend(AbstractBackend):
 
     name = "numba-cuda"
     home = "gpukoop.kernels.cuda.reduce"
-    writes_code = several_ways = True
+    writes_code = several_ways = several_costs = True
     precisions = PRECISIONS
 
     @lru_cache(maxsize=1)  # noqa: B019 - one object for the life of the process
@@ -223,7 +219,10 @@ class NumbaCUDABackend(AbstractBackend):
 
     def copies(self, request: Request) -> float:
         """Return the transfers of host arrays."""
-        return _transfer(request) if request.device == "cpu" else 0.0
+        size = 4 if request.dtype == "float32" else 8
+        results = request.operation.numbers(request.d, request.t)
+        numbers = (request.n + request.m) * request.d + request.m * request.t + request.n * results
+        return size * numbers / COPY_RATE if request.device == "cpu" else 0.0
 
 
 # KeOps unrolls them: beyond, its compilers do not end.

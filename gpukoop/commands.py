@@ -84,6 +84,9 @@ def sample(arguments: argparse.Namespace) -> int:
     if arguments.figure is not None:
         writable(arguments.figure, ".png")
         plot = _plot()
+    if arguments.checkpoint is not None:
+        writable(arguments.checkpoint)
+    _check_distinct(arguments)
     if arguments.model is None:
         flow = fitted(arguments)
     else:
@@ -106,6 +109,7 @@ def fit(arguments: argparse.Namespace) -> int:
     from gpukoop.models import write_model
 
     writable(arguments.out, ".model")
+    _check_distinct(arguments)
     flow = fitted(arguments)
     write_model(arguments.out, flow)
     if not arguments.quiet:
@@ -129,6 +133,19 @@ def fitted(arguments: argparse.Namespace) -> Any:
     flow = estimator(arguments.method, arguments)  # first: it refuses what the method does not take
     X, Y = _pairs(arguments)
     return flow.fit(X) if Y is None else flow.fit(X, successors=Y)
+
+
+def _check_distinct(arguments: argparse.Namespace) -> None:
+    """Raise if a file that is to be written is one that is read, or two of them are one."""
+    written = [name for name in ("out", "figure", "checkpoint") if getattr(arguments, name, None)]
+    seen: dict[Path, str] = {}
+    for name in ("data", "successors", "model", *written):
+        path = getattr(arguments, name, None)
+        if path is None:
+            continue
+        first = seen.setdefault(path.resolve(), name)
+        if first != name and name in written:
+            raise ValueError(f"--{name} and --{first} are one file, {path}: name another")
 
 
 def _read(arguments: argparse.Namespace) -> Any:

@@ -62,10 +62,12 @@ def require_scheduler(client: Any) -> None:
 
 def result_of(future: Any, client: Any) -> Any:
     """Return the result of a future; raise in seconds if the scheduler is lost while it is waited for."""
+    from distributed import TimeoutError as Late  # Python's own from 3.11 on, asyncio's before
+
     while True:
         try:
             return future.result(timeout=LOOK)
-        except TimeoutError:
+        except Late:
             if future.status == "error":
                 raise
             require_scheduler(client)

@@ -219,6 +219,7 @@ class _Job:
     def results(self) -> list[Any]:
         """Return one partial result per block of rows, in order."""
         from distributed import CancelledError, KilledWorker
+        from distributed import TimeoutError as Late
 
         done: dict[int, Any] = {}
         trouble: BaseException | None = None
@@ -230,7 +231,7 @@ class _Job:
                 self._recover(attempt)
             try:
                 futures = self._submit(missing)
-            except OSError as error:
+            except (Late, OSError) as error:
                 # The data went to a worker that had just died; the scheduler will know in a moment.
                 trouble = error
                 continue
@@ -252,13 +253,15 @@ class _Job:
 
     def _recover(self, attempt: int) -> None:
         """Wait for a worker, and forget the arrays that died with another."""
+        from distributed import TimeoutError as Late
+
         require_scheduler(self.cluster.client)
         time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         try:
             self.cluster.client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-        except (OSError, RuntimeError) as error:
+        except (Late, OSError, RuntimeError) as error:
             require_scheduler(self.cluster.client)
-            if not isinstance(error, TimeoutError):
+            if not isinstance(error, Late):
                 raise
             raise RuntimeError(
                 f"the Dask cluster has had no worker for {WORKER_TIMEOUT} s: start one, or leave it with "

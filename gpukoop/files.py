@@ -17,8 +17,18 @@ from typing import IO, Any
 import numpy as np
 
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-# Beyond it a file of samples is a mistake: what does not fit into memory is refused before it is read.
-LARGEST = 2**40
+
+
+def _memory() -> int:
+    """Return the bytes of the machine's memory; a terabyte where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
+
+
+# Samples that do not fit into memory are refused before they are read, whatever their file takes on the disk.
+LARGEST = _memory()
 _LENGTH = 16  # hexadecimal digits
 LONGEST_NAME = 230  # bytes, of 255 on most disks: a partial file adds its own
 # What NumPy and zipfile raise on files that are cut, altered, or of another kind; their headers are Python text.
@@ -162,10 +172,10 @@ def read_npy(path: Path) -> np.ndarray:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > LARGEST:
-                raise ValueError(f"it has {size / 2**40:.0f} TB")
+                raise ValueError(_too_large(size))
             zipped = file.read(4) == b"PK\x03\x04"
             file.seek(0)
-            return _zipped(file) if zipped else _single(file)
+            return _zipped(file) if zipped else read_array(file)
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
@@ -173,7 +183,12 @@ def read_npy(path: Path) -> np.ndarray:
         ) from None
 
 
-def _single(file: IO[bytes]) -> np.ndarray:
+def _too_large(size: float) -> str:
+    return f"it has {size / 2**30:.0f} GB, and this machine {LARGEST / 2**30:.0f} GB of memory"
+
+
+def read_array(file: IO[bytes]) -> np.ndarray:
+    """Return the array of an open .npy file; raise ValueError if there is more in it, or pickled objects."""
     array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
         raise ValueError("there is more in the file than its header announces")
@@ -186,4 +201,12 @@ def _zipped(file: IO[bytes]) -> np.ndarray:
         chosen = names[0] if len(names) == 1 else "particles.npy"
         if chosen not in names:
             raise ValueError(f"it holds {len(names)} arrays and none called 'particles'")
-        return _single(io.BytesIO(archive.read(chosen)))  # checked by its CRC
+        return read_member(archive, chosen)
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return one array of a .npz file, checked by its CRC; raise ValueError if it inflates to more than the memory holds."""
+    size = archive.getinfo(name).file_size
+    if size > LARGEST:
+        raise ValueError(_too_large(size))
+    return read_array(io.BytesIO(archive.read(name)))

@@ -5,7 +5,9 @@ CSV and Parquet go through pandas, an optional extra: ``pip install gpukoop[tabl
 
 from __future__ import annotations
 
+import csv
 import io
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ _INSTALL = "pip install 'gpukoop[tables]'"
 def read_table(path: Path) -> Any:
     """Return an array of a .npy or .npz file, or a frame of a .csv or .parquet file.
 
-    The first line of a CSV file names the columns, unless all of it is numbers.
+    The first line of a CSV file names the columns, unless all of it is numbers; 0, 1, 2, ... before lines with fractions are
+    the names that pandas gives (of one or two columns they may be numbers: refused). A column without a name is an index that was written with the samples, and refused.
 
     Raises
     ------
@@ -42,20 +45,55 @@ def read_table(path: Path) -> Any:
             data = file.read()
         if path.suffix == ".parquet":
             return pandas.read_parquet(io.BytesIO(data))
-        return pandas.read_csv(io.BytesIO(data), header=None if _unnamed(data) else 0)
+        return _csv(pandas, data)
     except (ValueError, OSError, LookupError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is not a readable {path.suffix[1:]} table ({reason})") from None
 
 
+def _csv(pandas: Any, data: bytes) -> Any:
+    """Return the frame of a CSV file; raise ValueError where a guess would be needed."""
+    names = not _unnamed(data)
+    with warnings.catch_warnings():
+        # Lines longer than the first: pandas would drop cells, or take the first column away as an index.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        try:
+            frame = pandas.read_csv(io.BytesIO(data), header=0 if names else None, index_col=False)
+        except pandas.errors.ParserWarning:
+            raise ValueError("its lines have more cells than its first one") from None
+    nameless = [c for c, name in enumerate(_cells(data, 0)) if names and not name]
+    if nameless:
+        raise ValueError(
+            f"column {nameless[0]} has no name, like an index that pandas wrote: use to_csv(index=False), or name it"
+        )
+    if frame.shape[1] == 1 and frame.dtypes.iloc[0].kind not in "fiub":
+        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+            if mark in str(frame.columns[0]) or mark in str(frame.iloc[0, 0] if len(frame) else ""):
+                raise ValueError(f"its cells are separated by {word}, expected commas")
+    return frame
+
+
+def _cells(data: bytes, line: int) -> list[str]:
+    """Return the cells of one of the first lines of a CSV file."""
+    lines = data.split(b"\n", line + 1)
+    text = lines[line].decode("utf-8", "replace") if line < len(lines) else ""
+    return [cell.strip() for cell in next(csv.reader([text.strip().lstrip("\ufeff")]), [])]
+
+
 def _unnamed(data: bytes) -> bool:
-    """Return whether the first line of a CSV file is data: every cell a number."""
-    first = data.partition(b"\n")[0].decode("utf-8", "replace").strip().lstrip("\ufeff")
+    """Return whether the first line of a CSV file is data: every cell a number, and they are no names 0, 1, 2, ..."""
+    first, second = _cells(data, 0), _cells(data, 1)
     try:
-        [float(cell.strip().strip('"')) for cell in first.split(",")]
+        [float(cell) for cell in first]
     except ValueError:
         return False
-    return True
+    if not first or first != [str(c) for c in range(len(first))]:
+        return bool(first)
+    if len(first) < 3 or all(cell.lstrip("-").isdigit() for cell in second):
+        raise ValueError(
+            f"its first line {','.join(first[:4])} may be names or numbers: name the columns by words"
+        )
+    return False
 
 
 def table_bytes(path: Path, Z: Any, names: Any = None, **more: Any) -> bytes:

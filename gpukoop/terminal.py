@@ -40,6 +40,8 @@ def write_log(doing: str) -> str:
 
 def finish_printing() -> None:
     """Flush what was printed; a reader that has gone (``gpukoop info | head -1``) or a full device is no failure of the work."""
+    if sys.stdout is None:  # closed by the shell: gpukoop info >&-
+        return
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -49,9 +51,10 @@ def finish_printing() -> None:
 
 
 def say(text: str) -> None:
-    """Print to standard output; see :func:`finish_printing`."""
+    """Print to standard output; what its encoding lacks is escaped, and for the rest see :func:`finish_printing`."""
     try:
-        print(text)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
     except OSError:
         finish_printing()
 
@@ -88,11 +91,23 @@ def folder(path: Path) -> None:
         raise ValueError(
             f"--out {path} is a file, expected a folder (it is made if it is not there)"
         )
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not _takes_files(there):
+        raise ValueError(f"--out {path} cannot be made or written: choose another folder")
+
+
+def _takes_files(path: Path) -> bool:
+    """Tell whether a file can be made in a folder: by one without a name, for permissions alone do not say (/proc, quotas)."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            return os.access(path, os.W_OK)
+    except OSError:
+        return False
 
 
 def writable(path: Path, *endings: str) -> None:
-    """Raise unless a file of one of these endings can be written: asked before the work starts."""
-    if path.suffix not in endings:
+    """Raise unless a file of one of these endings, if any, can be written: asked before the work starts."""
+    if endings and path.suffix not in endings:
         raise ValueError(f"{path}: expected a file name that ends in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file name")
@@ -101,7 +116,7 @@ def writable(path: Path, *endings: str) -> None:
     there = path.exists()
     if there and not path.is_file():
         raise ValueError(f"{path} is no ordinary file, expected a file name")
-    if not os.access(path if there else path.parent, os.W_OK):
+    if not _takes_files(path.parent) or (there and not os.access(path, os.W_OK)):
         raise ValueError(
             f"{path} cannot be written: choose another file, or change its permissions"
         )

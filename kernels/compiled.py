@@ -69,7 +69,7 @@ def _room(kind: str) -> Path | None:
         return None
     if not stat.S_ISDIR(status.st_mode) or not _ours(status):
         _logger.warning(
-            "compiled code in %s is left alone: the folder is a link, belongs to another user, or others may write there",
+            "what is kept in %s is left alone: the folder is a link, belongs to another user, or others may write there",
             path,
         )
         return None
@@ -82,7 +82,7 @@ def read(kind: str, name: str) -> bytes | None:
     Parameters
     ----------
     kind : str
-        Name of its folder in the cache.
+        Name of its folder in the cache; code, and the classifiers of :mod:`gpukoop.metrics`.
     name : str
         A hash of everything that decides the code, fit for a file name.
     """
@@ -102,7 +102,7 @@ def read(kind: str, name: str) -> bytes | None:
         return None
     payload = data[_DIGEST:]
     if len(data) < _DIGEST or hashlib.sha256(payload).digest() != data[:_DIGEST]:
-        _logger.warning("compiled code in %s is damaged, compiling it anew", path)
+        _logger.warning("what is kept in %s is damaged: it is made anew", path)
         with contextlib.suppress(OSError):
             path.unlink()
         return None
@@ -116,7 +116,7 @@ def keep(kind: str, name: str, payload: bytes) -> bool:
     """
     root = folder()
     if root is None:
-        _logger.debug("compiled code will not be kept: there is no home folder")
+        _logger.debug("nothing is kept: there is no home folder")
         return False
     partial = root / kind / f".{secrets.token_hex(16)}.partial"
     try:
@@ -135,7 +135,7 @@ def keep(kind: str, name: str, payload: bytes) -> bool:
                 partial.unlink()
             raise
     except OSError as error:
-        _logger.debug("compiled code will not be kept, %s cannot be written: %s", root, error)
+        _logger.debug("nothing is kept, %s cannot be written: %s", root, error)
         return False
     return True
 

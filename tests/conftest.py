@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ def pytest_addoption(parser):
         metavar="BACKENDS",
         help="comma-separated backends that must run: a skip of one of them becomes a failure",
     )
+
+    parser.addoption(
+        "--part",
+        default="0/1",
+        metavar="K/N",
+        help="run the K-th of N parts of what was chosen, by a digest of the names, so that N runs are everything once",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    part, parts = map(int, config.getoption("--part").split("/"))
+    mine = [zlib.crc32(item.nodeid.encode()) % parts == part for item in items]
+    config.hook.pytest_deselected(
+        items=[i for i, is_mine in zip(items, mine, strict=True) if not is_mine]
+    )
+    items[:] = [i for i, is_mine in zip(items, mine, strict=True) if is_mine]
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 """Good arguments for the sweep of hostile ones, as in ``hostile_calls``: baselines, interop, maps, kinetics, generators, the rest."""
 
 import functools
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
 import gpukoop as gk
-from gpukoop import baselines, datasets, interop, kinetics, maps, spectrum, verdict
+from gpukoop import baselines, datasets, interop, kinetics, maps, metrics, spectrum, verdict
+from gpukoop.baselines import scores
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(40, 2)), rng.normal(size=(15, 2)) + 0.5
@@ -36,6 +40,17 @@ BASELINES = {
     "SVGD": (
         drawn("SVGD"),
         {"X": X, "scale": 0.5, "n_iter": 2, "step_size": 0.05, "n_samples": 5},
+    ),
+    "LAWGD": (
+        patch.multiple(scores, DRAWS=150, LANDMARKS=15)(drawn("LAWGD")),
+        {
+            "X": X,
+            "scale": 0.5,
+            "n_components": 2,
+            "n_iter": 2,
+            "step_size": 0.05,
+            "n_samples": 5,
+        },
     ),
     "KernelDensity.score": (
         lambda Z: baselines.KernelDensity(0.5, random_state=0).fit(X).score(Z),
@@ -226,16 +241,26 @@ GENERATORS = {
         {"n_inputs": 2, "n_outputs": 2, "hidden": 4, "layers": 1},
     ),
     "convolutional": (
-        lambda n_inputs, side, first: parameters_of(
-            gk.generators.convolutional(n_inputs, (side, side), channels=(first, 2))
+        lambda n_inputs, side, hidden, channels: parameters_of(
+            gk.generators.convolutional(n_inputs, (side, side), hidden=hidden, channels=channels)
         ),
-        {"n_inputs": 2, "side": 8, "first": 4},
+        {"n_inputs": 2, "side": 8, "hidden": 4, "channels": 2},
     ),
 }
+
+
+def small_network():
+    """Return the same network at every call."""
+    import torch
+
+    torch.manual_seed(0)
+    return gk.generators.perceptron(2, 2, hidden=4, layers=1)
+
+
 NETWORKS = {
     "TorchMap": (
         lambda Z, targets, learning_rate: regressed(
-            maps.TorchMap(gk.generators.perceptron(2, 2, hidden=4, layers=1), None, learning_rate),
+            maps.TorchMap(small_network(), None, learning_rate),
             Z,
             targets,
             1,
@@ -278,7 +303,20 @@ SPECTRA = {
         {"degree": 2},
     ),
 }
+
+
+def read_back(images):
+    """Return what is read of images in a file; what is no array stands for the path."""
+    if not isinstance(images, np.ndarray):
+        return datasets.images(images)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, np.asarray(images), allow_pickle=True)
+        return datasets.images(path)
+
+
 DATASETS = {
+    "images": (read_back, {"images": rng.random((3, 9, 8))}),
     "heat_equation": (
         lambda n, lag_time, n_cells, diffusion, decay, noise: datasets.heat_equation(
             n, lag_time, 0, n_cells=n_cells, diffusion=diffusion, decay=decay, noise=noise
@@ -293,6 +331,37 @@ DATASETS = {
         },
     ),
 }
+PICTURES, LABELS = rng.random((12, 8, 9)), np.arange(12.0) % 3
+METRICS = {
+    "RandomConvolutions": (
+        lambda X, Z: metrics.RandomConvolutions().fit(X).transform(Z),
+        {"X": PICTURES, "Z": PICTURES[:4].copy()},
+    ),
+    "ClassifierFeatures": (
+        lambda X, y, n_features, n_epochs, validation_fraction: (
+            metrics.ClassifierFeatures(n_features, n_epochs, validation_fraction, cache=False)
+            .fit(X, y)
+            .transform(PICTURES)
+        ),
+        {
+            "X": PICTURES,
+            "y": LABELS,
+            "n_features": 3,
+            "n_epochs": 1,
+            "validation_fraction": 0.2,
+        },
+    ),
+}
+
+
+def new_rows(X, n_samples):
+    """Return new rows of a frame; what makes no frame is passed on."""
+    import pandas
+
+    frame = pandas.DataFrame(X) if isinstance(X, np.ndarray) and X.ndim == 2 else X
+    return gk.synthesize(frame, n_samples).to_numpy().astype(float)
+
+
 VERDICT = {
     "distance_multiple": (
         lambda Z, X: verdict.distance_multiple(Z, X, np.random.default_rng(0)),
@@ -300,6 +369,11 @@ VERDICT = {
     ),
 }
 KERNELS = {
+    "kernels.radial": (
+        lambda formula, scale, a: gk.kernels.radial(formula or "", scale=scale, a=a)(X, Y) @ V,
+        {"formula": "exp(-a * s)", "scale": 1.0, "a": 2.0},
+    ),
+    "synthesize": (new_rows, {"X": X, "n_samples": 5}),
     "Constant": (lambda value: (gk.Gaussian(1.0) + gk.Constant(value))(X, Y) @ V, {"value": 1.0}),
     "Cosine": (lambda X, weight: gk.Cosine(weight=weight)(X, Y) @ V, {"X": X, "weight": 1.0}),
     "Periodic": (
@@ -320,6 +394,7 @@ ROOMS = {
     "torch": DICTIONARIES,
     "spectrum": SPECTRA,
     "datasets": DATASETS,
+    "metrics": METRICS,
     "verdict": VERDICT,
 }
 PARTS = KERNELS | {

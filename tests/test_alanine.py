@@ -70,6 +70,7 @@ def test_a_rare_state_comes_with_a_wide_band(models, torsions):
     assert found.upper / found.lower > 2
 
 
+@pytest.mark.slow
 def test_new_samples_are_as_near_to_the_other_run_as_the_runs_to_each_other(torsions):
     edges = [np.linspace(-np.pi, np.pi, 25)] * 2
     first, second = (np.histogram2d(*run.T, bins=edges)[0] / len(run) for run in torsions)

@@ -26,6 +26,7 @@ def agree(operator, matrix, v):
     assert np.abs(operator.T.to_dense() - matrix.T).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_multiples_and_sums_of_kernels_are_one_pass():
     K, M = G(X, Y), L(X, Y)
     A, B = K.to_dense(), M.to_dense()
@@ -42,6 +43,7 @@ def test_multiples_and_sums_of_kernels_are_one_pass():
     assert repr((K + M).kernel) == repr(G + L)
 
 
+@pytest.mark.slow
 def test_sums_on_other_points_are_lazy():
     K, M = G(X, Y), L(X, Y + 1.0)
     total = K + 2 * M - K

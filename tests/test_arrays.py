@@ -178,7 +178,7 @@ BAD_POINTS = [
     (X.astype("datetime64[s]"), TypeError, ["has dtype datetime64", "dates into times"]),
     (X + 0j, ValueError, ["Complex data not supported", "pass real numbers"]),
     ([[1.0, 2.0], [3.0]], ValueError, ["is not a rectangular array of numbers"]),
-    (None, TypeError, ["has dtype object"]),
+    (None, TypeError, ["is None, expected an array"]),
     (
         scipy.sparse.csr_array(X),
         TypeError,
@@ -230,7 +230,7 @@ BAD_WEIGHTS = [
     (V + 0j, TypeError, "has dtype complex128, expected real numbers"),
     (["a"] * 7, TypeError, "expected real numbers"),
     ([[1.0], [1.0, 2.0]], ValueError, "is not a rectangular array"),
-    (None, TypeError, "has dtype object"),
+    (None, TypeError, "is None, expected an array"),
 ]
 
 

@@ -189,6 +189,7 @@ def test_the_catalogue_is_covered():
     assert names == {type(make()).__name__ for make in CATALOGUE.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [None, 3])
 @pytest.mark.parametrize("d", [1, 2, 17, 50])
 @pytest.mark.parametrize("name", ["gaussian", "matern32"])
@@ -215,6 +216,7 @@ def test_images_of_784_pixels(backend, require):
         check(backend, "gaussian", "plain", "float32", op, 784)
 
 
+@pytest.mark.slow
 def test_many_columns(require):
     for backend in ("numpy", "numba-cpu"):
         check(backend, "laplace", "plain", "float32", "product", 3, 33)

@@ -27,6 +27,7 @@ def test_sums_are_means_weighted_by_volume(d):
     assert kernel_bandwidth(0.1 * gk.Gaussian(a), d) == pytest.approx(a**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_diffusion_map_of_many_features(unit):
     rng = np.random.default_rng(0)

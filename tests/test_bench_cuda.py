@@ -13,7 +13,7 @@ from device_counter import Stream, counted_device, counted_sums
 sys.path.append(str(Path(__file__).parents[1]))
 
 from bench import __main__ as bench
-from bench import cuda_device, cuda_runs, keops_cuda
+from bench import calibrate, cuda_device, cuda_runs, keops_cuda
 
 
 class Event:
@@ -192,3 +192,25 @@ def test_a_record_names_the_card_its_clocks_and_the_versions(cupy, tmp_path, mon
     assert record["machine"]["clock MHz"] == "1980 at most, memory 2619"
     for key in ("date", "commit", "driver", "cupy", "numba-cuda", "clocks under way", "numpy"):
         assert record["machine"][key]
+
+
+def test_copies_are_measured_and_written_where_they_are_used(cupy):
+    """The lane of a device: the number goes into the table that dispatch reads, with its card and date, and nothing else changes."""
+    rate = calibrate.copy_rate(2**12)
+    assert 0 < rate < np.inf
+    before = calibrate.TABLE.read_text()
+    after = calibrate.with_copy_rate(before, 2.5e10, "A card, 2026-11-28")
+    changed = [
+        pair
+        for pair in zip(before.splitlines(), after.splitlines(), strict=True)
+        if len(set(pair)) > 1
+    ]
+    assert [new for _, new in changed] == [
+        "# Host to device and back, bytes a second; measured: A card, 2026-11-28.",
+        "COPY_RATE = 2.5e+10",
+    ]
+    rates = calibrate.DEVICE.read_text()
+    found = calibrate.rewritten(rates, calibrate.Rates(1e12, 2e12), "A card, 2026-11-28")
+    assert "RATES = Rates(apart=1e+12, once=2e+12)" in found
+    assert "A card, 2026-11-28" in found
+    assert len(found.splitlines()) == len(rates.splitlines())

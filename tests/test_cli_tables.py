@@ -11,6 +11,7 @@ import pytest
 import gpukoop as gk
 from gpukoop import commands
 from gpukoop.cli import main
+from gpukoop.tables import read_table
 
 NAMES = ["height", "weight"]
 KSWGD = ["--components", "4", "--steps", "5", "--seed", "1"]
@@ -205,3 +206,42 @@ def test_bench_is_listed_where_it_can_run():
     listed = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True).stdout
     assert "sample" in listed
     assert "bench" not in listed
+
+
+RIGHT = [[1.5, 2.0], [3.0, 4.5]]
+CSV = {
+    "1.5,2\n3,4.5\n": None,
+    "a,b\n1.5,2\n3,4.5\n": ["a", "b"],
+    "\ufeffa,b\r\n1.5,2\r\n3,4.5\r\n": ["a", "b"],
+    '"a,",b\n1.5,2\n3,4.5\n': ["a,", "b"],
+    "a,b\n1.5,2,\n3,4.5,\n": ["a", "b"],
+    ",a,b\n0,1.5,2\n1,3,4.5\n": "has no name, like an index",
+    "0,1\n1.5,2\n3,4.5\n": "may be names or numbers",
+    "0,1,2\n3,4,5\n": "may be names or numbers",
+    "a;b\n1.5;2\n": "separated by semicolons",
+    "1.5\t2\n3\t4.5\n": "separated by tabs",
+    "a,b\n1.5,2\n3,4.5,6\n": "not a readable csv table",
+    "": "not a readable csv table",
+}
+
+
+@pytest.mark.parametrize("text", CSV, ids=range(len(CSV)))
+def test_the_first_line_and_the_cells_are_never_guessed(text, tmp_path):
+    pytest.importorskip("pandas")
+    path = tmp_path / "X.csv"
+    path.write_bytes(text.encode())
+    expected = CSV[text]
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            read_table(path)
+        return
+    table = read_table(path)
+    np.testing.assert_array_equal(table, RIGHT)
+    assert expected is None or list(table.columns) == expected
+
+
+def test_the_names_that_pandas_gives_are_names(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    X = np.random.default_rng(0).normal(size=(5, 3))
+    pandas.DataFrame(X).to_csv(tmp_path / "X.csv", index=False)
+    np.testing.assert_array_equal(read_table(tmp_path / "X.csv"), X)

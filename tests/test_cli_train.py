@@ -36,6 +36,7 @@ def train(data, out, *more, objective="energy", steps=4):
     return main(["train", *given, "--steps", str(steps), *FEW, *more])
 
 
+@pytest.mark.slow
 def test_train_writes_a_folder_and_sample_reads_it(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert train(data, out) == 0
@@ -125,6 +126,7 @@ def test_ctrl_c_keeps_what_was_trained_and_the_same_command_goes_on(data, tmp_pa
     assert np.isfinite(np.load(tmp_path / "Z.npy")).all()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(data, tmp_path, monkeypatch):
     from gpukoop.generators import command
 

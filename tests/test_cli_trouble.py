@@ -161,3 +161,59 @@ def test_a_full_terminal_does_not_undo_the_work(data, tmp_path):
     assert done.returncode == 0, done.stderr
     with np.load(out) as stored:
         assert stored["particles"].shape == (20, 2)
+
+
+def test_no_file_is_read_and_written_at_once(data, tmp_path, capsys):
+    before = data.read_bytes()
+    for more, words in (
+        ((data,), "--out and --data are one file"),
+        ((tmp_path / "z.npz", "--checkpoint", str(data)), "--checkpoint and --data are one file"),
+        ((tmp_path / "z.npz", "--checkpoint", str(tmp_path / "z.npz")), "one file"),
+        ((tmp_path / "z.npz", "--checkpoint", str(tmp_path / "none" / "c")), "does not exist"),
+        ((tmp_path / "z.npz", "--checkpoint", str(tmp_path)), "is a folder"),
+    ):
+        assert sample(data, *more) == 2
+        assert words in capsys.readouterr().err
+    assert data.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [data.name]
+
+
+@POSIX
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    from gpukoop import demo
+
+    monkeypatch.setattr(demo, "DEMOS", {})
+    for out in ("/proc/none/such", str(tmp_path / "file" / "below")):
+        (tmp_path / "file").write_text("")
+        assert main(["demo", "--out", out]) == 2
+        assert "cannot be made or written" in capsys.readouterr().err
+
+
+@POSIX
+@pytest.mark.parametrize("stream", ["closed", "ascii", "name"])
+def test_what_cannot_be_printed_does_not_undo_the_work(data, tmp_path, stream):
+    """Standard output that is closed or lacks a letter, and a name of a file that is no text."""
+    name = {"ascii": "é.npz".encode(), "name": b"z\xff.npz"}.get(stream, b"z.npz")
+    out = os.fsencode(tmp_path) + b"/" + name
+    command = [
+        sys.executable,
+        "-m",
+        "gpukoop.cli",
+        "sample",
+        "mmd",
+        "--steps",
+        "2",
+        "--particles",
+        "5",
+    ]
+    done = subprocess.run(
+        [*command, "--data", data, "--out", out],
+        env={**os.environ, **({"PYTHONIOENCODING": "ascii"} if stream == "ascii" else {})},
+        preexec_fn=(lambda: os.close(1)) if stream == "closed" else None,
+        stderr=subprocess.PIPE,
+        stdout=None if stream == "closed" else subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert os.path.exists(out)
+    assert b"Error" not in done.stderr

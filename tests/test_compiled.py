@@ -166,6 +166,7 @@ def test_fork_while_a_thread_compiles(tmp_path, delay):
     assert done.stdout.split() == ["0"], done.stderr
 
 
+@pytest.mark.slow
 def test_loops_of_the_package_are_kept_in_the_cache(home):
     code = textwrap.dedent(
         """

@@ -77,6 +77,7 @@ def test_the_same_points_are_packed_once_for_all_operations_of_one_form(device):
     assert sum("points" in name for name, *_ in launches) == 2
 
 
+@pytest.mark.slow
 def test_every_argument_is_an_array_or_a_typed_number(device):
     cupy, launches = device
     for d, t, same in ((3, 1, False), (2, 3, False), (3, 20, True), (2, 2, True)):

@@ -1,17 +1,24 @@
 """The CUDA programs and their PTX: typed constants, no float64 in float32 code, no local memory, found by key."""
 
 import ast
+import cProfile
+import gc
 import itertools
+import pstats
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpukoop as gk
 from gpukoop import cuda as gpu
+from gpukoop.kernels.cuda import device as cuda_device
 from gpukoop.kernels.cuda import program as programs
 from gpukoop.kernels.cuda import reduce as reduce_cuda
+from gpukoop.kernels.cuda.device import pruned
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import plan as plan_cuda
@@ -19,6 +26,10 @@ from gpukoop.kernels.cuda.pairs.plan import Plan, Sizes
 from gpukoop.kernels.formula.catalogue import CATALOGUE, Energy, Gaussian, Matern32, Riesz
 from gpukoop.kernels.formula.profile import trace
 from gpukoop.kernels.operation import OPERATIONS, PRODUCT
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from bench import ptx_archive
 
 OPS = tuple(OPERATIONS)
 KERNELS = {name: make() for name, make in CATALOGUE.items()}
@@ -203,3 +214,45 @@ def test_columns_are_rounded_to_a_few_and_all_are_covered(op, d, t):
     assert (part.passes - 1) * part.pass_columns < t
     widest = plan_cuda.columns(OPERATIONS[op], d, 10**6, "float64")
     assert part.pass_columns in (1, 2, 4, 8, 16, widest)
+
+
+def test_of_a_choice_between_constants_only_what_is_taken_is_left():
+    TAKEN, WIDTH, table = False, np.uint64(4), {"a": 1}
+
+    def frame(x):
+        if TAKEN:
+            x += 100
+        else:
+            x += 1 if WIDTH >= 4 else 50
+        if TAKEN or WIDTH > 2:
+            x += 2
+        if x > 10 and not TAKEN:  # of the argument: it stays
+            x += table["a"]
+        return x
+
+    short = pruned(frame)
+    assert [short(x) for x in (0, 10)] == [frame(x) for x in (0, 10)] == [3, 14]
+    assert {100, 50}.isdisjoint(short.__code__.co_consts)
+    assert short.__code__.co_filename == __file__
+    lines = {line for *_, line in short.__code__.co_lines() if line}
+    assert lines <= {line for *_, line in frame.__code__.co_lines() if line}
+
+
+def test_a_function_without_source_is_left_to_the_compiler():
+    scope = {}
+    exec("def frame(x):\n    return x + 1", scope)
+    assert pruned(scope["frame"]) is scope["frame"]
+
+
+@pytest.mark.slow
+def test_a_cold_variant_asks_the_compiler_little(compiler, monkeypatch):
+    """Python calls of the front end, which time is proportional to; 3.0 million without pruning and remembered answers."""
+    program = product_program(d=5)
+    programs.compile_ptx(program, (9, 0))  # imports and registries, once a process
+    profile = cProfile.Profile()
+    texts = [ptx_archive.portable(profile.runcall(programs.compile_ptx, program, (9, 0)))]
+    assert pstats.Stats(profile).total_calls < 2.2e6
+    assert gc.isenabled()
+    monkeypatch.setattr(cuda_device, "pruned", lambda function: function)
+    texts.append(ptx_archive.portable(programs.compile_ptx(program, (9, 0))))
+    assert texts[0] == texts[1], "another text without pruning"

@@ -22,13 +22,37 @@ pytestmark = [
 ]
 
 
-# The rows of the table whose goals were set before the code was written; the others are recorded by the bench.
-@pytest.mark.parametrize("index", range(9))
-def test_slots_stay_within_their_goal(index):
+# What the rows of static.CASES that keep points in registers cost on 28 November 2026, before their loops became frames.
+BEFORE = (
+    6.59,
+    6.62,
+    14.31,
+    12.56,
+    6.81,
+    9.94,
+    24.12,
+    6.62,
+    10.56,
+    11.28,
+    9.25,
+    35.0,
+    7.59,
+    14.44,
+    13.12,
+    34.12,
+)
+BEFORE_SYMMETRIC = (3.94, 4.01, 7.97, 7.53)
+# Sums that were measured on a device may not cost more than then, to the two digits that were written down; others 3 per cent.
+MEASURED = (0, 1, 2, 3, 4, 6)
+
+
+@pytest.mark.parametrize("index", range(len(BEFORE)))
+def test_slots_stay_within_their_goal_and_what_they_were(index):
     kernel, op, d, t, mufu, goal, _ = static.CASES[index]
     fastest = forms(trace(kernel), OPERATIONS[op], d)[0]
     (row,) = static.count(static.compile_ptx(kernel, op, d=d, t=t, form=fastest), mufu)
-    assert row["slots"] <= goal
+    assert row["slots"] <= (goal or 1e9)
+    assert row["slots"] <= BEFORE[index] * (1.0 if index in MEASURED else 1.03)
     assert row["spills"] == row["stack"] == row["local"] == 0
     # Four blocks of 128 threads on an SM need at most 128; many columns trade blocks for exponentials.
     assert row["registers"] <= (128 if t == 1 else 168)
@@ -39,6 +63,7 @@ def test_difference_form_in_three_dimensions():
     assert static.count(ptx)[0]["slots"] <= 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "t"), static.SYMMETRIC)
 def test_each_pair_once_is_clearly_less_work(d, t):
     """One exponential and one distance for two uses; several columns share them with their own multiply-adds."""
@@ -56,6 +81,7 @@ def test_each_pair_once_is_clearly_less_work(d, t):
     (row,) = static.count(ptx)
     (one_sided,) = static.count(static.compile_ptx(kernel, "product", d=d, t=t, form=form))
     assert row["slots"] / 2 <= (0.65 if t == 1 else 0.8) * one_sided["slots"]
+    assert row["slots"] / 2 <= BEFORE_SYMMETRIC[static.SYMMETRIC.index((d, t))] + 0.005
     assert row["spills"] == row["stack"] == row["local"] == 0
     assert row["registers"] <= 128
 

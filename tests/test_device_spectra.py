@@ -70,6 +70,7 @@ def test_a_koopman_fit_on_the_stand_in_is_the_fit_on_the_host(cupy, options):
     np.testing.assert_allclose(there.certificate_, here.certificate_, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_launches_and_waits_of_a_koopman_fit(cupy):
     """At most a tenth of 44,700 launches, sums included, and as few looks as there are moments to solve."""
     X = cupy.asarray(ring(1_500).astype("float32"))

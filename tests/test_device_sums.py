@@ -77,6 +77,7 @@ def test_the_points_choose_the_form(op, spread, form, lent):
     check(lent, K, op, v, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("kernel", "t"), [(gk.Gaussian(1.0), 1), (gk.Matern32(0.7), 2)])
 def test_large_clouds_visit_each_pair_once(kernel, t, dtype, lent):

@@ -4,13 +4,14 @@ import contextvars
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import gpukoop as gk
-from gpukoop.backends import BACKENDS, RATES, AbstractBackend, Rate
+from gpukoop.backends import BACKENDS, COPY_RATE, RATES, AbstractBackend, Rate
 from gpukoop.kernels.operation import GRADIENT, LOGSUMEXP, PRODUCT
 from gpukoop.kernels.request import Request
 from gpukoop.testing import check_backend, expected_failed_checks
@@ -378,3 +379,23 @@ def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
     assert "lists of tiles" in gk.Gaussian()(X, backend="numba-cuda", tol=1e-3).explain().way
     wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda")
     assert wide.explain().way == "products of matrices, precision fp32, where points are apart"
+
+
+def test_one_cloud_on_a_device_costs_what_visiting_each_pair_once_costs():
+    """A device is compared with other backends by what it will do, and host arrays pay for their way there and back."""
+    from gpukoop.kernels.cuda.pairs.rates import RATES as DEVICE
+
+    device = BACKENDS["numba-cuda"]
+    points = np.zeros((200_000, 3), np.float32), np.zeros((200_000, 3), np.float32)
+    costs, words = {}, {}
+    for name, (X, Y) in {"one": (points[0], points[0]), "two": points}.items():
+        # Of a backend that is not chosen, so that nothing runs: the request of an operator on these points.
+        request = gk.Gaussian(1.0)(X, Y, backend="numpy").explain("product").request
+        request = replace(request, device="cuda:0")
+        costs[name] = device.seconds(request) - RATES["numba-cuda"].start
+        words[name] = device.way(request)
+        there = device.seconds(replace(request, device="cpu")) - device.seconds(request)
+        moved = 4 * (2 * X.size + len(Y) + len(X))
+        assert there == pytest.approx(moved / COPY_RATE)
+    assert words == {"one": "each pair once", "two": "every pair"}
+    assert costs["one"] / costs["two"] == pytest.approx(DEVICE.apart / DEVICE.once)

@@ -189,6 +189,7 @@ def test_without_dask_says_what_to_install():
     assert "pip install gpukoop[dask]" in out.stdout, out.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_only(client, monkeypatch):
     """Kill -9 one of two workers while blocks are finished, running and waiting."""
     monkeypatch.setattr(partial_sums, "PAIRS_PER_TASK", 2**17)

@@ -24,6 +24,7 @@ def test_ornstein_uhlenbeck_from_a_trajectory():
     assert off(edmd.eigenvalues_, HERMITE) < 0.05
 
 
+@pytest.mark.slow
 def test_ornstein_uhlenbeck_from_samples_and_the_known_diffusion():
     X, _ = datasets.ornstein_uhlenbeck(100_000, random_state=0, independent=True)
     generator = GeneratorEDMD(kernel=gk.Gaussian(0.4), n_components=6, random_state=0)

@@ -249,6 +249,28 @@ def test_labels_are_carried_from_one_rendering_of_digits_to_another():
     assert np.mean(gain) > 0.05
 
 
+def test_a_generator_carries_labels_from_one_rendering_to_another():
+    """A map trained on the labelled digits takes also those that it was not trained on."""
+    gains = []
+    for seed in range(3):
+        A, labels = datasets.digits(600, random_state=seed, return_labels=True)
+        B, truth = datasets.digits(
+            800, random_state=100 + seed, rendering="target", return_labels=True
+        )
+        G = gk.maps.RandomFeatureMap(256, reg=1e-4, random_state=0)
+        flow = WassersteinFlow(
+            "exact", step_size=0.5, n_iter=3, generator=G, persistence=float("inf")
+        ).fit(B[:400], source=A[:400])
+        for rows in (slice(400), slice(400, 600)):
+            before, after = (
+                KNeighborsClassifier(1).fit(Z, labels[rows]).score(B[400:], truth[400:])
+                for Z in (A[rows], flow.transport(A[rows]))
+            )
+            gains.append(after - before)
+    assert min(gains) > 0
+    assert np.mean(gains) > 0.08
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [

@@ -4,9 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp, softmax
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 
 import gpukoop as gk
+from gpukoop import datasets
+from gpukoop.flow import drift
 from gpukoop.flow.drift import drift_field
 from gpukoop.flow.memory import Kept
 from gpukoop.flow.ratio import PULLS, alpha, pull, value
@@ -15,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 from gpukoop.generators import OBJECTIVES, perceptron  # noqa: E402
 from gpukoop.generators.critics import NetworkCritic  # noqa: E402
+from gpukoop.generators.features import named_features  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +69,31 @@ def test_drift_stands_still_on_its_samples_and_reaches_from_afar():
     # twice the same cloud: every particle has its own copy on the other side, once more than itself left out
     both = drift_field(np.repeat(Y, 2, axis=0), (1.0,))(np.repeat(Y, 2, axis=0), Kept(), rng, 0)
     assert np.abs(both.velocity).max() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_isolated_particles_are_repelled(dtype, monkeypatch):
+    """Others 6 to 40 scales away weigh less than a rounding beside the particle itself: they are summed without it, in logs."""
+    monkeypatch.setattr(drift, "PAIRS", 90)
+    rng = np.random.default_rng(3)
+    Z = np.vstack([rng.normal(size=(20, 2)), 12 * rng.normal(size=(10, 2))]).astype(dtype)
+    Y, scale = rng.normal(size=(25, 2)).astype(dtype), 0.5
+    dense = []
+    kept = drift._without_itself
+    monkeypatch.setattr(drift, "_without_itself", lambda *a: dense.append(len(a[1])) or kept(*a))
+    motion = drift_field(Y, (scale,))(Z, Kept(), rng, 0)
+    assert 3 <= dense[0] < 30  # both ways are taken
+    z, y = Z.astype(float), Y.astype(float)
+    apart = -((z[:, None] - z) ** 2).sum(axis=2) / (2 * scale**2)
+    np.fill_diagonal(apart, -np.inf)
+    near = -((z[:, None] - y) ** 2).sum(axis=2) / (2 * scale**2)
+    expected = softmax(near, axis=1) @ y - softmax(apart, axis=1) @ z
+    np.testing.assert_allclose(
+        motion.velocity, expected, atol=(5e-3 if dtype is np.float32 else 1e-9)
+    )
+    log_q = logsumexp(apart, axis=1) - np.log(29)
+    energy = (log_q - logsumexp(near, axis=1) + np.log(25)).mean()
+    assert motion.energy == pytest.approx(energy, rel=1e-4 if dtype is np.float32 else 1e-10)
 
 
 @pytest.mark.parametrize("name", [*PULLS, "alpha(0.5)", "alpha(-1)"])
@@ -231,6 +261,50 @@ def test_features_decide_what_is_compared():
             small(features=bad).fit(X)
     with pytest.raises(ValueError, match="features of the samples have the width 0"):
         small(features=lambda x: 0 * x).fit(X)
+
+
+def test_several_spaces_are_added_up():
+    """Two spaces with a velocity each: what either decides alone, whatever their units and sizes."""
+    both = lambda x: (5 * x[:, :1], x[:, 1:].repeat(1, 300) / 70)
+    given = {"n_iter": 200, "learning_rate": 1e-2, "batch_size": 128}
+    g = small("energy", features=both, **given).fit(X)
+    start = small("energy", n_iter=1, learning_rate=1e-9).fit(X)
+    errors = [
+        abs(Z.mean(0) - X.mean(0)) + abs(Z.std(0) - X.std(0))
+        for Z in (g.sample(2_000), start.sample(2_000))
+    ]
+    assert (errors[0] < 0.3 * errors[1]).all()
+    with pytest.raises(TypeError, match="an empty tuple"):
+        small(features=lambda x: ()).fit(X)
+
+
+def test_features_by_name():
+    images, labels = datasets.digits(300, 0, return_labels=True)
+    images = images.reshape(-1, 8, 8).astype(np.float32)
+    parity = labels % 2
+    for kind, y, sizes in (
+        ("convolutions", None, (64, 32 * 4, 32 * 4)),
+        ("classifier", parity, (64, 32 * 4, 64)),
+    ):
+        phi = named_features(kind, images.reshape(300, -1), y, (8, 8), 0)
+        parts = phi(torch.as_tensor(images[:7]))
+        assert tuple(part.shape[1] for part in parts) == sizes
+        assert all(torch.isfinite(part).all() for part in parts)
+    # the hidden layer of the classifier knows the classes
+    hidden = phi(torch.as_tensor(images))[2]
+    told = LogisticRegression(max_iter=500).fit(hidden[:200].numpy(), parity[:200])
+    assert told.score(hidden[200:].numpy(), parity[200:]) > 0.85
+    auto = lambda y, shape: named_features("auto", images.reshape(300, -1), y, shape, 0)
+    assert auto(None, (64,)) is None
+    assert len(auto(None, (8, 8))(torch.as_tensor(images[:2]))) == 3
+    few = {"latent_dim": 2, "n_iter": 2, "batch_size": 40, "random_state": 0}
+    g = gk.Generator(objective="sinkhorn", **few).fit(images, parity)
+    assert g.sample(3, 1).shape == (3, 8, 8)
+    for bad, words in (("classifier", "labels of at least two"), ("vgg", "choose one of auto")):
+        with pytest.raises(ValueError, match=words):
+            gk.Generator(features=bad, **few).fit(images)
+    with pytest.raises(ValueError, match="needs images of at least 8 x 8"):
+        gk.Generator(features="convolutions", **few).fit(X)
 
 
 def test_pixels_stay_in_their_range():

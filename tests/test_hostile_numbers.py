@@ -211,6 +211,7 @@ def slow_plan(Z, X, blur):
             return np.exp((f[:, None] + g - cost) / eps) / (len(Z) * len(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [13, 29])
 def test_sinkhorn_between_clusters_of_unequal_mass_at_a_small_blur(seed):
     Z, X = unequal_clusters(seed)
@@ -318,6 +319,7 @@ BACKENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_logarithms_of_weights_far_from_zero(dtype, backend, require):
@@ -461,3 +463,65 @@ def test_inversion_with_features_of_time():
     for solver, accuracy in (("sat", 1e-6), ("exponential", 0.02)):
         flow = polynomial(solver, "auto").fit(normal(300, 2), teacher=FIELDS["affine"])
         np.testing.assert_allclose(flow.invert(flow.transport(Z)), Z, atol=accuracy)
+
+
+# --- kernels placed elsewhere, and distances of features, far from one
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e200, 1.5e308])
+def test_directions_do_not_depend_on_lengths(size):
+    X, Y = normal(12, 3), normal(9, 3)
+    X /= np.abs(X).max()
+    exact = (X / np.linalg.norm(X, axis=1)[:, None]) @ (Y / np.linalg.norm(Y, axis=1)[:, None]).T
+    K = gk.Cosine()(size * X, Y)
+    np.testing.assert_allclose(K.to_dense(), exact, atol=1e-14)
+    slope = gk.Cosine()(X, Y).gradient(np.ones(9))
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(K.gradient(np.ones(9)), slope / size, rtol=1e-10, atol=1e-300)
+
+
+def test_periods_are_counted_exactly():
+    """Multiples of the period that float64 holds change nothing, however many there are."""
+    X, Y = np.array([[0.25], [0.5], [0.0]]), np.array([[0.1], [0.7]])
+    exact = np.exp(-2 * np.sin(np.pi * (X - Y.T)) ** 2)
+    for shift in (2.0**20, 2.0**50):
+        found = gk.Periodic(1.0)(X + shift, Y).to_dense()
+        np.testing.assert_allclose(found, exact, atol=1e-14)
+    for whole in (2.0**60, 1e200, -1.5e308):  # whole numbers, every one of them
+        K = gk.Periodic(1.0)(np.full((1, 1), whole), Y)
+        np.testing.assert_allclose(K.to_dense(), exact[2:], atol=1e-14)
+        assert np.isfinite(K.gradient(np.ones(2))).all()
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_polynomials_are_right_up_to_the_range_and_refused_beyond_it(degree):
+    X, Y = normal(12, 3), normal(9, 3)
+    limit = 1e120 if degree == 1 else 1e45
+    K = gk.Polynomial(degree)(limit * X, limit * Y)
+    exact = (limit * X @ (limit * Y).T + 1) ** degree
+    np.testing.assert_allclose(
+        K.to_dense() / np.abs(exact).max(), exact / np.abs(exact).max(), atol=1e-12
+    )
+    for size, dtype in ((1e160, "float64"), (1.7e308, "float64"), (1e20, "float32")):
+        far = (size * (X / np.abs(X).max())).astype(dtype)
+        with pytest.raises(ValueError, match="leaves the range"):
+            gk.Polynomial(degree)(far, Y.astype(dtype)) @ np.ones(9)
+    tiny = gk.Polynomial(degree)(1e-200 * X, 1e-200 * Y) @ np.ones(9)
+    np.testing.assert_allclose(tiny, 9.0)
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-30, 1e30, 1e150])
+def test_distances_of_features_in_any_unit(unit):
+    X, Y = normal(60, 3), normal(50, 3) + 1.0
+    squared = metrics.frechet_distance(X, Y)
+    assert metrics.frechet_distance(unit * X, unit * Y) == pytest.approx(unit**2 * squared)
+    plain, scaled = metrics.kernel_distance(X, Y), metrics.kernel_distance(unit * X, unit * Y)
+    np.testing.assert_allclose(scaled, plain)
+
+
+def test_distances_of_features_out_of_range_are_refused():
+    X, Y = normal(60, 3), normal(50, 3)
+    with pytest.raises(ValueError, match="Fréchet distance is beyond"):
+        metrics.frechet_distance(1e200 * X, Y)
+    with pytest.raises(ValueError, match="range of float64"):
+        metrics.kernel_distance(1e200 * X, Y)

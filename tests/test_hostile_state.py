@@ -1,6 +1,7 @@
 """Parameters, fitted state, frames, callbacks, threads and checkpoints under everything that users do to them (issue 12)."""
 
 import contextlib
+import inspect
 import os
 import stat
 import threading
@@ -147,6 +148,36 @@ def test_no_parameter_set_after_fit_is_forgotten(name):
             assert "ambiguous" not in str(caught.value)
         flow.set_params(**{parameter: good})
     assert np.isfinite(flow.transport(Z)).all()
+
+
+def test_no_parameter_of_a_generator_is_forgotten():
+    """As above; nor do its fit, a failed refit and writing into the samples change what it draws."""
+    pytest.importorskip("torch")
+    data = X.copy()
+    made = gk.Generator(
+        lambda a, s: gk.generators.perceptron(a, s[0], hidden=4, layers=1),
+        "energy",
+        latent_dim=2,
+        n_iter=1,
+        batch_size=16,
+        random_state=0,
+    ).fit(data)
+    expected = made.sample(5)
+    data[:] = 1e3
+    assert made.X_.max() < 1e3
+    for bad in (X * np.nan, X[:, :0], "text", X[:, :1] * 0):
+        with pytest.raises((ValueError, TypeError)):
+            made.fit(bad)
+    for parameter, good in made.get_params(deep=False).items():
+        for kind, bad in NOTHINGS.items():
+            if (parameter, kind) in ANYTHING_GOES or (parameter, kind) == ("scale", "array"):
+                continue
+            made.set_params(**{parameter: bad})
+            with pytest.raises((ValueError, TypeError), match=parameter) as caught:
+                made.sample(5)
+            assert "ambiguous" not in str(caught.value), (parameter, kind)
+        made.set_params(**{parameter: good})
+    np.testing.assert_array_equal(made.sample(5), expected)
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -318,6 +349,7 @@ def test_one_fitted_flow_in_many_threads_and_within_a_callback(name):
 # --- frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FLOWS, *SPECTRA])
 def test_columns_are_remembered_and_checked(name):
     pandas = pytest.importorskip("pandas")
@@ -338,6 +370,32 @@ def test_columns_are_remembered_and_checked(name):
         out = made.set_output(transform="pandas").transform(frame)
         assert list(out.columns) == names
         assert out.shape == (60, len(names))
+
+
+def test_every_transformer_names_its_columns():
+    """By introspection: a public class with ``transform`` has scikit-learn's names and ``set_output``."""
+    rooms = [getattr(gk, name) for name in gk.__all__]
+    rooms = [gk, *(room for room in rooms if inspect.ismodule(room))]
+    found = {
+        thing
+        for room in rooms
+        for name in getattr(room, "__all__", ())
+        if inspect.isclass(thing := getattr(room, name))
+        and hasattr(thing, "transform")
+        and not inspect.isabstract(thing)
+    }
+    assert {gk.KSWGD, KineticModel, gk.metrics.RandomConvolutions} <= found
+    for thing in found:
+        assert hasattr(thing, "get_feature_names_out"), thing.__name__
+        assert hasattr(thing, "set_output"), thing.__name__
+    pandas = pytest.importorskip("pandas")
+    model = KineticModel(EDMD, n_bootstrap=3).fit(_walk(["a", "b"]))
+    out = model.set_output(transform="pandas").transform(_walk(["a", "b"]))
+    assert isinstance(out, pandas.DataFrame)
+    assert list(out.columns) == [f"kineticmodel{k}" for k in range(model.phi_.shape[1])]
+    pictures = np.random.default_rng(0).random((3, 8, 8))
+    images = gk.metrics.RandomConvolutions().fit(pictures).set_output(transform="pandas")
+    assert images.transform(pictures).shape == (3, 128)
 
 
 def _walk(columns):
@@ -607,3 +665,75 @@ def test_bytes_after_the_array_are_refused(tmp_path):
         file.write(b"\0" * 16)
     with pytest.raises(ValueError, match="more in the file"):
         read_npy(tmp_path / "a.npy")
+
+
+def test_flipped_bits_of_a_training_are_seen(tmp_path):
+    """The checkpoint of `gpukoop train`: of 200 altered files none is continued."""
+    pytest.importorskip("torch")
+    path = tmp_path / "checkpoint.pt"
+    made = lambda: gk.Generator(
+        lambda a, s: gk.generators.perceptron(a, s[0], hidden=4, layers=1),
+        "energy",
+        latent_dim=2,
+        n_iter=1,
+        batch_size=16,
+        random_state=0,
+    ).fit(X, checkpoint=path)
+    expected = made().sample(5)
+    for _ in _flipped(path):
+        with pytest.raises(ValueError, match="no readable"):
+            made()
+    np.testing.assert_array_equal(made().sample(5), expected)
+
+
+def test_flipped_bits_of_a_kept_classifier_are_trained_anew(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from gpukoop.metrics import ClassifierFeatures, classifier
+
+    monkeypatch.setenv("GPUKOOP_CACHE_DIR", str(tmp_path))
+    pictures = np.random.default_rng(0).random((20, 8, 8))
+    made = lambda: ClassifierFeatures(2, 1).fit(pictures, np.arange(20) % 2)
+    expected = made().transform(pictures)
+    (path,) = (tmp_path / "classifiers").iterdir()
+    again = []
+    fit = classifier._fit
+    monkeypatch.setattr(classifier, "_fit", lambda *a: again.append(1) or fit(*a))
+    for n, _ in enumerate(_flipped(path), 1):
+        np.testing.assert_allclose(made().transform(pictures), expected, rtol=1e-4, atol=1e-6)
+        assert len(again) == n
+    path.parent.chmod(0o777)  # others may write there: left alone
+    made()
+    assert len(again) == n + 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_flipped_bits_of_pictures_are_seen(packed, tmp_path):
+    """PNG folders and packed IDX files have sums of their own, and both are asked."""
+    pytest.importorskip("PIL")
+    import gzip
+    import struct
+
+    from PIL import Image
+
+    from gpukoop.datasets import images
+
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 8), dtype=np.uint8)
+    if packed:
+        path = where = tmp_path / "images.gz"
+        path.write_bytes(
+            gzip.compress(struct.pack(">HBB3I", 0, 8, 3, *pictures.shape) + pictures.tobytes())
+        )
+    else:
+        where, path = tmp_path, tmp_path / "0.png"
+        for name, picture in zip("01", pictures, strict=True):
+            Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    np.testing.assert_array_equal(images(where), pictures)
+    seen = 0
+    for _ in _flipped(path):
+        try:
+            found = images(where)
+        except ValueError:
+            seen += 1
+        else:  # a bit that says nothing, such as the date
+            np.testing.assert_array_equal(found, pictures)
+    assert seen > 100

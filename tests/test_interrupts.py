@@ -259,7 +259,8 @@ def test_concurrent_eigsh_leaves_blas_its_threads():
         from gpukoop.spectrum import DiffusionMap, eigsh
         warnings.simplefilter("ignore")
         def counts():
-            return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+            pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+            return {pool["filepath"]: pool["num_threads"] for pool in pools}
         before = counts()
         A = np.diag(np.arange(1.0, 401.0))
         def work(k):
@@ -271,7 +272,8 @@ def test_concurrent_eigsh_leaves_blas_its_threads():
             thread.start()
         for thread in threads:
             thread.join()
-        print(before, counts(), sep="; ")
+        after = counts()  # of the same libraries: another may be loaded meanwhile
+        print(list(before.values()), [after[path] for path in before], sep="; ")
     """
     done = run(code, OPENBLAS_NUM_THREADS="3", MKL_NUM_THREADS="3", OMP_NUM_THREADS="3")
     before, after = done.stdout.strip().split("; ")

@@ -146,6 +146,7 @@ def test_named_scales_are_resolved_in_every_factor():
     assert [k.scale for k, _ in resolved.factors] == [gk.operator.median_scale(X)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["product"])
 def test_cuda_text_compiles(name):
     """One PTX a kernel; what float64 there is, is the compensated sum that every kernel has."""

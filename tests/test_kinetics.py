@@ -307,6 +307,7 @@ def test_wrong_arguments_are_refused_in_words():
         kinetics.metastable_states(FEW, 2)
 
 
+@pytest.mark.slow
 def test_figures_show_bands_and_the_line_of_the_lag(tmp_path):
     pytest.importorskip("matplotlib")
     _, X = three_states(8_000, 11)

@@ -86,6 +86,7 @@ def test_excess_mass_flows_to_the_empty_wells(small):
     assert (last < first).all()
 
 
+@pytest.mark.slow
 def test_moments_decay_at_rate_one_for_every_mode():
     X, _ = datasets.quadruple_well(6_000, random_state=1, independent=True)
     flow = gk.KSWGD(kernel=gk.Gaussian(0.3), n_components=24, step_size=0.1, coarse=False).fit(X)
@@ -198,6 +199,7 @@ def assert_right(found):
     assert 0.5 < found["neighbour"] < 2.0, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("pairs", [False, True], ids=["samples", "pairs"])
 def test_quadruple_well_from_outside(well, pairs, seed):
@@ -211,6 +213,7 @@ def test_quadruple_well_from_outside(well, pairs, seed):
     assert_right(judge(Z, X))
 
 
+@pytest.mark.slow
 def test_published_bandwidth_strands_the_plain_flow_and_not_the_default(well):
     X = well[0].astype(np.float32)
     start = outside_wells(3_000, np.random.default_rng(0)).astype(np.float32)
@@ -222,6 +225,17 @@ def test_published_bandwidth_strands_the_plain_flow_and_not_the_default(well):
     assert default.coarse_ is not None
     assert judge(plain.transport(start), X)["V"] > 1.0
     assert_right(judge(default.transport(start), X))
+
+
+@pytest.mark.parametrize("law", [datasets.moons, datasets.three_rings, datasets.student_t])
+def test_a_coarser_spectrum_is_truly_coarser_or_none(law):
+    X = law(300, 0)
+    made = {
+        how: gk.KSWGD(n_components=5, coarse=how, random_state=0).fit(X) for how in (True, "auto")
+    }
+    assert made[True].coarse_.scale_ >= 1.5 * made[True].spectrum_.scale_
+    wide = made["auto"].coarse_
+    assert wide is None or wide.scale_ >= 1.5 * made["auto"].spectrum_.scale_
 
 
 def test_torus_from_a_small_patch():
@@ -240,6 +254,7 @@ def test_torus_from_a_small_patch():
     assert 0.5 < metrics.nearest_neighbour_distance(Z) / floor < 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tol", [1e-4, 1e-6])
 def test_fourier_sums_give_the_same_trajectory(tol):
     pytest.importorskip("finufft")
@@ -399,6 +414,7 @@ def test_bad_particles_and_successors():
         broken.transport(X_GOOD, n_iter=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "X",
     [
@@ -445,6 +461,7 @@ def test_particles_at_any_distance():
         )
 
 
+@pytest.mark.slow
 def test_a_second_fit_forgets_the_flow():
     flow = gk.KSWGD(n_components=3, total_time=0.2, random_state=0).fit(X_GOOD)
     flow.sample(5)

@@ -52,6 +52,7 @@ def _distribution(angle_to_mass):
     return angle_to_mass(angle) / (2 * np.pi), angle
 
 
+@pytest.mark.slow
 def test_particles_end_as_good_as_independent_draws():
     n = 5_000
     X, _ = datasets.quadruple_well(n, random_state=0, independent=True)
@@ -74,6 +75,7 @@ def test_particles_end_as_good_as_independent_draws():
     )
 
 
+@pytest.mark.slow
 def test_holes_of_the_start_close():
     """Particles that start outside the wells leave holes behind, which the moments cannot see."""
     X, _ = datasets.quadruple_well(10_000, random_state=0, independent=True)

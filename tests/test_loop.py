@@ -116,6 +116,7 @@ def start(path: Path, pause: float, out: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", NOISY, str(path), str(pause), str(out)])
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
     whole = start(tmp_path / "whole.ckpt", 0.0, tmp_path / "whole.npz")
     assert whole.wait(60) == 0

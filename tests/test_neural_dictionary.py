@@ -29,6 +29,7 @@ def test_derivatives_are_those_of_its_functions(learned):
     assert np.allclose(learned.slope(Z, w), np.einsum("npd,p->nd", slopes, w))
 
 
+@pytest.mark.slow
 def test_it_finds_the_slow_mode_and_is_reproducible(learned):
     slow = datasets.exact("double_well")["eigenvalues"][0]
     spectrum = gk.GeneratorEDMD(learned, n_components=3).fit(X)

@@ -39,6 +39,7 @@ def decaying(s, a=0.5):
     return np.exp(-a * s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["value_and_gradient", "logsumexp_and_gradient"])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", SAME)
@@ -90,6 +91,7 @@ def test_the_formula_of_keops_has_the_cosine():
     assert "Cos(" in code(radial(WAVE), PRODUCT, 3, 1, "float64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_cuda_text_compiles(dtype):
     pytest.importorskip("numba_cuda")

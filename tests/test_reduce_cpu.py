@@ -99,6 +99,7 @@ def test_logsumexp(name):
 # -- sizes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 2, 4, 7, 17, 50, 784])
 def test_features(d):
     X, Y, V = cloud(67, 515, d) if d < 100 else cloud(7, 70, d)
@@ -107,6 +108,7 @@ def test_features(d):
     check("logsumexp_and_gradient", kernel, X, Y, V[:, 0].copy())
 
 
+@pytest.mark.slow
 def test_features_with_a_kink():
     X, Y, V = cloud(67, 515, 17)
     Y[:67] = X
@@ -343,6 +345,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert _fresh(tmp_path, scale=2.0) == "1 0"  # nor does another scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"garbage"])
 def test_damaged_compiled_code_is_made_anew(tmp_path, content):
     assert _fresh(tmp_path) == "0 1"

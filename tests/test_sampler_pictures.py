@@ -45,6 +45,7 @@ def neural():
     return X, NeuralFeatures(2, 16, width=32, random_state=0).train(X, n_paths=256, n_steps=120)
 
 
+@pytest.mark.slow
 def test_neural_lift_learns(neural):
     _, lift = neural
     assert set(lift.losses) == {"consistency", "target", "phase", "reconstruction"}
@@ -64,3 +65,43 @@ def test_neural_lift_is_a_dictionary_of_the_sampler(neural):
     drawn = sampler.sample(500)
     assert np.isfinite(drawn).all()
     assert abs(drawn.std(axis=0) / X.std(axis=0) - 1).max() < 0.25
+
+
+def test_neural_lift_samples_with_what_it_was_trained_to(neural):
+    """One step of the trained operator beside the start, and its modes by hand."""
+    _, lift = neural
+    fresh = datasets.eight_gaussians(2_000, random_state=5)
+    start = noise(2_000, seed=7)
+    reached = gk.metrics.energy_distance(lift.advance(start), fresh)
+    assert reached < 0.5 * gk.metrics.energy_distance(start, fresh)
+    assert np.abs(lift.advance(start, 0.5) - lift.advance(start)).max() > 0.01
+    values, pictures = lift.modes()
+    assert (np.diff(values.real) <= 1e-12).all()
+    # e exp(A) d is the sum over modes of exp(value) times the component times the picture
+    vectors = np.linalg.eig(lift.operator)[1]
+    assert np.allclose(lift.operator @ vectors, vectors * np.linalg.eigvals(lift.operator))
+    _, left = lift._spectrum()
+    parts = lift.features(start[:9], np.zeros(9)) @ left
+    np.testing.assert_allclose(
+        ((parts * np.exp(values)) @ pictures).real, lift.advance(start[:9]), atol=1e-8
+    )
+
+
+def test_neural_lift_edits_and_interpolates(neural):
+    X, lift = neural
+    back = lift.edit(X[:50], {})
+    error = np.sqrt(((back - X[:50]) ** 2).mean() / ((X[:50] - X[:50].mean(0)) ** 2).mean())
+    assert lift.invertibility(X[:50]) == pytest.approx(error)
+    assert error < 1
+    moved = lift.edit(X[:50], {0: 2.0, 1: 0.5})
+    assert np.isfinite(moved).all()
+    assert np.abs(moved - back).max() > 1e-3
+    everything = lift.edit(X[:50], dict.fromkeys(range(lift.n_features), 3.0))
+    np.testing.assert_allclose(everything, 3 * back, atol=1e-6)
+    line = lift.interpolate(X[0], X[1], 5)
+    np.testing.assert_allclose(line[[0, -1]], lift.edit(X[:2], {}), atol=1e-8)
+    np.testing.assert_allclose(line[2], line[[0, -1]].mean(axis=0), atol=1e-8)
+    with pytest.raises(ValueError, match="mode 99"):
+        lift.edit(X[:2], {99: 1.0})
+    with pytest.raises(ValueError, match="time in"):
+        lift.advance(X[:2], 1.5)

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pytest
 
 from gpukoop.sampler import (
     Lift,
@@ -71,6 +72,7 @@ def test_oracle_below_sat_below_exponential():
     assert errors[1] < 0.3 * rmse(x0)
 
 
+@pytest.mark.slow
 def test_a_new_lift_at_each_slab_brings_samples_closer():
     errors = []
     for n_slabs in (1, 2, 4, 8):

@@ -65,6 +65,7 @@ def test_batches_are_unit_vectors_and_fair(d):
     assert np.allclose(frame @ frame.T, np.eye(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [False, True])
 def test_error_bar_covers_in_nine_of_ten_seeds(sign):
     """The true error of the worst of all rows, ten dimensions, ten clouds."""

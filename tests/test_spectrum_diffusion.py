@@ -179,6 +179,7 @@ def test_landmarks_equal_the_full_map(landmarks):
     assert np.abs(phi.var(axis=0) - 1).max() < 1e-8
 
 
+@pytest.mark.slow
 def test_memory_stays_far_below_the_matrix():
     X = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
     gk.Gaussian(0.5)(X[:100]) @ np.ones((100, 16), np.float32)

@@ -99,6 +99,7 @@ def test_modes_of_a_handful_are_left_out():
     assert np.allclose(fitted.eigenvalues_[:2], [1, 2], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_float32_and_same_seed():
     X, Y = (a.astype(np.float32) for a in ornstein_uhlenbeck(4000, 0))
     fits = [

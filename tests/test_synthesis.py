@@ -31,7 +31,7 @@ def test_frames_of_three_kinds(name, record_property):
     assert (new.dtypes == frame.dtypes).all()
     assert (new.min() >= frame.min()).all()
     assert (new.max() <= frame.max()).all()
-    accuracy = told_apart(new, frame)
+    accuracy = float(told_apart(new, frame))
     record_property("accuracy", accuracy)
     # independent draws of one law: .5 +- .03; a shuffle of every column on its own: above .9 for breast_cancer
     assert 0.4 < accuracy < 0.7

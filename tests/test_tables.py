@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import gpukoop as gk
 from gpukoop import datasets
+from gpukoop.sampler import learning
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -227,12 +228,37 @@ def test_scores_do_not_depend_on_the_unit(name):
     ("bad", "words"),
     [
         ([["tall", "old"], ["short", "young"]], "row 0|text|string"),
-        ("X.csv", "X"),
-        (None, "X"),
+        ("X.csv", "X is 'X.csv', expected an array of numbers: read the file first"),
+        (Path("X.csv"), "X is 'X.csv', expected an array of numbers: read the file first"),
+        (None, "X is None, expected an array of numbers"),
     ],
-    ids=["words", "a path", "nothing"],
+    ids=["words", "a path", "a path object", "nothing"],
 )
 def test_what_is_no_table_is_refused_in_words(bad, words):
-    with pytest.raises((TypeError, ValueError), match=words) as told:
-        gk.KSWGD().fit(bad)
-    assert len(str(told.value)) < 300
+    takers = (
+        *(FRAMED[name]().fit for name in FRAMED),
+        gk.Gaussian(1.0),
+        gk.DiffusionMap().fit,
+        lambda X: gk.metrics.mmd(X, X),
+    )
+    for take in takers:
+        with pytest.raises((TypeError, ValueError), match=words) as told:
+            take(bad)
+        assert len(str(told.value)) < 300
+
+
+def test_a_small_table_has_a_small_budget(monkeypatch):
+    """569 rows of 30 columns took 79 s: a fit is one pass of 5 N D^2 operations over N triples and D features."""
+
+    class Begun(Exception):
+        pass
+
+    def assemble(lift, triples, n_triples, **_):
+        raise Begun(n_triples, lift.n_features)
+
+    monkeypatch.setattr(learning, "assemble", assemble)
+    with pytest.raises(Begun) as told:
+        gk.KoopmanSampler(random_state=0).fit(load_breast_cancer().data)
+    N, D = told.value.args
+    assert 5 * N * D**2 < 3e10, (N, D)  # a second or two of one core
+    assert N >= 20 * D  # and enough for the solve

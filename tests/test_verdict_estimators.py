@@ -91,6 +91,7 @@ def test_converged_is_found_when_asked_for_after_transport(good, wells):
     assert good.converged_ in (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flow",
     [
@@ -134,12 +135,39 @@ def test_scores_are_multiples_of_what_samples_show(wells):
         assert a == pytest.approx(b, rel=1e-6)
 
 
-def test_a_grid_search_prefers_enough_modes():
-    """On four wells two modes cannot be right: the fewest no longer win."""
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_grid_search_prefers_neither_too_few_modes_nor_too_many():
+    """Four wells and their basins want some forty modes: three cannot hold them, and of 140 from 150 landmarks most are noise."""
     X = datasets.quadruple_well(600, random_state=4, independent=True)[0]
     flow = gk.KSWGD(n_landmarks=150, step_size=0.2, init="gaussian", random_state=0)
-    search = GridSearchCV(flow, {"n_components": [1, 3, 40]}, cv=2).fit(X)
+    search = GridSearchCV(flow, {"n_components": [1, 3, 40, 140]}, cv=2).fit(X)
     scores = search.cv_results_["mean_test_score"]
     assert search.best_params_ == {"n_components": 40}, scores
     assert scores[0] < scores[2] - 1
+    assert scores[3] < scores[2] - 3
     assert scores[2] > -6
+
+
+@pytest.mark.parametrize(
+    ("flow", "advised"),
+    [
+        (gk.JKOFlow(random_state=0), {"n_steps": 2}),
+        (gk.JKOFlow(random_state=0), {"kernel": gk.Gaussian("median")}),
+        (gk.MMDFlow(random_state=0), {"n_iter": 50}),
+        (gk.MMDFlow(random_state=0), {"kernel": gk.Gaussian("median")}),
+    ],
+    ids=["jko-steps", "jko-kernel", "mmd-steps", "mmd-kernel"],
+)
+def test_what_a_report_advises_against_copies_helps(flow, advised):
+    X = datasets.banana(1_000, np.random.default_rng([0, 7]))
+    judged = lambda model: clone(model).fit(X).diagnose()
+    report = judged(flow)
+    assert report.worst.name == "memorisation"
+    assert str(report).splitlines()[-1].startswith("What to try: ")
+    assert "<p>What to try" in report._repr_html_()
+    name, value = next(iter(advised.items()))
+    said = f"{name}={value}" if name != "kernel" else "kernel=gk.Gaussian('median')"
+    assert said in report.advice
+    better = judged(clone(flow).set_params(**advised))
+    assert better.passed, str(better)
+    assert better.advice == ""

@@ -75,6 +75,23 @@ def test_weights_that_must_be_moved_cost_one_launch_more(make, beside, device):
     assert count.calls["outside"] == 1
 
 
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_one_scale_a_feature_is_copied_once_and_not_a_call(where, op, device):
+    """The clouds were divided when the operator was made; what slopes are divided by lies on the device since the first call."""
+    cupy, _ = device
+    scale = np.array([0.7, 9.0, 0.2])
+    K, v = warm(cupy, kernel=gk.Gaussian(scale if where == "host" else cupy.asarray(scale)))
+    CALLS[op](K, v)
+    with cupy.counting() as count:
+        CALLS[op](K, v)
+    assert (count.syncs, count.copies) == (0, 0), str(count)
+    assert count.calls["outside"] == 1
+    slopes = 1 if "gradient" in op else 0
+    # One division of slopes, which are features by features of one array; products and log-sum-exps do without.
+    assert sum(count.calls.values()) <= 1 + slopes, str(count)
+
+
 def test_no_text_is_written_on_a_warm_call(device, monkeypatch):
     cupy, _ = device
     K, v = warm(cupy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import re
@@ -15,7 +14,8 @@ from typing import IO, Any, Literal, overload
 
 import numpy as np
 
-from gpukoop.files import LARGEST, open_regular
+from gpukoop.arrays import require_finite
+from gpukoop.files import LARGEST, open_regular, read_array, read_member
 
 # Names under which labels are kept in archives.
 LABELS = ("labels", "y", "targets", "label")
@@ -71,7 +71,7 @@ def images(
     Raises
     ------
     ValueError
-        If there is nothing to read, it is damaged or of another kind, images differ in size, or labels are asked for and there
+        If there is nothing to read, it is damaged or of another kind, holds NaN or inf, images differ in size, or labels are asked for and there
         are none.
     ImportError
         If PNGs are to be read and Pillow is missing.
@@ -83,9 +83,15 @@ def images(
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path is {path!r}, expected the name of a file or a folder")
     where = Path(path)
-    if where.is_dir():
+    try:
+        folder, there = where.is_dir(), where.exists()
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        raise ValueError(
+            f"path {str(where)[:60]!r} cannot be looked at: {error.strerror}"
+        ) from None
+    if folder:
         X, labels = _folder(where)
-    elif not where.exists():
+    elif not there:
         raise ValueError(f"{where}: no such file or folder; expected .npz, .npy, IDX, .bin or PNGs")
     else:
         try:
@@ -98,6 +104,8 @@ def images(
             f"{where} holds an array of shape {X.shape} and dtype {X.dtype}, expected (n, height, width) or "
             "(n, height, width, colours) of real numbers"
         )
+    if X.dtype.kind == "f":
+        require_finite(X, str(where))
     if not return_labels:
         return X
     if labels is None:
@@ -117,7 +125,7 @@ def _file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if start[:4] == b"PK\x03\x04":
             return _archive(file)
         if start == b"\x93NUMPY":
-            return np.lib.format.read_array(file, allow_pickle=False), None
+            return read_array(file), None
         if start[:2] == b"\x1f\x8b" or start[:2] == b"\x00\x00":
             return _idx(file), _idx_labels(path)
         if path.suffix == ".bin":
@@ -128,7 +136,7 @@ def _file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _archive(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
     with zipfile.ZipFile(file) as archive:
         arrays = {
-            Path(name).stem: _member(archive, name)
+            Path(name).stem: read_member(archive, name)
             for name in archive.namelist()
             if name.endswith(".npy")
         }
@@ -141,11 +149,6 @@ def _archive(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
         )
     labels = next((arrays[name].ravel() for name in LABELS if name in arrays), None)
     return arrays[stacks[0]], labels
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    array: np.ndarray = np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
-    return array
 
 
 def _idx(file: IO[bytes]) -> np.ndarray:
@@ -193,6 +196,10 @@ def _cifar(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(pixels), table[:, n_labels - 1].astype(int)
 
 
+def _pngs(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+
+
 def _folder(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the PNGs of a folder, or of its folders, with their names as labels."""
     try:
@@ -201,9 +208,12 @@ def _folder(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise ImportError(
             "PNG files need Pillow, which is not installed: pip install gpukoop[plot]"
         ) from error
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
-    classes = sorted(p for p in path.iterdir() if p.is_dir())
-    inside = [sorted(p for p in c.iterdir() if p.suffix.lower() == ".png") for c in classes]
+    try:
+        found = _pngs(path)
+        classes = sorted(p for p in path.iterdir() if p.is_dir())
+        inside = [_pngs(c) for c in classes]
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     if found and any(inside):
         raise ValueError(
             f"{path} has PNG files both in itself and in folders: expected one or the other"

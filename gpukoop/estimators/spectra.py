@@ -15,9 +15,9 @@ from gpukoop.arrays import Array, like, to_host
 from gpukoop.estimators.weights import host_weight
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.lengths import isotropic
-from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, KernelEDMD
+from gpukoop.spectrum.base import check_kernel
 from gpukoop.spectrum.coordinates import is_auto
 from gpukoop.spectrum.dictionary import DictionaryFunctions
 from gpukoop.spectrum.modes import CARRIERS
@@ -124,7 +124,8 @@ def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
     """
     if not is_auto(flow.coordinates):
         return flow.coordinates
-    given = isinstance(kernel, AbstractKernel) and isotropic(kernel)[1] is not None
+    check_kernel(kernel)
+    given = isotropic(kernel)[1] is not None
     if flow.project is not None or given:
         return None
     # mean absolute deviations, of numbers below one: neither squares nor sums leave the range

@@ -54,6 +54,7 @@ class Checkpoint:
             )
         if self.path.exists():
             return self.read(state)
+        # Two copies: the new file is written beside the old one, which is replaced only when it is whole.
         size = 2 * (state.particles.nbytes + sum(a.nbytes for a in named(state.memory).values()))
         free = shutil.disk_usage(self.path.parent).free
         if free < size:
@@ -82,6 +83,7 @@ class Checkpoint:
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub reads the names as allow_pickle
+        # Sealed by a digest: a flipped bit in the particles would otherwise continue as a slightly different run.
         write_sealed(self.path, _MAGIC, buffer.getvalue())
 
     def read(self, state: Any) -> tuple[Any, dict[str, list[Any]], int]:
@@ -93,6 +95,7 @@ class Checkpoint:
             If the file is no checkpoint, is damaged, or belongs to another run; the message names it.
         """
         arrays, header = self._load()
+        # Refused rather than continued: the same numbers with another step size are no run that anybody asked for.
         if header["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"checkpoint {self.path} belongs to another run (other data, start, settings or seed): "
@@ -122,6 +125,7 @@ class Checkpoint:
                 error.errno, f"cannot read checkpoint {self.path}: {error.strerror}"
             ) from error
         try:
+            # Without pickle: a checkpoint from elsewhere must not be able to run anything.
             with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
             header = json.loads(arrays.pop("header").tobytes())

@@ -48,12 +48,14 @@ def exact_map(Z: Array, X: Array, weights: Array | None = None) -> tuple[Array, 
         return Z + gap[:, None], float(energy)
     n, m = len(Z), len(X)
     z, x = to_host(Z).astype(float), to_host(X).astype(float)
+    # Repeated up to equal size, a plan between uniform clouds is an assignment, for which there are faster solvers.
     size = math.lcm(n, m)
     if weights is None and n == m and n <= LARGEST_ASSIGNMENT:
         target = x[_assignment(z, x)]
     elif weights is None and size <= LARGEST_REPEATED:
         repeated = np.repeat(x, size // m, axis=0)
         pairing = _assignment(np.repeat(z, size // n, axis=0), repeated)
+        # The barycentre of the copies' partners: particles move as wholes.
         target = repeated[pairing].reshape(n, size // n, -1).mean(axis=1)
     elif n * m <= largest_plan():
         b = to_host(uniform(X) if weights is None else weights).astype(float)
@@ -104,6 +106,7 @@ def gaussian_map(Z: Array, mean: np.ndarray, covariance: np.ndarray) -> tuple[Ar
     own = z.mean(axis=0)
     centred = z - own
     values, vectors = np.linalg.eigh(centred.T @ centred / len(z))
+    # Particles in a plane have no inverse root across it; a floor leaves them in it.
     values = np.maximum(values, 1e-14 * values[-1])
     root = (vectors * np.sqrt(values)) @ vectors.T
     inverse = (vectors / np.sqrt(values)) @ vectors.T

@@ -74,6 +74,7 @@ class KernelDictionary(AbstractDictionary):
         xp = namespace(landmarks)
         # In float64: the functions are nearly dependent, and what float32 rounds they amplify.
         self.kernel, self.landmarks, self.options = kernel, landmarks.astype(float), options
+        # Landmarks are few, so their matrix is a small one; sums over all particles stay lazy.
         values, vectors = xp.linalg.eigh(kernel(self.landmarks).to_dense())
         keep = values > RANK_TOL * float(values[-1])
         self.root = vectors[:, keep] / xp.sqrt(values[keep])  # (q landmarks, rank)
@@ -86,6 +87,7 @@ class KernelDictionary(AbstractDictionary):
     def gradient(self, Y: Array, beta: Array) -> Array:
         """Return the gradient from one pass over n q pairs."""
         wide = Y.astype(float)
+        # Coefficients are taken back to the landmarks first: one column instead of the gradient of every function.
         slope = self.kernel(wide, self.landmarks, **self.options).gradient(self.root @ beta)
         return slope.astype(Y.dtype, copy=False)
 
@@ -121,6 +123,7 @@ class PolynomialDictionary(AbstractDictionary):
         d = X.shape[1]
         self.centre = X.mean(axis=0)
         spread = X.std(axis=0)
+        # A constant coordinate is worth nothing as a feature, and must not become NaN.
         self.spread = xp.where(spread > 0, spread, 1.0)
         pairs = [(c, e) for c in range(d) for e in range(c, d) if d <= MANY_FEATURES or c == e]
         self.left = [c for c, _ in pairs]
@@ -140,6 +143,7 @@ class PolynomialDictionary(AbstractDictionary):
         y = (Y - self.centre) / self.spread
         form = xp.zeros((d, d))
         for k, (c, e) in enumerate(zip(self.left, self.right, strict=True)):
+            # Both entries: the derivative of y_c y_e falls on c and on e, twice on a square.
             form[c, e] += beta[1 + d + k]
             form[e, c] += beta[1 + d + k]
         return like((beta[1 : 1 + d] + y @ form) / self.spread, Y)
@@ -213,6 +217,7 @@ class CriticField:
         """
         xp = namespace(Y)
         P, S = self.dictionary.features(Y), self.at_samples
+        # The critic of the last step is a step away from this one: Newton's method then takes one or two iterations.
         beta = xp.zeros(P.shape[1]) if start is None else start
         hy, hx = P @ beta, S @ beta
         value = 0.0
@@ -225,10 +230,13 @@ class CriticField:
                 hx[:, None] + self.lengths * dx[:, None],
                 beta[:, None] + self.lengths * direction[:, None],
             )
+            # One look at the device an iteration: gain, value and sixteen trial values come together.
             numbers = to_host(xp.concatenate([(slope @ direction).reshape(1), levels]))
             gain, value, tried = float(numbers[0]), float(numbers[1]), numbers[2:]
+            # A warm start that overflows at the moved particles is dropped; from zero every divergence is finite.
             if start is not None and not np.isfinite(value):
                 return self.critic(Y)
+            # Armijo's rule, for all lengths at once; the longest that passes is taken, and NaN compares as false.
             enough = tried >= value + 1e-4 * LENGTHS[1:] * gain
             if not gain > 1e-15 * max(1.0, abs(value)) or not enough.any():
                 break
@@ -244,6 +252,7 @@ class CriticField:
         xp, b = namespace(hy), self.b
         penalty = 0.5 * (self.rho @ beta**2)
         if self.divergence == "js":
+            # log(1 + e^-h) without forming e^-h, which overflows where the classifier is sure.
             softplus = xp.logaddexp(0.0, -hy).mean(axis=0) + b @ xp.logaddexp(0.0, hx)
             return 2 * float(np.log(2.0)) - softplus - penalty
         value = hy.mean(axis=0) - penalty
@@ -251,8 +260,10 @@ class CriticField:
             return value - b @ (hx + hx**2 / 4)
         top = hx.max(axis=0)
         if self.divergence == "kl":
+            # The Donsker-Varadhan form: its value does not change with a constant in h, so the maximum may be taken off.
             return value - top - xp.log(b @ xp.exp(hx - top))
         fits = top <= LARGEST_LOG
+        # A length that overflows is worth -inf and never chosen, instead of a NaN that would end the search.
         return xp.where(fits, value - b @ xp.expm1(xp.where(fits, hx, 0.0)), -xp.inf)
 
     def _newton(self, P: Array, hy: Array, hx: Array, beta: Array) -> tuple[Array, Array]:
@@ -273,11 +284,15 @@ class CriticField:
         seen = slope @ self.at_samples
         curvature = self._curvature(bend) if self.fixed is None else self.fixed
         if self.divergence == "kl":
+            # The covariance of the features under the tilted samples, not their second moments: the logarithm outside
+            # subtracts it.
             curvature = curvature - seen[:, None] * seen
         if mean_y is None:
             mean_y = P.mean(axis=0)
         else:
             curvature = curvature + ((pull * (1 - pull))[:, None] * P).T @ P / n
+        # Without a penalty functions that the samples do not tell apart leave the system singular; this is below its
+        # rounding.
         ridge = self.rho + 1e-14 * xp.trace(curvature)
         return mean_y - seen - self.rho * beta, curvature + xp.diag(ridge)
 
@@ -286,6 +301,7 @@ class CriticField:
 
     def __call__(self, Z: Array, kept: Kept, rng: Any = None, iteration: int = 0) -> Motion:
         """Return minus the gradient of the divergence at the particles, and the divergence."""
+        # Small products: BLAS loses more to waking its threads than they save.
         with one_thread(self.at_samples.size):
             beta, value, pull = self.critic(Z, kept.coefficients)
         velocity = -self.dictionary.gradient(Z, beta) * like(pull, Z)[:, None]

@@ -57,6 +57,7 @@ class Field(Protocol):
 
 def extent(*clouds: Array) -> np.ndarray:
     """Return (width, centre...), (1 + d,): the root mean square distance of all clouds from their common centre."""
+    # Clouds count alike however many points they have: a thousand particles far off are as far as ten.
     centres = [to_host(c.mean(axis=0)).astype(float) for c in clouds]
     centre = sum(centres) / len(clouds)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -110,6 +111,7 @@ def too_far(
         return "the velocity is no longer finite."
     if thrown > THROWN * wide:
         return f"it would throw the particles {thrown:.3g} from the centre of both clouds, which are {wide:.3g} wide."
+    # Looking at the energy costs another pass; a step shorter than the clouds are wide is watched by the next one's energy.
     if moved <= wide:
         return ""
     raised = energy_there()
@@ -155,6 +157,7 @@ def explicit(velocity: Field, *, step_size: float, momentum: float = 0.0) -> Ste
         wide, centre = memory.width, like(before.extent[1:], Z)
 
         def energy_there() -> float:
+            # Any noise serves a look, and the run's own stream is not touched by it.
             rng = np.random.default_rng(0)
             return float(velocity(following, motion.kept, rng, state.iteration).energy)
 
@@ -236,6 +239,7 @@ def _in_doubt(
     xp: Any, energy: Any, moved: Any, thrown: Any, far: float, wide: float, arrived: float
 ) -> Any:
     # Comparisons with what is not finite are false.
+    # One number for everything that a watched step looks at, so that ten steps need one look.
     fine = (thrown <= far * far) & (moved <= wide) & (moved > arrived) & xp.isfinite(energy)
     return ~fine
 
@@ -252,6 +256,7 @@ def log_uniform(Z: Array) -> Array:
 
 def _filled(Z: Array, value: np.floating) -> Array:
     if is_cupy(Z):
+        # Even weights are asked for in every step and never written to: kept, they cost no launch.
         return _kept(namespace(Z), len(Z), value, Z.dtype.name, Z.device.id)
     return np.full(len(Z), value)
 

@@ -61,9 +61,13 @@ def tight_spiral(size: int) -> np.ndarray:
     """
     theta = spiral(size)
     for _ in range(50):
+        # A tight frame has theta^T theta = P / 3: then slicing is exact for quadratic energies, whatever the number of
+        # directions.
         weight, axes = np.linalg.eigh(3 / size * theta.T @ theta)
         if np.abs(weight - 1).max() < 8 * np.finfo(float).eps:
             break
+        # -1/2 would make it tight but for the lengths, which the next line changes back; -5/6 allows for that in the first
+        # order.
         theta = theta @ (axes * weight ** (-5 / 6)) @ axes.T
         theta /= np.linalg.norm(theta, axis=1, keepdims=True)
     theta.flags.writeable = False

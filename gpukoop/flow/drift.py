@@ -30,6 +30,11 @@ from gpukoop.flow.descent import Field, Motion
 from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.catalogue import Gaussian
 
+# Share of the others in the density at a particle below which they are summed without it: the difference to 1 would be rounding.
+SEEN = 1e-4
+# Pairs whose distances are held at a time where they are.
+PAIRS = 2**22
+
 
 def drift_field(
     X: Array,
@@ -71,11 +76,41 @@ def drift_field(
             log_all, away = Gaussian(scale)(Z, **options).logsumexp_and_gradient(equal)
             # z_i sees itself with weight 1 and gradient 0: what remains are the others.
             others = -xp.expm1(-log_all)
-            seen = others > 4 * np.finfo(Z.dtype).eps
+            seen = others > SEEN
             away = xp.where(seen, 1 / xp.where(seen, others, 1), 0)[:, None] * away
+            log_q = log_all + xp.log(xp.where(seen, others, 1))
+            alone = xp.flatnonzero(~seen)
+            if len(alone) and len(Z) > 1:
+                log_q[alone], away[alone] = _without_itself(Z, alone, scale)
+            # Times the squared scale each gradient of a log density is a mean shift, a length; scales then weigh alike.
             velocity += float(share * scale**2) * (towards - away)
-            log_q = log_all + xp.log(xp.where(seen, others, 1)) - np.log(max(1, len(Z) - 1))
+            log_q -= np.log(max(1, len(Z) - 1))
             energy += float(share) * float((log_q - log_p).astype(float).mean())
         return Motion(velocity, energy)
 
     return field
+
+
+def _without_itself(Z: Array, rows: Array, scale: float) -> tuple[Array, Array]:
+    """Return the log of the sum over the others of exp(-r^2 / 2 s^2), and its gradient, at some of the points.
+
+    Distances are products of matrices in double precision: the points may be all, and of many dimensions.
+    """
+    xp = namespace(Z)
+    z = (Z - Z.mean(axis=0)).astype(float)
+    lengths = (z**2).sum(axis=1)
+    log_q, slope = xp.empty(len(rows), dtype=Z.dtype), xp.empty_like(Z[rows])
+    block = max(1, PAIRS // len(z))
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        here = rows[part]
+        exponent = z[here] @ z.T - lengths / 2
+        exponent -= lengths[here, None] / 2
+        exponent /= scale**2
+        exponent[xp.arange(len(here)), here] = -np.inf
+        top = exponent.max(axis=1)
+        e = xp.exp(exponent - top[:, None])
+        total = e.sum(axis=1)
+        log_q[part] = top + xp.log(total)
+        slope[part] = ((e @ z) / total[:, None] - z[here]) / scale**2
+    return log_q, slope

@@ -68,6 +68,7 @@ def drmmd_field(
     lam = float(regularization)
     factor = (1 + lam) / lam
     b = uniform(X)
+    # Samples do not move, so their own sums are made once and not a step.
     towards_self = kernel(X, **options) @ b
     e_xx = mean(towards_self, b)
     solver = RidgeSolver(kernel, X, lam, landmarks, **options)
@@ -80,6 +81,7 @@ def drmmd_field(
         with one_thread(len(X) ** 2):
             alpha = solver.solve(gap, kept.coefficients)
         energy = factor * (mean(zz) + e_xx - 2 * mean(seen, b) - float((gap * alpha).sum()))
+        # MMD's witness with corrected weights: both parts are one pass over the samples.
         slope = own - kernel(Z, X, **options).gradient(b + alpha)
         return Motion(-2 * factor * slope, energy, kept=Kept(coefficients=alpha))
 
@@ -107,6 +109,7 @@ class Kale:
         u = seen * 0.0 if start is None else start
         residual = self._residual(u, seen)
         size = float(xp.abs(residual).max())
+        # The residual is divided by lambda, and so is its rounding: no iteration gets below that.
         goal = 20 * float(np.finfo(seen.dtype).eps) * (1 + float(xp.abs(seen).max()) / self.lam)
         for _ in range(NEWTON_ITER):
             if size <= goal:
@@ -117,6 +120,7 @@ class Kale:
                 trial = u + step * direction
                 if float(trial.max()) < LARGEST_LOG:
                     there = self._residual(trial, seen)
+                    # A smaller residual is asked, not a smaller objective: near the root the objective is flat to rounding.
                     if float((there**2).sum()) < float((residual**2).sum()):
                         improved = True
                         break
@@ -133,6 +137,7 @@ class Kale:
     def _newton(self, u: Array, residual: Array) -> Array:
         """Return du with (I + K diag(p) / l) du = -residual, through the symmetric form in y = p^(1/2) du."""
         xp = namespace(u)
+        # Symmetrised by the square root of the ratio, so that the system is positive definite whatever the ratio is.
         root = xp.exp(u / 2)
         right = -root * residual
         if len(u) <= NEWTON_DENSE and self.gram.dense is not None:

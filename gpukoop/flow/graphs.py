@@ -61,6 +61,7 @@ class Recording:
     ) -> None:
         import cupy
 
+        # A pool of its own: addresses are frozen into the graph, so nobody else may ever be given this memory.
         self.pool, self.stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
         current = cupy.cuda.get_current_stream()
         with cupy.cuda.using_allocator(self.pool.malloc):
@@ -99,6 +100,8 @@ class Recording:
         import cupy
 
         for name, a in inputs.items():
+            # Copied into the recorded place: a graph reads addresses and knows of no arguments.
             self.inputs[name][...] = a
         self.graph.launch(cupy.cuda.get_current_stream())
+        # The next replay writes into the same memory, which the caller may still be holding then.
         return {name: a.copy() for name, a in self.outputs.items()}

@@ -26,6 +26,8 @@ LARGEST = 2**22
 ROWS = 256
 # Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
 SCALING, FINAL = 0.5, 24
+# Cost of staying where one is, in largest squared distances, where that is not allowed.
+FORBIDDEN = 100.0
 
 
 class Flowing(NamedTuple):
@@ -79,8 +81,10 @@ def squares(
     z, x = lengths or (_lengths(Z), _lengths(X))
     found = np.matmul(Z, X.transpose(0, 2, 1))
     found *= -2
+    # In place throughout: at these sizes a temporary costs as much as the product.
     found += z[:, :, None]
     found += x[:, None]
+    # Rounding of the inner product may leave a small negative square, whose root would be NaN.
     np.maximum(found, 0, out=found)
     if X is Z or start:
         np.einsum("cii->ci", found[:, :, : Z.shape[1]])[:] = 0
@@ -106,6 +110,7 @@ def mmd(
     scales: Sequence[float],
     weights: Sequence[float],
     own: np.ndarray | None = None,
+    unbiased: bool = False,
 ) -> Flowing:
     r"""Return the velocity of half the squared MMD for :math:`k = \sum_s w_s e^{-r^2 / 2 s^2}`; without scales for -r.
 
@@ -117,7 +122,14 @@ def mmd(
         s and w_s.
     own : array of shape (c,), optional
         E k(x, x') of the samples where it is known: it moves no particle, and costs as much as what does.
+    unbiased : bool
+        Particles are repelled by the mean over the others, themselves left out: on average over batches that is the velocity
+        of the law. Otherwise the repulsion lacks one part in n, and a cloud in many dimensions ends too narrow.
     """
+    among = a
+    if unbiased:
+        n_each = (a > 0).sum(axis=1, keepdims=True)
+        among = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
 
     def kernel(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return k and -2 dk / d(r^2)."""
@@ -148,16 +160,17 @@ def mmd(
         size = here.shape[1]
         k, w = kernel(squares(here, X, lengths=(z[:, part], x)))
         zx += _mean(k, a[:, part], a)
+        # Weights into the matrix once: the same matrix then sums positions and, by its row sums, their weight.
         w *= a[:, None]
         pulled[:, part] += w @ X
         total[:, part] -= w.sum(axis=2)
         k, w = kernel(squares(here, Z[:, rest], True, (z[:, part], z[:, rest])))
         zz += _twice(k, a[:, part], a[:, rest])
-        mine = w * a[:, None, rest]
+        mine = w * among[:, None, rest]
         pulled[:, part] -= mine @ Z[:, rest]
         total[:, part] += mine.sum(axis=2)
         if size < n - start:
-            theirs = (w[:, :, size:] * a[:, part, None]).transpose(0, 2, 1)
+            theirs = (w[:, :, size:] * among[:, part, None]).transpose(0, 2, 1)
             pulled[:, after] -= theirs @ here
             total[:, after] += theirs.sum(axis=2)
         if own is None:
@@ -173,6 +186,7 @@ def drift(
     """Return the drift towards the samples: :func:`gpukoop.flow.drift.drift_field` for groups."""
     S_x, S_z = squares(Z, X), squares(Z, Z)
     # a particle does not see itself, and nobody sees what fills up
+    # At infinite distance the kernel is zero: that leaves a row out of every sum without another mask.
     S_x[np.broadcast_to(a[:, None] == 0, S_x.shape)] = np.inf
     S_z[np.broadcast_to(a[:, None] == 0, S_z.shape)] = np.inf
     np.einsum("cii->ci", S_z)[:] = np.inf
@@ -183,20 +197,31 @@ def drift(
         log_q, Q = _soft(S_z, s)
         to_x += np.float32(w) * P
         to_z += np.float32(w) * Q
+        # A group of one has no other particles, and the logarithm of no density would be -inf.
         alone = n < 2
         ratio = np.where(alone, 0, log_q - np.log(np.maximum(n - 1, 1))) - (log_p - np.log(n))
         energy = energy + w * (ratio * a).sum(axis=1)
     return Flowing(_pulled(Z, X, to_x, to_z), np.asarray(energy))
 
 
-def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowing:
-    """Return the velocity of half the debiased squared W2 at this blur, and its value."""
+def sinkhorn(
+    Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float, unbiased: bool = False
+) -> Flowing:
+    r"""Return the velocity of half the debiased squared W2 at this blur, and OT_eps(Z, X) - OT_eps(Z, Z) / 2.
+
+    What the samples cost among themselves moves no particle and is not solved for. ``unbiased`` keeps each particle from being
+    transported to itself, so that the plan among particles looks as that to fresh samples does; groups of one stay as they are.
+    """
     k = len(Z)
-    C = np.concatenate([squares(Z, X), squares(Z, Z), squares(X, X)]) / np.float32(2)
-    b = np.concatenate([a, a, a])
+    C = np.concatenate([squares(Z, X), squares(Z, Z)]) / np.float32(2)
+    length = max(float(np.sqrt(2 * C.max())), blur)
+    if unbiased:
+        several = (a > 0).sum(axis=1) > 1
+        np.einsum("cii->ci", C[k:])[:] = np.where(several[:, None], FORBIDDEN * length**2, 0)
+    b = np.concatenate([a, a])
     with np.errstate(divide="ignore"):
         log_b = np.log(b)
-    # rows of all three problems, and the columns of the first: the others are symmetric
+    # rows of both problems, and the columns of the first: the second is symmetric
     f, g = np.zeros_like(b), np.zeros_like(a)
 
     def soft(C: np.ndarray, potential: np.ndarray, eps: float) -> np.ndarray:
@@ -204,7 +229,7 @@ def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowin
         return -eps * _lse((potential / eps + log_weights)[:, None] - C / np.float32(eps))
 
     C_t = C[:k].transpose(0, 2, 1)
-    length = max(float(np.sqrt(2 * C.max())), blur)
+    # From the largest distance down: started at the blur itself, potentials of far samples take thousands of iterations.
     lengths = [length * SCALING**i for i in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
     for at in [*lengths, *[blur] * FINAL]:
         eps = at * at
@@ -214,11 +239,12 @@ def sinkhorn(Z: np.ndarray, X: np.ndarray, a: np.ndarray, blur: float) -> Flowin
         g = soft(C_t, f[:k], eps)
     eps = blur * blur
     exponent = (np.concatenate([g, f[k:]]) / eps + log_b)[:, None] - C / np.float32(eps)
+    # Rows normalised anew: after a fixed number of iterations the plan's rows need not have converged, and a mean must have
+    # weight 1.
     plan = np.exp(exponent - _lse(exponent)[:, :, None])
     value = (f * b).sum(axis=1, dtype=float)
-    value[:k] += (g * a).sum(axis=1, dtype=float)
     return Flowing(
-        _pulled(Z, X, plan[:k], plan[k : 2 * k]), value[:k] - value[k : 2 * k] - value[2 * k :]
+        _pulled(Z, X, plan[:k], plan[k:]), value[:k] + (g * a).sum(axis=1, dtype=float) - value[k:]
     )
 
 

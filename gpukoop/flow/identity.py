@@ -62,6 +62,7 @@ def _write(value: Any, put: Callable[[bytes], None], where: str, above: set[int]
     elif isinstance(value, PurePath | types.ModuleType | type):
         text(str(value))
     elif isinstance(value, np.ndarray) or is_cupy(value):
+        # Contiguous: a transposed view of the same numbers is the same array to a reader, and is hashed as one.
         native = np.ascontiguousarray(to_host(value))
         text(native.dtype.str, native.shape)
         if native.dtype.hasobject:
@@ -76,11 +77,13 @@ def _write(value: Any, put: Callable[[bytes], None], where: str, above: set[int]
         text(repr(value))
     elif isinstance(value, Mapping):
         text(len(value))
+        # By name: dictionaries that were filled in another order are equal.
         members(sorted(value.items(), key=lambda item: str(item[0])))
     elif isinstance(value, list | tuple):
         text(len(value))
         members(enumerate(value))
     elif isinstance(value, set | frozenset):
+        # Sets have no order, and that of strings changes from process to process.
         text(sorted(map(repr, value)))
     elif isinstance(value, partial):
         members([("func", value.func), ("args", value.args), ("keywords", value.keywords)])
@@ -102,6 +105,7 @@ def _function(value: types.FunctionType, text: Callable[..., None], where: str) 
     if value.__name__ == "<lambda>" or value.__closure__:
         raise _unknown(value, where)
     code = value.__code__
+    # An inner function's code object prints its address, which is another one in every process.
     constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
     text(value.__module__, value.__qualname__, code.co_code.hex(), repr(constants), code.co_names)
     text(repr(value.__defaults__), repr(value.__kwdefaults__))

@@ -89,6 +89,7 @@ def proximal_step(
     """
     size = len(Z)
     wide = width(Z) or 1.0
+    # Below four roundings of the width a smaller residual is luck, whatever tolerance was asked.
     limit = max(tol, 4 * float(np.finfo(Z.dtype).eps)) * wide
     start = Z.astype(float) if double else Z
     warm = Kept() if kept is None else kept
@@ -97,6 +98,7 @@ def proximal_step(
         """Return the motion, the objective and tau times its gradient; what the field keeps serves the next call."""
         found = energy(Y, warm, np.random.default_rng(seed), iteration)
         penalty = float(((Y - start).astype(float) ** 2).sum()) / (2 * tau * size)
+        # Times tau: in these units the penalty has Hessian 1, and a full step is right where the energy is flat.
         return found, float(found.energy) + penalty, (Y - start) - tau * found.velocity
 
     first, value, slope = at(start)
@@ -108,6 +110,7 @@ def proximal_step(
         direction = -(inverse @ slope.ravel()).reshape(slope.shape)
         # Everything is in units of the penalty's Hessian: the derivative of the objective is this over tau n.
         rate = float((slope * direction).sum())
+        # Rounding may turn the direction of an old memory uphill; the gradient itself never is.
         if not rate < 0:
             inverse.forget()
             direction, rate = -slope, -size * residual**2
@@ -115,6 +118,7 @@ def proximal_step(
         if found is None:
             break
         trial, there, new_value, new_slope = found
+        # All particles are one vector here, since the energy couples them.
         inverse.learn((trial - Y).ravel(), (new_slope - slope).ravel())
         warm = there.kept
         Y, value, slope = trial, new_value, new_slope
@@ -131,12 +135,14 @@ def _shortened(
     for _ in range(SHORTENINGS):
         with np.errstate(over="ignore", invalid="ignore"):
             trial = Y + length * direction
+        # A direction of a bad curvature pair may leave the range of the dtype: shorter, without asking the energy.
         if math.isfinite(row_rms(trial)):
             there, new_value, slope = at(trial)
             if new_value <= value + ARMIJO * length * rate / scale:
                 return trial, there, new_value, slope
             if new_value <= value + slack:
                 turned = float((slope * direction).sum())
+                # Hager and Zhang's approximate Wolfe test (2005): slopes have digits left where values have none.
                 if 0.9 * rate <= turned <= (2 * ARMIJO - 1) * rate:
                     return trial, there, min(value, new_value), slope
             # The parabola through both values and the slope here, within bounds.

@@ -102,6 +102,7 @@ def moments(spectrum: Any, Z: Array, options: dict[str, Any]) -> Moments:
     far = _far(K, B, w)
     if far is not None:
         B = B.copy()
+        # Any positive number: the row is left out of p below and comes back in logarithms.
         B[far.rows] = 1.0
     inverse = 1.0 / B
     if far is not None:
@@ -111,10 +112,12 @@ def moments(spectrum: Any, Z: Array, options: dict[str, Any]) -> Moments:
         Kf = spectrum.kernel_(Z[far.rows], spectrum.sources_, backend=_logarithmic(K.backend))
         mass = Kf.T.logsumexp(-far.log_denominator)
         # Every far particle has mass one, which the rounding of large logarithms does not know.
+        # Rescaled to the mass that is known, so that a far particle pulls every mode as strongly as a near one.
         shares = mass + xp.log(w)
         top = shares.max()
         mass = mass - top - xp.log(xp.exp(shares - top).sum() / len(far.rows))
         p = p + xp.exp(mass)
+    # The samples' own mean is taken off: a moment is then zero where particles and samples agree, centred modes or not.
     c = to_host(spectrum.Psi_.T @ (p / len(Z)) - spectrum.offset_).astype(float)
     return Moments(K, B, c, far)
 
@@ -133,6 +136,8 @@ def _far(K: KernelOperator, B: Array, w: Array) -> Far | None:
             f"{lost} particle(s) are so far from the samples that the square of the distance overflows {B.dtype}: "
             "start closer to the samples"
         )
+    # Of the slope only its direction: far from the data log(K w) falls like a square, and its length would throw the particle
+    # past them.
     size = xp.sqrt((slope**2).sum(axis=1, keepdims=True))
     return Far(far, log_B, slope / xp.where(size > 0, size, 1.0))
 
@@ -153,6 +158,7 @@ def above_noise(
     above, a mode is followed to its end. Without samples, ``n_samples=None``, all are pushed; never those not ``trusted``.
     """
     pushed = np.abs(c) > _floor(n, n_samples)
+    # Once pushed, always pushed: a mode let go at its noise level would drift back above it, and the flow never end.
     pushed = pushed if seen is None else pushed | to_host(seen)
     return pushed if trusted is None else pushed & trusted
 
@@ -165,7 +171,10 @@ def velocity(spectrum: Any, found: Moments, langevin: float = 0.0) -> Array:
     r"""Return :math:`-a \sum_k (c_k / \lambda_k) \nabla \varphi_k + 2 \kappa a \nabla\log(K w)`; 0 for far particles."""
     xp = namespace(spectrum.w_)
     w = spectrum.w_
+    # Division by the eigenvalue makes all modes decay at one rate: this is what tells KSWGD from a gradient flow of MMD.
     q = spectrum.Psi_ @ like(found.c / to_host(spectrum.eigenvalues_), w)
+    # The quotient K q / K w does not see a constant in q, but float32 does: without it the two terms of the slope cancel
+    # less.
     q = centred(q[:, None], w)
     value, slope = found.K.value_and_gradient(xp.concatenate([q, w[:, None]], axis=1))
     B = found.denominator[:, None]
@@ -174,6 +183,7 @@ def velocity(spectrum: Any, found: Moments, langevin: float = 0.0) -> Array:
     if langevin:
         v = v + (2 * langevin * a) * slope[:, 1] / B
     if found.far is not None:
+        # They move towards the data by one scale a step instead, see `make_step`.
         v[found.far.rows] = 0.0
     return v
 
@@ -279,6 +289,8 @@ def make_step(
             wide = moments(coarse, Z, options)
             chosen = above_noise(wide.c, memory.coarse, len(Z), n_samples)
             if np.abs(wide.c[chosen]).max(initial=0.0) < goal and not langevin:
+                # For good: the coarse spectrum has done what it is for, and going back to it would undo what the fine one
+                # did.
                 memory = replace(memory, arrived=np.ones(1, bool))
             else:
                 leading, active, early = wide, coarse, True
@@ -299,6 +311,7 @@ def make_step(
         if project is not None:
             following = projected(project, following)
         matched = active is spectrum and np.abs(pushed.c).max(initial=0.0) < goal
+        # With noise moments fluctuate for ever: such a run ends with its schedule.
         done = bool(matched) and not langevin
         xp = namespace(Z)
         info = Info(

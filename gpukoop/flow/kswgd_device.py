@@ -41,6 +41,7 @@ class Modes:
         self.inverse = like(1.0 / np.asarray(spectrum.eigenvalues_), w)
         self.centred = centred(Psi, w.astype(float)).astype(w.dtype)
         self.columns = xp.empty((len(w), 2), w.dtype)
+        # One buffer for both right-hand sides: column 0 is written by every step, the weights stay.
         self.columns[:, 1] = w
         self.unseen = xp.zeros(len(self.inverse), bool)
         self.warm = False
@@ -54,6 +55,7 @@ class Modes:
             warm_up([(K, "product", 1), (K.T, "product", 1), (K, "value_and_gradient", 2)])
             self.warm = True
         B = K @ spectrum.w_
+        # A far particle weighs nothing here; `_limited` reports it, and the host takes the step again with logarithms.
         p = K.T @ _inverse(B, self.lowest)
         seen = self.unseen if seen is None else seen
         total, share = spectrum.Psi_.T @ p, 1.0 / len(Z)
@@ -87,6 +89,7 @@ def _means(
 
 def _move(value: Any, slope: Any, own: Any, B: Any, time: float, drift: float) -> Any:
     """Return the step of the particles: ``slope`` is that of K q, ``own`` that of K w."""
+    # Written once and inlined into two kernels: computing a move twice costs less than a pass over memory that stores it.
     return drift * (own / B) - time * quotient_slope(value, slope, own, B)
 
 
@@ -112,6 +115,7 @@ def _following(
     spread: float,
 ) -> Any:
     move = _move(value, slope, own, B, time, drift)
+    # Shortened to one scale, as on the host: beyond it the slope says nothing about where the particle goes.
     size = xp.sqrt(square)
     return Z + xp.where(size > reach, move * (reach / size), move) + spread * noise
 

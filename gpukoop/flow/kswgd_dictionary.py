@@ -40,8 +40,11 @@ def make_dictionary_step(
         c = spectrum.moments(Z).astype(float)
         memory = Pushed() if state.memory is None else state.memory
         pushed = above_noise(c, memory.fine, len(Z), n_samples, trusted)
+        # Modes at their sampling noise are left alone: following them would copy the samples.
         kept = np.where(pushed, c, 0.0)
         slope = spectrum.gradient(Z, like(kept / eigenvalues, Z))
+        # A dictionary's functions grow without bound away from the samples: the limit is what keeps stray particles from
+        # leaving.
         move, share = limited(-step_size * a * slope, reach)
         following = Z + move
         if project is not None:

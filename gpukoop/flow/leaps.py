@@ -44,6 +44,8 @@ class Leaps:
         self.queued = self.replayed = 0
         self.refused = Recording.missing()
         if not isinstance(step, Repeated):
+            # Noise drawn on the host or a schedule in the iteration would be frozen into the graph with the numbers of one
+            # step.
             self.refused = "steps are not known to repeat"
         self._recording: Recording | None = None
         self._layout: list[dict[str, Any]] = []
@@ -53,6 +55,8 @@ class Leaps:
         if self._repeats(state, count):
             found = self._recording(_arrays(state))  # type: ignore[misc]
             self.replayed += 1
+            # The one wait of a leap. In doubt the leap is thrown away whole and taken again step by step, watched: results do
+            # not depend on it.
             if bool(found.pop(DOUBT)):
                 return None
             measured = [_unpacked(of, found[MEASURES]) for of in self._layout]
@@ -67,12 +71,14 @@ class Leaps:
         if leapt is None or bool(leapt[2]):
             return None
         if isinstance(self.step, Repeated) and state.iteration >= self.step.first:
+            # Only whole leaps count, since the graph holds exactly `length` steps.
             self.queued += count == self.length
         return replace(leapt[0], watched=True), leapt[1]
 
     def _run(self, state: Any, count: int) -> tuple[Any, list[dict[str, Any]], Array] | None:
         """Queue the steps and return the last state, their measures and whether one is in doubt; None if one says stop."""
         xp, doubts, measured = namespace(state.particles), [], []
+        # Unwatched steps neither look at their energy nor stop: what they would have said is in their doubt.
         at = replace(state, watched=False)
         with unchecked():
             for i in range(state.iteration, state.iteration + count):
@@ -111,6 +117,7 @@ class Leaps:
             raise RuntimeError("a step ended the flow")
         last, measured, doubt = leapt
         before, after = named(start.memory), named(last.memory)
+        # A replay repeats launches, not Python: what changes on the host would stay as it was when it was recorded.
         same = before.keys() == after.keys() and all(
             is_cupy(a) or a is before[name] for name, a in after.items()
         )
@@ -140,6 +147,7 @@ def _packed(measures: dict[str, Any], parts: list[Array]) -> dict[str, Any]:
         layout[name] = value
         if is_cupy(value):
             start = sum(part.size for part in parts)
+            # All measures of a leap in one array, so that reading the history copies once.
             parts.append(value.reshape(-1).astype(float))
             layout[name] = slice(start, start + math.prod(value.shape)), value.shape
     return layout

@@ -154,6 +154,7 @@ def run_flow(
             "checkpoint_every needs checkpoint=PATH: where should the state be written?"
         )
     converged, message = False, ""
+    # A callback and a checkpoint want every step's particles, so the host looks at each of them.
     ahead = look_every if is_cupy(state.particles) and callback is None and keeper is None else 1
     watch_until = state.iteration
     leaps = Leaps(step, ahead, seed)
@@ -169,14 +170,20 @@ def run_flow(
                         history.setdefault(name, []).extend(m[name] for m in measured)
                     progress.update(len(measured))
                     continue
+                # The steps that were in doubt are taken again one by one, with the same generators: whatever they find, they
+                # say it in words.
                 watch_until = i + ahead
+            # A generator for each step, from seed and number: a run that continues from a file draws what it would have
+            # drawn.
             following, info = step(state, np.random.default_rng([seed, i]))
+            # Before the state is taken over: the particles returned are the last that were finite.
             message = info.diverged or _not_finite(following.particles)
             if message:
                 message = f"step {i} of {n_iter} diverged: {message}"
                 break
             for name, value in info.measures.items():
                 history.setdefault(name, []).append(_plain(value))
+            # Measured and not moved: the history has one entry more than there were steps.
             if info.converged:
                 converged = True
                 break
@@ -185,6 +192,7 @@ def run_flow(
             if keeper is not None:
                 keeper.keep(state, history, seed)
             answer = None if callback is None else callback(i, _shown(state.particles))
+            # Only True stops a run: many functions return something that merely counts as true.
             if isinstance(answer, bool | np.bool_) and answer:
                 message = f"stopped by the callback after step {i}"
                 break
@@ -205,6 +213,7 @@ def _gathered(values: list[Any]) -> np.ndarray:
     waiting = [v for v in values if is_cupy(v)]
     if not waiting:
         return np.array(values)
+    # Stacked on the device first: a copy for each number would wait thousands of times.
     fetched = iter(to_host(namespace(waiting[0]).stack(waiting)).astype(float))
     return np.array([next(fetched) if is_cupy(v) else v for v in values])
 
@@ -218,6 +227,7 @@ def _shown(particles: Array) -> Array:
     if is_cupy(particles):
         return particles.copy()
     view = particles.view()
+    # A callback that moved particles would move them without the flow's knowing.
     view.flags.writeable = False
     return view
 

@@ -39,6 +39,7 @@ class Kept:
 
     def for_others(self) -> Kept:
         """Return what serves other particles: the rest belongs to single ones, and means nothing for another batch."""
+        # Potentials belong to the samples and stay; the coupling's targets are rows of the batch that has gone.
         return dataclasses.replace(self, target=None, own=None)
 
 
@@ -82,6 +83,7 @@ def named(memory: Any, prefix: str = "") -> dict[str, Array]:
         value = getattr(memory, part.name)
         if dataclasses.is_dataclass(value):
             found |= named(value, f"{prefix}{part.name}.")
+        # Absent and not written as an empty array: what a file does not hold is a cold start when it is read.
         elif value is not None:
             found[prefix + part.name] = value
     return found

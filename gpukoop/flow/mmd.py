@@ -49,6 +49,7 @@ def mmd_field(
     *,
     weights: Array | None = None,
     noise: Noise | None = None,
+    unbiased: bool = False,
     **options: Any,
 ) -> Field:
     r"""Return the field of the MMD flow towards X.
@@ -64,6 +65,9 @@ def mmd_field(
     noise : callable, optional
         ``noise(i)`` is the strength beta of step i: the velocity is taken at :math:`z + \beta u`, u standard normal,
         while the particles stay where they are (Arbel et al., section 4).
+    unbiased : bool
+        Particles repel by the mean over the others, themselves left out: for batches of few particles, without noise. The energy
+        stays that of the clouds.
     **options
         ``backend`` and ``tol`` of the kernel sums.
 
@@ -74,6 +78,7 @@ def mmd_field(
     smooth kernels get stuck; the energy kernel, noise or DrMMD go further.
     """
     b = uniform(X) if weights is None else weights
+    # Once a run: samples do not move, and it is the largest of the three sums where there are more samples than particles.
     e_xx = self_energy(kernel, X, b, **options)
 
     def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
@@ -81,14 +86,19 @@ def mmd_field(
         beta = 0.0 if noise is None else noise(iteration)
         zz, repulsion = kernel(Z, **options).value_and_gradient(a)
         zx, attraction = kernel(Z, X, **options).value_and_gradient(b)
+        # On a device the energy stays there, so that no step waits for a number that only the history wants.
         if is_cupy(Z):
             energy = _energy(zz, zx, e_xx, 1.0 / len(Z))
         else:
             energy = 0.5 * (mean(zz) + e_xx) - mean(zx)
+        if unbiased:
+            repulsion = repulsion * (len(Z) / max(1, len(Z) - 1))
         measures = {}
         if noise is not None:
             measures["noise"] = beta
         if beta:
+            # The slope is taken at disturbed points, the particles stay where they are (Arbel et al. 2019): noise on the
+            # particles would add a diffusion.
             there = Z + beta * standard_normal(rng, Z.shape, Z)
             repulsion = kernel(there, Z, **options).gradient(a)
             attraction = kernel(there, X, **options).gradient(b)

@@ -40,10 +40,12 @@ class InverseHessian:
         """Add a step and the change of the gradient, unless the curvature along it is not positive."""
         rows = [*self.rows, s, y][-2 * PAIRS :]
         products = _products(rows, [s, y])  # (2p, 2)
+        # s.y <= 0 would make H indefinite and the direction one of ascent; such a pair is forgotten, not damped.
         if not products[-2, 1] > np.finfo(float).eps * products[-1, 1]:
             return
         kept = len(rows) - 2
         gram = np.empty((kept + 2, kept + 2))
+        # Inner products among the older pairs are known: a new pair costs one thin product and one look.
         gram[:kept, :kept] = self.gram[len(self.rows) - kept :, len(self.rows) - kept :]
         gram[:, kept:] = products
         gram[kept:, :] = products.T
@@ -60,6 +62,7 @@ class InverseHessian:
             s, y = 2 * i, 2 * i + 1
             alpha[i] = (at_g[s] + G[s] @ a) / G[s, y]
             a[y] -= alpha[i]
+        # The scale of the identity between both loops: curvature along the last step (Nocedal, Wright 2006, eq. 7.20).
         c = G[-2, -1] / G[-1, -1]
         a *= c
         for i in range(p):

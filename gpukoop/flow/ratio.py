@@ -80,6 +80,7 @@ def pull(divergence: str) -> Callable[[Any, Any], Any]:
 
 def value(divergence: str, s: np.ndarray) -> float:
     """Return the divergence from log ratios at the particles: E_nu f(r) = E_mu f(r) / r."""
+    # As the pull is clipped, so that energy and velocity are of one ratio.
     s = np.clip(s, -LARGEST_LOG, LARGEST_LOG)
     if divergence in VALUES:
         return float(VALUES[divergence](s).mean())
@@ -91,6 +92,7 @@ def alpha(divergence: str) -> float:
     """Return a of "alpha(a)"; raise unless it is one, with a neither 0 nor 1 (those are reverse-kl and kl)."""
     names = ", ".join(PULLS)
     try:
+        # Anything that is no call of one number falls through to the message that lists the names.
         head, tail = divergence.split("(")
         a = float(tail.removesuffix(")"))
     except ValueError:
@@ -131,6 +133,8 @@ class RatioField:
         weights: Array | None = None,
     ) -> None:
         self.divergence, self.pull = divergence, pull(divergence)
+        # The classifier of js is the Bayes classifier of any two clouds: its logit is the log ratio whatever divergence is
+        # asked.
         self.classifier = CriticField(
             X, dictionary, "js", regularization=regularization, weights=weights
         )

@@ -118,7 +118,9 @@ def line_implicit(Z: Array, X: Array, h: float, weights: Array | None = None) ->
     above = xp.cumsum(b)
     above[-1] = 1.0
     below = xp.concatenate([xp.zeros(1), above[:-1]])
+    # The repulsion of n sorted particles is known beforehand, 2 rank / n - 1, since a step cannot change their order.
     a = z[order] + h * (2 * xp.arange(n) + 1) / n - h
+    # The attraction is a step function, so y + h F(y) is increasing with jumps at the samples: its inverse is a search.
     k = xp.searchsorted(x + h * (2 * below - 1), a, side="right") - 1
     passed = xp.where(k >= 0, above[xp.maximum(k, 0)], 0.0)
     free = a - h * (2 * passed - 1)
@@ -150,6 +152,7 @@ def sweep(
     weight = sums[:, -1:]
     pull = sums[:, :-1] - weight * (Y - centre)
     residual = (Z - Y) / h + repulsion + pull
+    # The sweep minimises a quadratic above the true energy that touches it at Y, hence no step length and no rise.
     stiffness = 1.0 / h + weight
     move = residual / stiffness
     mass = atoms.at(Y)
@@ -163,9 +166,11 @@ def _held(residual: Array, stiffness: Array, mass: Array, r: float) -> Array:
     r"""Return the step of points that sit on a sample of weight w: min of D t^2 / 2 - \|R\| t + w t^r along R."""
     xp = namespace(residual)
     size = xp.sqrt((residual**2).sum(axis=1, keepdims=True))
+    # A residual of zero stays where it is; the one only keeps the quotient from being 0 / 0.
     size = xp.where(size > 0, size, 1.0)
     if r == 1:
         return xp.maximum(1.0 - mass / size, 0.0) * residual / stiffness
+    # Between no move and the move without the sample: the derivative changes sign once there, as r >= 1.
     low, high = 0 * size, size / stiffness
     for _ in range(BISECTIONS):
         t = (low + high) / 2

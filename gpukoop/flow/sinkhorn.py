@@ -57,6 +57,7 @@ class Problem:
     def operator(self, blur: float) -> KernelOperator:
         """Return the kernel of the transport at a blur: the last one is kept, with what it has learned of the clouds."""
         if blur not in self.kept:
+            # One level at a time: annealing never goes back, and an operator holds packed copies of both clouds.
             self.kept.clear()
             self.kept[blur] = Gaussian(blur)(self.Z, self.X, **self.options)
         return self.kept[blur]
@@ -175,6 +176,8 @@ def blurs(diameter: float, blur: float, scaling: float = SCALING) -> list[float]
     levels = []
     level = diameter
     while level > blur:
+        # From blunt to sharp (Kosowsky, Yuille 1994): at the diameter one iteration finds potentials that serve as the next
+        # start.
         levels.append(level)
         level *= scaling
     return levels
@@ -231,6 +234,7 @@ def _accelerated(p: Problem, blur: float, g: Array, n_iter: int, tol: float) -> 
     used, b = 0, g / eps + p.log_b
     while True:
         used += 1
+        # Gauss-Seidel: columns see the new rows, which halves the iterations of updating both from the old ones.
         log_rows = p.rows(b, blur)
         log_columns = p.columns(p.log_a - log_rows, blur)
         with np.errstate(invalid="ignore"):  # columns without weight: -inf less -inf, and left out
@@ -279,6 +283,7 @@ def solve_symmetric(
     f = namespace(p.log_a).zeros_like(p.log_a) if start is None else start
     if start is None:
         for level in blurs(p.diameter(), blur, scaling):
+            # Averaging is what converges for a cloud with itself: S alone swings between two potentials.
             f = (f + p.to_rows(f, level)) / 2
     eps = blur**2
     u = f / eps
@@ -287,6 +292,7 @@ def solve_symmetric(
     while True:
         used += 1
         log_rows = p.rows(a, blur)
+        # More iterations than needed never hurt, so a device is asked every tenth one.
         if used % look == 0 or used >= n_iter:
             error = float(_marginal_error(u, log_rows, p.log_a))
             if error <= tol or used >= n_iter:

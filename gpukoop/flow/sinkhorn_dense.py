@@ -58,12 +58,14 @@ class DenseProblem(Problem):
         """Return log sum_j k(z_i, x_j) exp(b_j), (n,)."""
         at = self._reference(b, blur)
         with np.errstate(divide="ignore"):
+            # M holds exp(w - c - u): one product of a matrix with a vector instead of n m exponentials.
             return at.u + np.log(at.M @ np.exp(b - at.w))
 
     def columns(self, a: Array, blur: float) -> Array:
         """Return log sum_i k(z_i, x_j) exp(a_i), (m,)."""
         at = self._reference(None, blur)
         exponent = a + at.u
+        # One maximum serves all columns, which is why some may underflow and are looked at one by one below.
         top = exponent.max()
         weights = np.exp(exponent - top)
         total = weights @ at.M
@@ -80,6 +82,7 @@ class DenseProblem(Problem):
         at = self._reference(b, blur)
         weights = np.exp(b - at.w)
         total = at.M @ weights
+        # The slope of a soft minimum is the mean of the samples under its weights less the point.
         mean = (at.M @ (weights[:, None] * self.X)) / total[:, None]
         return at.u + np.log(total), (mean - self.Z) / blur**2
 
@@ -95,6 +98,7 @@ class DenseProblem(Problem):
                 return at
         w = self.log_b if b is None else b
         exponent = w - self.costs / self.costs.dtype.type(blur**2)
+        # The largest term of every row becomes one, so no row is lost whatever its distance.
         u = exponent.max(axis=1)
         exponent -= u[:, None]
         made = Reference(
@@ -129,6 +133,7 @@ def dense_problem(
     else:
         centre = X.mean(axis=0)
         z, x = Z - centre, X - centre
+        # Rounding of the product may give a small negative square, whose cost would attract.
         costs = np.maximum(
             (z**2).sum(axis=1)[:, None] / 2 + (x**2).sum(axis=1) / 2 - z @ x.T, Z.dtype.type(0)
         )

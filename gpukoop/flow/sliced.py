@@ -75,6 +75,7 @@ def sliced(
     block = max(1, numbers // (len(Z) if thin else len(Z) + len(X)))
     if not is_cupy(Z):
         block = max(block, 2)  # one direction a thread
+    # Even blocks: a last one of a few directions would leave threads, or most of a device, idle.
     block = math.ceil(P / math.ceil(P / block))
     columns = (xp.ascontiguousarray(Z.T), xp.ascontiguousarray(X.T)) if thin else (Z.T, X.T)
     velocity, energy = xp.zeros_like(Z), 0.0
@@ -92,6 +93,7 @@ def sliced(
             found = [row(z[p], x[p], weights) for p in range(len(part))]
             pushed = xp.stack([f for f, _ in found])
             level = sum(e for _, e in found) if is_cupy(Z) else np.array([e for _, e in found])
+        # The mean over directions times the constant that makes slices of lengths into lengths.
         velocity += (factor / P) * push_back(pushed, part)
         energy = energy + (level if is_cupy(Z) else float(level.sum()))
     return velocity, abs(factor) * energy / P

@@ -56,6 +56,7 @@ def transport_row(z: Array, x: Array, weights: Array | None = None) -> tuple[Arr
     n = len(z)
     order, rank = xp.argsort(z), xp.argsort(x)
     z_sorted, x_sorted = z[order], x[rank]
+    # As many particles as samples: the k-th goes to the k-th, without quantiles.
     if weights is None and n == len(x):
         target, inside = x_sorted, 0.0
     else:
@@ -72,6 +73,7 @@ def _shared(z_sorted: Array, target: Array) -> Array:
     xp = namespace(z_sorted)
     first = xp.searchsorted(z_sorted, z_sorted, side="left")
     last = xp.searchsorted(z_sorted, z_sorted, side="right")
+    # Particles on one place are told apart by nothing, so each goes to the mean of what they are sent to.
     if int((last - first).max()) == 1:
         return target
     total = xp.concatenate([xp.zeros(1, target.dtype), xp.cumsum(target)])
@@ -83,11 +85,13 @@ def quantile_means(x_sorted: Array, weights: Array | None, n: int) -> tuple[Arra
     xp = namespace(x_sorted)
     m = len(x_sorted)
     centre = x_sorted.mean()
+    # Centred: the variance below is a difference of second moments, which cancels far from 0.
     x = (x_sorted - centre).astype(float)
     if weights is None:
         upper = xp.arange(1, m + 1) / m
     else:
         upper = xp.cumsum(weights.astype(float))
+        # To end at exactly 1, lest the last share of the particles look beyond the last sample.
         upper = upper / upper[-1]
     share = xp.diff(upper, prepend=xp.zeros(1))
     edges = xp.arange(1, n) / n
@@ -122,6 +126,7 @@ def energy_row(z: Array, x: Array, weights: Array | None = None) -> tuple[Array,
     result = xp.empty_like(z)
     # 2 rank + 1 of a run of ties is first + last + 1 places: the sum of both searches.
     result[order] = (less + up_to - tied / n).astype(z.dtype)
+    # The energy on the line is the integral of the squared gap of both distribution functions (Szekely, Rizzo 2004).
     both = xp.sort(xp.concatenate([z_sorted, x_sorted]))
     gap = (
         xp.searchsorted(z_sorted, both[:-1], side="right") / n
@@ -163,6 +168,7 @@ class _Workspace:
         self.n, size = n, n + m
         self.values, self.sorted = np.empty(size, dtype), np.empty(size, dtype)
         self.slopes = np.empty(n + 1, dtype)
+        # Keys hold 32 bits of the number and 32 of its place; float64 is sorted rounded, and ties are mended afterwards.
         self.rounded = self.values if dtype == np.float32 else np.empty(size, np.float32)
         self.keys, self.spare = np.empty(size, np.uint64), np.empty(size, np.uint64)
         self.places = np.empty(size, np.uint32)
@@ -181,6 +187,7 @@ class _Workspace:
         if exact:
             self.loops.unpack(spare, ordered.view(np.uint32), places)
         elif not self.loops.widen(spare, values, last, ordered, places):
+            # Too many ties among the rounded numbers, as after a shift to 1e9: then the exact sort is the quicker one.
             order = np.argsort(values)
             np.take(values, order, out=ordered)
             np.minimum(order, last, out=places, casting="unsafe")

@@ -24,6 +24,8 @@ def energy_rows(z: Array, x: Array) -> tuple[Array, Array]:
     """Return what ``sorting.energy_line`` returns, and the energies as one sum, from two sorts of (P, n + m)."""
     xp = namespace(z)
     n, m = z.shape[1], x.shape[1]
+    # Two orders of the same numbers: a stable sort then counts the ties of a particle from below and from above, without a
+    # search.
     ahead, behind = xp.concatenate([z, x], axis=1), xp.concatenate([x, z[:, ::-1]], axis=1)
     count, order, seen, places = _ranked(ahead, n, m, samples_first=False)
     less, forward = seen[:, :n], places[:, :n]
@@ -46,6 +48,7 @@ def _ranked(
     # Every row holds m samples: one running sum serves all rows.
     count = xp.cumsum(sample.ravel()).reshape(P, size) - _rows(xp, P, m)
     seen, places = xp.empty(P * size, np.int64), xp.empty(P * size, np.int64)
+    # Scattered back by the sort's own places: the inverse permutation without a second sort.
     seen[flat] = count
     places[flat] = xp.arange(size)[None, :]
     return count, flat, seen.reshape(P, size), places.reshape(P, size)
@@ -76,6 +79,7 @@ def transport_rows(z: Array, x: Array) -> tuple[Array, Array]:
     """Return what ``sorting.transport_line`` returns, and the energies as one sum, from a sort of each cloud."""
     xp = namespace(z)
     P, n = z.shape
+    # Places in the flat array, so that one indexing serves all rows.
     flat = xp.argsort(z, axis=1, kind="stable") + _rows(xp, P, n)
     ordered = z.ravel()[flat]
     x = xp.sort(x, axis=1)

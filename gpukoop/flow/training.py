@@ -77,6 +77,7 @@ class Trainer:
         if self.batch_size is not None:
             rows = rng.choice(len(y), self.batch_size, replace=False)
             y, Z = y[rows], Z[rows]
+            # Other rows of the pool every time: what belongs to single particles would be that of the last batch.
             kept = kept.for_others()
         motion = self.velocity(Z, kept, rng, state.iteration)
         zeta = Z + self.step_size * motion.velocity
@@ -87,8 +88,10 @@ class Trainer:
         elif not moved <= FAR * wide:
             diverged = f"its targets lie {moved:.3g} away, while the clouds are {wide:.3g} wide."
         if diverged:
+            # The state as it was: the generator of a run that diverged is its last good one.
             return state, Info({"energy": motion.energy}, diverged=diverged)
         generator = generator.regress(y, zeta, self.persistence)
+        # All of the pool, whatever the batch: the particles of the next step are what the generator now makes.
         following = generator(self.pool)
         self.generator = generator
         measures = {
@@ -132,6 +135,7 @@ class StagewiseTrainer:
                 self.pool, following.particles, self.persistence
             )
             replaced = self.generator(self.pool)
+            # What the stage could not represent; the next block starts from there, so errors do not add up unseen.
             error = row_rms(replaced - following.particles)
             info = Info({**info.measures, "regression_error": error}, False, info.diverged)
             return State(replaced, memory=following.memory.for_others()), info

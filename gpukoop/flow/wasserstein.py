@@ -63,6 +63,7 @@ def exact_field(X: Array, *, weights: Array | None = None, fixed: bool = True) -
             target, energy = exact_map(Z, X, weights)
         else:
             energy = row_rms(target - Z) ** 2 / 2
+        # Only a permutation stays optimal along its own straight lines; a plan that splits mass is solved again.
         keep = fixed and weights is None and len(Z) == len(X)
         return Motion(target - Z, energy, kept=Kept(target=target) if keep else Kept())
 
@@ -109,12 +110,14 @@ class SinkhornField:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.X, self.blur, self.weights, self.debias = X, blur, weights, debias
+        # After a step of length h the particles have 1 - h of their way left, and so, in first order, have the potentials.
         self.shrink = min(1.0, max(0.0, 1.0 - step_size))
         self.limits: dict[str, Any] = {"n_iter": n_iter, "tol": tol, "scaling": scaling}
         self.options = options or {}
         self.own = own or 0.0
         if debias and own is None:
             p = problem(X, X, weights, weights, **self.options)
+            # The samples' own term moves no particle; it only makes the energy zero where both clouds agree.
             self.own = float(transport_value(p, solve_symmetric(p, blur, **self.limits)))
 
     def __call__(self, Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
@@ -131,6 +134,7 @@ class SinkhornField:
             return Motion(target - Z, energy, measures, Kept(potential=found.g))
         q = problem(Z, Z, **self.options)
         old = kept.own
+        # A start of another length belongs to another batch of particles and would be noise.
         mine = solve_symmetric(
             q, self.blur, start=None if old is None or len(old) != len(Z) else old, **self.limits
         )
@@ -166,11 +170,14 @@ def minibatch(field_of: Any, X: Array, batch_size: int, weights: Array | None = 
         xp = namespace(Z)
         velocity = xp.empty_like(Z)
         total = 0.0
+        # Every particle is in one batch a step: drawing with replacement would move some twice and leave a third where it
+        # was.
         order = rng.permutation(len(Z))
         for start in range(0, len(Z), batch_size):
             rows = order[start : start + batch_size]
             size = min(len(rows), len(X))
             chosen = rng.choice(len(X), size, replace=p is not None, p=p)
+            # A cold start for each batch: potentials of other points would have to be unlearned first.
             motion = field_of(X[chosen])(Z[rows], Kept(), rng, iteration)
             velocity[rows] = motion.velocity
             total += motion.energy * len(rows) / len(Z)

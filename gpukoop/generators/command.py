@@ -37,6 +37,10 @@ def train(arguments: argparse.Namespace) -> int:
     X, y = samples(arguments.data)
     if arguments.no_labels:
         y = None
+    if arguments.classifier and (y is None or min(X.shape[1:3]) < 8):
+        raise ValueError(
+            "--classifier needs images of at least 8 x 8 pixels with labels: drop it, or --no-labels"
+        )
     generator = Generator(
         objective=arguments.objective,
         n_iter=arguments.steps,
@@ -65,6 +69,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 def sample(arguments: argparse.Namespace) -> int:
     """Draw from a trained generator."""
+    if arguments.checkpoint is not None:
+        raise ValueError("--checkpoint belongs to runs of particles; a generator samples in one go")
     writable(arguments.out, *ENDINGS)
     require_writer(arguments.out)
     plot: Any = None
@@ -81,10 +87,11 @@ def sample(arguments: argparse.Namespace) -> int:
         and generator.classes_.dtype.kind in "iu"
     ):
         label = int(label) if label.lstrip("-").isdigit() else label
-    Z = generator.sample(arguments.particles, label, random_state=arguments.seed)
+    names = getattr(generator, "feature_names_in_", None)
+    Z = np.asarray(generator.sample(arguments.particles, label, random_state=arguments.seed))
     if arguments.out.suffix not in (".npz", ".npy"):
         Z = Z.reshape(len(Z), -1)
-    write_atomically(arguments.out, table_bytes(arguments.out, Z))
+    write_atomically(arguments.out, table_bytes(arguments.out, Z, names))
     if plot is not None:
         Z = Z.reshape(len(Z), *generator.shape_)
         figure = plot.pictures(Z[: GRID**2]) if Z.ndim > 2 else plot.particles(Z)
@@ -148,7 +155,7 @@ def report(generator: Generator, X: Any, y: Any, arguments: argparse.Namespace) 
         return facts
     aside = aside[:SCORED]
     n = len(aside)
-    made = generator.sample(n, random_state=arguments.seed + 1).reshape(n, -1)
+    made = np.asarray(generator.sample(n, random_state=arguments.seed + 1)).reshape(n, -1)
     rows = random_generator(arguments.seed).permutation(len(generator.X_))[:n]
     real = generator.X_[rows]
     facts |= {"scored": n, "distance": distance_multiple(made, aside)}

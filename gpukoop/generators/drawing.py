@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from gpukoop.arrays import points, to_host
 from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import JudgedMixin
+from gpukoop.fitted import check_columns, framed
 from gpukoop.flow.loop import seed_from
-from gpukoop.generators.networks import library
+from gpukoop.generators.checked import check_parameters, device_of
 from gpukoop.generators.samples import distance_multiple, flat
 from gpukoop.generators.saved import read, write
 from gpukoop.generators.training import Source
@@ -41,6 +42,7 @@ class DrawingMixin(JudgedMixin, ABC):
     def _network(self, n_inputs: int) -> torch.nn.Module:
         """Return the network before training, for so many latent dimensions and classes."""
 
+    @framed
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> np.ndarray:
         """Return new samples, one evaluation of the network each.
 
@@ -54,10 +56,12 @@ class DrawingMixin(JudgedMixin, ABC):
 
         Returns
         -------
-        float32 array of shape (n_samples, d), or (n_samples, height, width, ...) for images
+        float32 array of shape (n_samples, d), or (n_samples, height, width, ...) for images; a frame with its columns if
+        ``fit`` was given one
         """
         if not hasattr(self, "_source"):
             check_is_fitted(self, "network_")
+        check_parameters(self)
         n = check_count(n_samples, "n_samples")
         chosen = self.random_state if random_state is None else random_state
         return self._draw(n, y, seed_from(chosen)).reshape(n, *self.shape_)
@@ -73,6 +77,9 @@ class DrawingMixin(JudgedMixin, ABC):
         labels, known = np.asarray(y), np.asarray(self.classes_)
         if labels.shape not in ((), (n,)):
             raise ValueError(f"y has shape {labels.shape}, expected one label or {n}")
+        text = [a.dtype.kind in "US" for a in (labels, known)]
+        if labels.dtype.kind not in "iufbUS" or text[0] != text[1]:
+            raise TypeError(f"y is {y!r}, expected labels such as {known[0]!r}")
         unknown = np.setdiff1d(labels, known)
         if len(unknown):
             raise ValueError(
@@ -83,13 +90,14 @@ class DrawingMixin(JudgedMixin, ABC):
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the energy distance of new samples to X, in units of what as many fresh samples show: about -1 at best."""
         check_is_fitted(self, "network_")
+        check_parameters(self)
+        check_columns(self, X)
         native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
         return -distance_multiple(self._draw(len(native), None, 0), native)
 
     def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:
         """Take over a network that was read from a file."""
-        torch = library()
-        device = torch.device("cpu" if self.device is None else self.device)
+        device = device_of(self.device)
         network = self._network(self.latent_dim + (0 if shares is None else len(shares)))
         network.load_state_dict(state)
         self.network_ = network.to(device).requires_grad_(False)

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from gpukoop.arrays import points, to_host
+from gpukoop.arrays import to_host
 from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import set_aside
-from gpukoop.fitted import remember_columns, whole
+from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
-from gpukoop.generators.checked import check_parameters
+from gpukoop.generators.checked import check_parameters, device_of
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
+from gpukoop.generators.features import named_features
 from gpukoop.generators.networks import bounded, convolutional, library, perceptron
 from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, choices
 from gpukoop.generators.running import LOOKED_AT, LOOKS, run
-from gpukoop.generators.samples import checked_labels, distance_multiple, flat
+from gpukoop.generators.samples import checked_labels, distance_multiple, flat, within
 from gpukoop.generators.saved import Saved
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
@@ -51,13 +52,16 @@ class Generator(DrawingMixin, BaseEstimator):
         Who classifies particles against samples for an f-divergence.
     latent_dim : int
         Of the standard normal latent points.
-    features : torch.nn.Module or callable, optional
-        Tensor (b, ...) in the shape and units of the data -> (b, p): where particles and samples are compared, and the network is
-        regressed; lengths are then in units of the features.
+    features : str, torch.nn.Module or callable, optional
+        Where particles and samples are compared, and the network is regressed: tensor (b, ...) in the shape and units of the data
+        -> (b, p), or a tuple of such, whose objectives are added; lengths are then in units of the first. None compares points as
+        they are. "auto" does so for tables, takes "convolutions" (random ones) for images and "classifier" (a small one, trained on
+        the labels first) for labelled images: :mod:`gpukoop.generators.features`.
     scale : float or sequence of float, optional
-        Of the Gaussian kernels, in units of the data; by default a mixture around the median distance.
+        Of the Gaussian kernels, in units of the data; by default a mixture around the median distance within a class.
     blur : float, optional
-        sqrt(eps) of Sinkhorn, in units of the data; a twentieth of their width by default.
+        sqrt(eps) of Sinkhorn, in units of the data; by default a twentieth of their width within a class, seven tenths of it in more
+        than 30 dimensions, where all distances of a batch are alike.
     regularization : float
         Of drmmd, kale and the classifier in closed form.
     step_size : float
@@ -111,16 +115,16 @@ class Generator(DrawingMixin, BaseEstimator):
         objective: str = "sinkhorn",
         critic: str = "kernel",
         latent_dim: int = 16,
-        features: Any = None,
+        features: Any = "auto",
         scale: float | tuple[float, ...] | None = None,
         blur: float | None = None,
         regularization: float = REGULARIZATION,
         step_size: float = 1.0,
         persistence: int = 1,
         jko: float | None = None,
-        batch_size: int = 512,
+        batch_size: int = 256,
         n_iter: int = 2_000,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         ema_decay: float = 0.995,
         clip: float | None = None,
         validation_fraction: float = 0.1,
@@ -224,9 +228,9 @@ class Generator(DrawingMixin, BaseEstimator):
         if isinstance(X, torch.Tensor):
             device = X.device if device is None else device
             X = X.detach().cpu().numpy()
-        device = torch.device("cpu" if device is None else device)
+        device = device_of(device)
         remember_columns(self, X)
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        native = to_host(own_points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
         self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
         self.n_features_in_ = native.shape[1]
         labels = None if y is None else checked_labels(y, len(native))
@@ -247,46 +251,36 @@ class Generator(DrawingMixin, BaseEstimator):
             classes = (labels[rows, None] == self.classes_).astype(np.float32)
         seed = seed_from(self.random_state)
         seen = features = None
-        if self.features is not None:
-            seen = Seen(self.features, self.centre_, self.width_, self.shape_, device)
-            features = seen.of_samples(standard)
+        looks, numbers = self.features, None if classes is None else classes.argmax(axis=1)
+        if isinstance(looks, str):
+            looks = named_features(looks, native[rows], numbers, self.shape_, seed % 2**63)
+        if looks is not None:
+            seen = Seen(looks, self.centre_, self.width_, self.shape_, device)
+            features = seen.of_samples(standard, numbers)
         unit = self.width_ if seen is None else seen.width
         n_inputs = self.latent_dim + (0 if classes is None else classes.shape[1])
         scale = None if self.scale is None else tuple(np.atleast_1d(self.scale) / unit)
-        chosen = choices(
-            standard if features is None else features,
-            self.objective,
-            scale,
-            None if self.blur is None else self.blur / unit,
-            self.regularization,
-            self.backend,
-        )
+        blur = None if self.blur is None else self.blur / unit
+        by_network = self.objective in NETWORK_ONLY or self.critic == "network"
+        compared = standard if features is None else features
+        settings = (self.objective, scale, blur, self.regularization, self.backend)
+        parts = [slice(None)] if seen is None or by_network else seen.spaces
+        spaces = [(p, choices(within(compared[:, p], numbers), *settings)) for p in parts]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             network = self._network(n_inputs)
             critic = None
-            if self.objective in NETWORK_ONLY or self.critic == "network":
-                columns = self.n_features_in_ if features is None else features.shape[1]
-                columns += n_inputs - self.latent_dim
+            if by_network:
+                columns = compared.shape[1] + n_inputs - self.latent_dim
                 critic = NetworkCritic(self.objective, columns, device)
         training = Training(
             network,
             standard,
             classes,
             self.objective,
-            chosen,
+            spaces,
             critic,
-            Schedule(
-                self.batch_size,
-                self.n_iter,
-                float(self.step_size),
-                self.persistence,
-                None if self.jko is None else float(self.jko),
-                float(self.learning_rate),
-                float(self.ema_decay),
-                None if self.clip is None else float(self.clip),
-                bool(self.mixed_precision) and device.type == "cuda",
-            ),
+            Schedule.of(self, device),
             self.latent_dim,
             device,
             seed % 2**63,
@@ -326,5 +320,5 @@ class Generator(DrawingMixin, BaseEstimator):
         }
         weights = [t.detach().cpu().numpy() for t in training.network.state_dict().values()]
         classes = None if training.classes is None else training.classes.cpu().numpy()
-        seen = None if self.features is None else training.X.cpu().numpy()
+        seen = None if training.seen is None else training.X.cpu().numpy()
         return identity((type(self).__qualname__, parameters, self.X_, classes, weights, seen))

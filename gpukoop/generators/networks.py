@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gpukoop.draws import check_count
 
 if TYPE_CHECKING:
     import torch
 
 HIDDEN, LAYERS = 256, 3
-# Channels of the two upsampling layers.
-CHANNELS = (64, 32)
+# Channels at half of the side of an image.
+CHANNELS = 8
 # Smallest share of its range at which a pixel starts.
 STEEP = 0.02
 
@@ -44,6 +47,9 @@ def perceptron(
     torch.nn.Module
     """
     nn = library().nn
+    given = {"n_inputs": n_inputs, "n_outputs": n_outputs, "hidden": hidden, "layers": layers}
+    for name, value in given.items():
+        check_count(value, name)
     sizes = [n_inputs, *[hidden] * layers]
     parts: list[Any] = []
     for wide, narrow in itertools.pairwise(sizes):
@@ -52,18 +58,24 @@ def perceptron(
 
 
 def convolutional(
-    n_inputs: int, shape: tuple[int, ...], *, channels: tuple[int, int] = CHANNELS
+    n_inputs: int,
+    shape: tuple[int, ...],
+    *,
+    hidden: int = 2 * HIDDEN,
+    channels: int = CHANNELS,
 ) -> torch.nn.Module:
-    """Return a decoder to images: one linear layer to a quarter of the side, two transposed convolutions.
+    """Return a decoder to images: two linear layers to half of the side, one transposed convolution.
 
     Parameters
     ----------
     n_inputs : int
         Latent dimension (and classes).
     shape : (height, width) or (height, width, colours)
-        Sides that are multiples of 4.
-    channels : (int, int)
-        Channels at a quarter and at half of the side.
+        Even sides.
+    hidden : int
+        Width of the first layer.
+    channels : int
+        At half of the side.
 
     Returns
     -------
@@ -72,28 +84,27 @@ def convolutional(
 
     Notes
     -----
-    No batch normalization: a generated point must not depend on the others of its batch, or the targets of a flow would
-    belong to another function than the one that is regressed.
+    On a CPU a second convolution on the way up costs three times as much a step and brings less (bench/results.md). No batch
+    normalization: a generated point must not depend on the others of its batch, or the targets of a flow would belong to another
+    function than the one that is regressed.
     """
     nn = library().nn
-    height, width, *rest = shape
+    check_count(n_inputs, "n_inputs")
+    height, width, *rest = (check_count(side, "shape") for side in shape)
     colours = rest[0] if rest else 1
-    if height % 4 or width % 4:
+    if height % 2 or width % 2:
         raise ValueError(
-            f"images are {height} x {width}: the default network needs sides that are multiples of 4; pad them, or "
-            "pass network="
+            f"images are {height} x {width}: the default network needs even sides; pad them, or pass network="
         )
-    wide, narrow = channels
-    small = (height // 4, width // 4)
+    check_count(hidden, "hidden")
+    small = (check_count(channels, "channels"), height // 2, width // 2)
     return nn.Sequential(
-        nn.Linear(n_inputs, 2 * HIDDEN),
+        nn.Linear(n_inputs, hidden),
         nn.SiLU(),
-        nn.Linear(2 * HIDDEN, wide * small[0] * small[1]),
+        nn.Linear(hidden, math.prod(small)),
         nn.SiLU(),
-        nn.Unflatten(1, (wide, *small)),
-        nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1),
-        nn.SiLU(),
-        nn.ConvTranspose2d(narrow, colours, 4, stride=2, padding=1),
+        nn.Unflatten(1, small),
+        nn.ConvTranspose2d(channels, colours, 4, stride=2, padding=1),
         _colours_last(nn),
     )
 

@@ -46,6 +46,9 @@ MIXTURE = (0.1, 0.2, 0.5, 1.0)
 DRIFT_SCALES = (0.05, 0.1, 0.2)
 # Sinkhorn's blur in root mean square widths; the marginal error of a batch is far above this tolerance anyway.
 BLUR, SINKHORN_ITER, SINKHORN_TOL, SCALING = 0.05, 50, 1e-2, 0.6
+# In more dimensions all distances of a batch are alike: at a scale that is small beside them only the nearest sample would be seen,
+# and particles crowd at typical ones (bench/results.md).
+MANY, WIDE_DRIFT_SCALES, WIDE_BLUR = 30, (0.3, 0.5, 0.8), 0.7
 REGULARIZATION = 1e-2
 # Functions of the closed-form classifier.
 LANDMARKS = 100
@@ -96,15 +99,20 @@ def choices(
     backend: str | None,
 ) -> Choices:
     """Return the choices for samples X; what is None is derived from them."""
+    many = X.shape[1] > MANY
     if scale is None:
-        relative = DRIFT_SCALES if objective == "drift" else MIXTURE
+        drifting = WIDE_DRIFT_SCALES if many else DRIFT_SCALES
+        relative = drifting if objective == "drift" else MIXTURE
         # with m = 1 the rule is the median distance over sqrt(2 log 2), whatever the number of samples
         median = median_scale(X, 1) * float(np.sqrt(2 * np.log(2)))
         scales = tuple(c * median for c in relative)
     else:
         scales = tuple(np.atleast_1d(np.asarray(scale, dtype=float)).tolist())
     width = float(np.sqrt(X.var(axis=0, dtype=float).sum()))
-    return Choices(scales, BLUR * width if blur is None else blur, regularization, backend=backend)
+    relative_blur = WIDE_BLUR if many else BLUR
+    return Choices(
+        scales, relative_blur * width if blur is None else blur, regularization, backend=backend
+    )
 
 
 def _sinkhorn(X: Array, c: Choices, rng: np.random.Generator) -> Field:
@@ -140,8 +148,8 @@ OBJECTIVES: dict[str, Callable[[Array, Choices, np.random.Generator], Field]] = 
     "sliced-w2": lambda X, c, rng: sliced_field(
         X, flow="wasserstein", n_projections=c.n_projections
     ),
-    "mmd": lambda X, c, rng: mmd_field(c.mixture, X, **c.options),
-    "energy": lambda X, c, rng: mmd_field(Energy(), X, **c.options),
+    "mmd": lambda X, c, rng: mmd_field(c.mixture, X, unbiased=True, **c.options),
+    "energy": lambda X, c, rng: mmd_field(Energy(), X, unbiased=True, **c.options),
     "sliced-energy": lambda X, c, rng: sliced_field(
         X, flow="energy", n_projections=c.n_projections
     ),
@@ -166,9 +174,9 @@ def check_objective(objective: str, critic: str) -> None:
     )
     if divergence:
         pull(objective)
-    elif objective not in known:
+    elif not isinstance(objective, str) or objective not in known:
         raise ValueError(f"objective is {objective!r}: choose one of {', '.join(known)}")
-    if critic not in ("kernel", "network"):
+    if not isinstance(critic, str) or critic not in ("kernel", "network"):
         raise ValueError(f"critic is {critic!r}: choose 'kernel' or 'network'")
     if critic == "network" and not divergence and objective not in NETWORK_ONLY:
         raise ValueError(

@@ -39,3 +39,11 @@ def checked_labels(y: Any, n: int) -> np.ndarray:
             f"y has shape {labels.shape} and dtype {labels.dtype}, expected {n} labels: integers or strings"
         )
     return labels
+
+
+def within(X: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """Return samples around the mean of their class: the distances that particles of one class see."""
+    if labels is None:
+        return X
+    means = np.stack([X[labels == c].mean(axis=0) for c in range(int(labels.max()) + 1)])
+    return np.asarray(X - means[labels])

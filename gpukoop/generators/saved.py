@@ -27,6 +27,8 @@ _DAMAGED = (
 )
 # What a loaded generator needs to sample, beside its parameters.
 KEPT = ("shape_", "range_", "n_features_in_", "classes_", "centre_", "width_", "n_iter_")
+# And of a table: the names of its columns, and the library of frames.
+NAMED = ("feature_names_in_", "_frame")
 
 
 def dump(kind: str, content: dict[str, Any], path: Path) -> None:
@@ -102,6 +104,8 @@ def write(path: Path, generator: Any) -> None:
         if value is None or isinstance(value, str | int | float | bool | tuple)
     }
     fitted = {name: _plain(getattr(generator, name)) for name in KEPT}
+    if getattr(generator, "_frame", None) is not None:
+        fitted |= {name: _plain(getattr(generator, name)) for name in NAMED}
     shares = generator._source.shares
     content = {
         "parameters": parameters,

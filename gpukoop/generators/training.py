@@ -27,7 +27,7 @@ from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
 from gpukoop.generators.objectives import Choices
 from gpukoop.generators.seeing import Seen
-from gpukoop.generators.toward import toward
+from gpukoop.generators.toward import in_spaces
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,22 @@ class Schedule:
     ema_decay: float
     clip: float | None
     mixed_precision: bool
+
+    @classmethod
+    def of(cls, generator: Any, device: Any) -> Schedule:
+        """Return that of an estimator on a device."""
+        number = lambda value: None if value is None else float(value)
+        return cls(
+            generator.batch_size,
+            generator.n_iter,
+            float(generator.step_size),
+            generator.persistence,
+            number(generator.jko),
+            float(generator.learning_rate),
+            float(generator.ema_decay),
+            number(generator.clip),
+            bool(generator.mixed_precision) and device.type == "cuda",
+        )
 
 
 @dataclass
@@ -107,7 +123,8 @@ class Training:
     classes : array of shape (m, c), optional
         One-hot labels.
     objective : str
-    choices : Choices
+    spaces : list of (slice, Choices)
+        Columns of each space that the objective is summed over, and its choices; one for a network critic.
     critic : NetworkCritic, optional
     schedule : Schedule
     latent_dim : int
@@ -125,7 +142,7 @@ class Training:
         X: np.ndarray,
         classes: np.ndarray | None,
         objective: str,
-        choices: Choices,
+        spaces: list[tuple[slice, Choices]],
         critic: NetworkCritic | None,
         schedule: Schedule,
         latent_dim: int,
@@ -139,7 +156,7 @@ class Training:
         self.mean = copy.deepcopy(self.network).requires_grad_(False)
         shares = None if classes is None else classes.mean(axis=0, dtype=float)
         self.source = Source(self.mean, latent_dim, device, shares)
-        self.objective, self.choices, self.device = objective, choices, device
+        self.objective, self.spaces, self.device = objective, spaces, device
         self.seen = seen
         self.X = torch.as_tensor(X if features is None else features, device=device)
         self.classes = None if classes is None else torch.as_tensor(classes, device=device)
@@ -163,8 +180,8 @@ class Training:
         X, classes = self.X[rows], None if self.classes is None else self.classes[rows]
         # Particles have the classes of the samples, row by row: each class is a problem of its own with as many of both.
         y = self.source.latent(size if classes is None else classes, self.chance)
-        velocity_at = toward(
-            self.objective, self.choices, self.critic, X, classes, self.rng, self.chance
+        velocity_at = in_spaces(
+            self.objective, self.spaces, self.critic, X, classes, self.rng, self.chance
         )
         start: Any = None
         target: Any = None

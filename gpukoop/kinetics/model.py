@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
-from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.draws import RandomState, check_count, check_flag, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.kinetics.blocks import MANY_RUNS, SPAN, band, resamples, timescales_of
 from gpukoop.kinetics.equilibrium import equilibrium_ratio
@@ -25,7 +25,7 @@ LEVEL = 1e-3
 FEWEST_OF_A_HALF = 5
 
 
-class KineticModel(BaseEstimator):
+class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Slow modes of trajectories at one lag, with what is needed for error bars.
 
     Parameters
@@ -110,12 +110,9 @@ class KineticModel(BaseEstimator):
             If the runs drift, so that they cannot have started in equilibrium, and ``reweight`` is False; or if they are
             fewer than five blocks.
         """
-        lag = check_count(self.lag, "lag")
-        self.lag_time_ = lag * check_positive(self.frame_time, "frame_time")
-        check_count(self.n_bootstrap, "n_bootstrap", least=2)
-        check_confidence(self.confidence)
-        if not isinstance(self.reweight, bool):
-            raise TypeError(f"reweight is {self.reweight!r}, expected True or False")
+        self._check_parameters()
+        lag = int(self.lag)
+        self.lag_time_ = lag * float(self.frame_time)
         material = Material(trajectories, unfitted(self.estimator, self.random_state), lag)
         remember_columns(self, *material.runs)
         learned = material.learn(material.moments([lag])[lag], lag)
@@ -164,8 +161,20 @@ class KineticModel(BaseEstimator):
             Library and device of X.
         """
         check_is_fitted(self)
+        self._check_parameters()
         check_columns(self, X)
         return self.estimator_.transform(X)
+
+    @property
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
+        return int(self.phi_.shape[1])
+
+    def _check_parameters(self) -> None:
+        check_count(self.lag, "lag")
+        check_positive(self.frame_time, "frame_time")
+        check_count(self.n_bootstrap, "n_bootstrap", least=2)
+        check_confidence(self.confidence)
+        check_flag(self.reweight, "reweight")
 
     def weights(self) -> np.ndarray:
         """Return the weights, of mean 1, of the frames that ``phi_`` is known at: 1 unless ``reweight``."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.checks import real_array
+from gpukoop.draws import check_positive
 from gpukoop.maps.base import AbstractMap, check_map_numbers, check_targets
 from gpukoop.maps.regression import check_persistence
 
@@ -103,7 +104,7 @@ class TorchMap(AbstractMap):
     def start(self, Y: Any) -> TorchMap:
         """Return the identity; the network as it is becomes its own offset."""
         points(Y, "Y")
-        check_map_numbers(0.0, self.learning_rate)
+        check_positive(self.learning_rate, "learning_rate")
         return self.with_parameters(self._vector(self.module))
 
     def __call__(self, Y: Any) -> Array:
@@ -126,6 +127,10 @@ class TorchMap(AbstractMap):
         network = self._loaded()
         parameters = list(network.parameters())
         make = self.optimizer
+        if self.learning_rate > torch.finfo(y.dtype).max:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate:g}, beyond the {y.dtype} of the module"
+            )
         optimizer = (
             torch.optim.SGD(parameters, self.learning_rate) if make is None else make(parameters)
         )
@@ -134,7 +139,12 @@ class TorchMap(AbstractMap):
             loss = ((wanted - network(y)) ** 2).sum() / (2 * len(y))
             loss.backward()
             optimizer.step()
-        return self.with_parameters(self._vector(network))
+        found = self._vector(network)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"the regression of {len(y)} targets left the finite numbers: lower learning_rate, or rescale the points"
+            )
+        return self.with_parameters(found)
 
     def _loaded(self) -> Any:
         """Return a copy of the network with this map's parameters."""
@@ -158,4 +168,10 @@ class TorchMap(AbstractMap):
         import torch
 
         first = next(self.module.parameters())
-        return torch.as_tensor(to_host(Y)).to(device=first.device, dtype=first.dtype)
+        tensor = torch.as_tensor(to_host(Y)).to(device=first.device, dtype=first.dtype)
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"points reach {abs(to_host(Y)).max():.3g}, beyond the {first.dtype} of the module: rescale them, or pass "
+                "module.double()"
+            )
+        return tensor

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpukoop.files import open_regular, write_atomically
 from gpukoop.flow.identity import identity
-from gpukoop.kernels.compiled import folder
+from gpukoop.kernels import compiled
 from gpukoop.torch.sums import library
 
 RATE, BATCH, BLOCK = 2e-3, 128, 1_000
 CHANNELS = (16, 32)
+# Folder of the cache; its files carry their digest and belong to this user, as compiled code does.
+ROOM = "classifiers"
 _FORMAT = "gpukoop classifier 1"
 _logger = logging.getLogger("gpukoop")
 
@@ -77,8 +77,8 @@ def train(
         torch.manual_seed(seed)
         body, head = _networks(pictures.shape[1:], n_features, int(labels.max()) + 1)
     made = Classifier(body, head, float("nan"))
-    path = None
-    if cache and folder() is not None:
+    name = None
+    if cache:
         about = (
             pictures,
             labels,
@@ -89,16 +89,16 @@ def train(
             seed,
             str(torch.__version__),
         )
-        path = Path(str(folder())) / "classifiers" / f"{identity(about)}.pt"
-        if _read(path, made):
+        name = f"{identity(about)}.pt"
+        if _read(name, made):
             return made
     _fit(made, _tensor(pictures[rows]), torch.as_tensor(labels[rows]), n_epochs, seed)
     made.accuracy = float((made(pictures[aside])[1].argmax(axis=1) == labels[aside]).mean())
     _logger.info(
         "classifier of %d classes trained: held-out accuracy %.3f", labels.max() + 1, made.accuracy
     )
-    if path is not None:
-        _write(path, made)
+    if name is not None:
+        compiled.keep(ROOM, name, _content(made))
     return made
 
 
@@ -142,27 +142,27 @@ def _fit(made: Classifier, X: Any, labels: Any, n_epochs: int, seed: int) -> Non
     both.eval().requires_grad_(False)
 
 
-def _read(path: Path, made: Classifier) -> bool:
-    """Take over what is in the file; a missing or damaged one is trained anew."""
-    if not path.is_file():
+def _read(name: str, made: Classifier) -> bool:
+    """Take over what was kept under a name; a missing or damaged one is trained anew."""
+    data = compiled.read(ROOM, name)
+    if data is None:
         return False
     try:
-        with open_regular(path) as file:
-            content = library().load(io.BytesIO(file.read()), weights_only=True)
+        content = library().load(io.BytesIO(data), weights_only=True)
         if content["format"] != _FORMAT:
             return False
         made.body.load_state_dict(content["body"])
         made.head.load_state_dict(content["head"])
         made.accuracy = float(content["accuracy"])
     except Exception as error:  # noqa: BLE001
-        # Whatever is wrong with a file of the cache, the answer is to train again.
-        _logger.info("%s cannot be read (%s): the classifier is trained anew", path, error)
+        # The digest fits, so another version wrote it; whatever is wrong, the answer is to train again.
+        _logger.info("%s cannot be read (%s): the classifier is trained anew", name, error)
         return False
     library().nn.Sequential(made.body, made.head).eval().requires_grad_(False)
     return True
 
 
-def _write(path: Path, made: Classifier) -> None:
+def _content(made: Classifier) -> bytes:
     buffer = io.BytesIO()
     content = {
         "format": _FORMAT,
@@ -171,8 +171,4 @@ def _write(path: Path, made: Classifier) -> None:
         "accuracy": made.accuracy,
     }
     library().save(content, buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        _logger.info("%s is not kept: %s", path, error)
+    return buffer.getvalue()

@@ -11,31 +11,35 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from gpukoop.arrays import native_array, to_host
 from gpukoop.checks import real_array
-from gpukoop.draws import RandomState, check_count, random_generator
+from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.fitted import whole
 from gpukoop.metrics.classifier import Classifier, train
 
 # Filters of the two layers of random convolutions, their sides, and cells along a side in which the last one is averaged.
 FILTERS, SIDES, CELLS = (24, 32), (5, 3), 2
 # Images that go through the convolutions at once.
 BLOCK = 250
+# Ranges of the fit beyond which a pixel is a mistake: its square, summed, must stay in the range of float32.
+FAR = 1e6
 Features = Callable[[np.ndarray], np.ndarray] | TransformerMixin
 
 
 def picture_array(images: Any, name: str = "images") -> np.ndarray:
-    """Return images as float32 of shape (n, height, width, colours), or raise with their name."""
+    """Return images as float64 of shape (n, height, width, colours), or raise with their name."""
     array = real_array(images, name)
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise ValueError(
             f"{name} has shape {array.shape}, expected (n, height, width) or (n, height, width, colours)"
         )
-    return array.reshape(*array.shape[:3], -1).astype(np.float32)
+    return array.reshape(*array.shape[:3], -1)
 
 
-class RandomConvolutions(TransformerMixin, BaseEstimator):
+class RandomConvolutions(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""Features of two layers of random convolutions, fixed by their seed.
 
     .. math:: \phi = \mathrm{mean}_{cells}\, |w_2 * \mathrm{pool} |w_1 * x||
@@ -61,6 +65,7 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):
     def __init__(self, random_state: RandomState = 0) -> None:
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: Any = None) -> RandomConvolutions:
         """Draw the filters for images of this shape; their values decide the contrast alone.
 
@@ -94,10 +99,13 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):
         Cost: 2 million multiplications an image of 28 x 28.
         """
         check_is_fitted(self, "filters_")
-        pictures = _like(picture_array(X, "X"), self.shape_)
-        pictures = (pictures - self.lowest_) / self.range_
+        pictures = _scaled(_like(picture_array(X, "X"), self.shape_), self.lowest_, self.range_)
         parts = [pictures[i : i + BLOCK] for i in range(0, len(pictures), BLOCK)]
         return np.concatenate([self._block(part) for part in parts])
+
+    @property
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
+        return self.n_features_out_
 
     def _block(self, x: np.ndarray) -> np.ndarray:
         x = _pool(
@@ -107,7 +115,7 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):
         return _pool(x, CELLS, CELLS).reshape(len(x), -1)
 
 
-class ClassifierFeatures(TransformerMixin, BaseEstimator):
+class ClassifierFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Features of a small convolutional classifier, trained on the labelled real images.
 
     Parameters
@@ -153,6 +161,7 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
         self.cache = cache
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: Any) -> ClassifierFeatures:
         """Train the classifier.
 
@@ -169,14 +178,17 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
         ValueError
             If labels and images do not fit, or there is one class only.
         """
-        check_count(self.n_features, "n_features")
-        check_count(self.n_epochs, "n_epochs")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction is {self.validation_fraction}, expected a number between 0 and 1"
-            )
+        self._check_parameters()
         pictures = picture_array(X, "X")
-        labels = np.asarray(y)
+        labels = to_host(native_array(y, "y")[0])
+        if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):
+            labels = labels.astype(str)  # a column of a frame
+        if labels.dtype.kind not in "iufUSb" or (
+            labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels))
+        ):
+            raise TypeError(
+                f"y has dtype {labels.dtype}, expected labels: whole numbers or text, without missing ones"
+            )
         if labels.shape != (len(pictures),):
             raise ValueError(
                 f"y has shape {labels.shape}, expected ({len(pictures)},): one label an image"
@@ -187,7 +199,7 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
         self.shape_ = pictures.shape[1:]
         self.lowest_, self.range_ = _range(pictures)
         self._trained: Classifier = train(
-            (pictures - self.lowest_) / self.range_,
+            _scaled(pictures, self.lowest_, self.range_),
             numbers,
             n_features=self.n_features,
             n_epochs=self.n_epochs,
@@ -198,9 +210,23 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
         self.accuracy_ = self._trained.accuracy
         return self
 
+    def _check_parameters(self) -> None:
+        check_count(self.n_features, "n_features")
+        check_count(self.n_epochs, "n_epochs")
+        if check_positive(self.validation_fraction, "validation_fraction") >= 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}, expected a number between 0 and 1"
+            )
+        if not isinstance(self.cache, bool):
+            raise TypeError(f"cache is {self.cache!r}, expected True or False")
+
     def transform(self, X: Any) -> np.ndarray:
         """Return the features of images, (n, n_features) float32."""
         return self._pass(X)[0]
+
+    @property
+    def _n_features_out(self) -> int:  # names the columns of ``transform`` for scikit-learn
+        return self.n_features
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each image, (n,)."""
@@ -208,8 +234,9 @@ class ClassifierFeatures(TransformerMixin, BaseEstimator):
 
     def _pass(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self, "accuracy_")
+        self._check_parameters()
         pictures = _like(picture_array(X, "X"), self.shape_)
-        return self._trained((pictures - self.lowest_) / self.range_)
+        return self._trained(_scaled(pictures, self.lowest_, self.range_))
 
 
 def featured(X: Any, Y: Any, features: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +275,22 @@ def _range(pictures: np.ndarray) -> tuple[float, float]:
     lowest, highest = float(pictures.min()), float(pictures.max())
     if lowest == highest:
         raise ValueError("all pixels of X coincide: there is nothing to see")
+    if not np.isfinite(highest - lowest):
+        raise ValueError(
+            f"the pixels of X range from {lowest:.1e} to {highest:.1e}, beyond float64: rescale the images"
+        )
     return lowest, highest - lowest
+
+
+def _scaled(pictures: np.ndarray, lowest: float, width: float) -> np.ndarray:
+    """Return pixels from 0 to 1 over the range of the fit, float32."""
+    with np.errstate(over="ignore"):
+        scaled = (pictures - lowest) / width
+    if np.abs(scaled).max() > FAR:
+        raise ValueError(
+            f"X has pixels more than {FAR:.0e} times as large as the range of those given to fit: rescale the images"
+        )
+    return scaled.astype(np.float32)
 
 
 def _like(pictures: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

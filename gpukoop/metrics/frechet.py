@@ -13,11 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpukoop.checks import times_power, unit_clouds
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.kernels.formula.placed import Polynomial
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.features import featured
 from gpukoop.metrics.gaussians import gaussian_wasserstein
+
+_BEYOND = (
+    "the kernel distance leaves the range of float64: rescale the features, or pass another kernel"
+)
 
 
 class KernelDistance(NamedTuple):
@@ -66,9 +71,10 @@ def frechet_distance(X: Any, Y: Any, features: Any = None) -> float:
     >>> round(frechet_distance(X, 2 * X[::-1] + 1.0), 1)
     6.0
     """
-    x, y = featured(X, Y, features)
+    (x, y), exponent = unit_clouds(*featured(X, Y, features))
     S_x, S_y = (np.atleast_2d(np.cov(cloud.T)) for cloud in (x, y))
-    return gaussian_wasserstein(x.mean(axis=0), S_x, y.mean(axis=0), S_y) ** 2
+    distance = gaussian_wasserstein(x.mean(axis=0), S_x, y.mean(axis=0), S_y)
+    return times_power(distance**2, 2 * exponent, "the Fréchet distance")
 
 
 def kernel_distance(
@@ -120,8 +126,14 @@ def kernel_distance(
     size = min(check_count(subset_size, "subset_size", least=2), len(x), len(y))
     repeats = check_count(n_subsets, "n_subsets", least=2)
     if kernel is None:
-        length = math.sqrt((y**2).sum(axis=1).mean())
-        kernel = Polynomial(3, 1.0, length or 1.0)
+        (y,), exponent = unit_clouds(
+            y
+        )  # its scale is that of y: only the ratio of the clouds counts
+        with np.errstate(over="ignore"):
+            x = np.ldexp(x, -exponent)
+        if not np.isfinite(x).all():
+            raise ValueError(_BEYOND)
+        kernel = Polynomial(3, 1.0, math.sqrt((y**2).sum(axis=1).mean()) or 1.0)
     rng = random_generator(random_state)
     values = [
         _unbiased(
@@ -132,9 +144,10 @@ def kernel_distance(
         )
         for _ in range(repeats)
     ]
-    return KernelDistance(
-        float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(repeats))
-    )
+    value, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(repeats))
+    if not math.isfinite(error):
+        raise ValueError(_BEYOND)
+    return KernelDistance(value, error)
 
 
 def _unbiased(k: AbstractKernel, x: np.ndarray, y: np.ndarray, backend: str | None) -> float:

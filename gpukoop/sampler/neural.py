@@ -7,15 +7,22 @@ phase          \|e(x0, 0) exp A - e(x1, 1)\|^2
 reconstruction \|d(e(x, t)) - x\|^2
 ===============  ====================================================================================
 
-The trained features are then a fixed dictionary of the sampler, whose solve replaces A and d.
+Two ways lead on from training. The features are a fixed dictionary of the sampler, whose solve then finds another A and d; or the
+lift is used as it was trained, with its own A and d: :meth:`NeuralFeatures.advance` takes x to time t by
+
+.. math:: d(e(x, 0)\, e^{t A}) ,
+
+and the eigenvectors of A are its spectral modes, in which data are edited and interpolated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, final
 
 import numpy as np
+from scipy.linalg import expm
 
 from gpukoop.arrays import Array
 from gpukoop.draws import check_count, check_positive
@@ -59,11 +66,13 @@ class NeuralFeatures:
     ----------
     losses : dict of lists
         One number for each step and loss.
+    operator, decoder : arrays of shape (M, M) and (M, d)
+        A and d as trained; zero before.
 
     Notes
     -----
-    Differs from the published method in what follows training: A and the decoder are solved for, in closed form, with the
-    features fixed. Runs on the CPU, float64.
+    As a dictionary it differs from the published method in what follows training: A and the decoder are solved for, in closed form,
+    with the features fixed. The decoder is linear. Runs on the CPU, float64.
 
     References
     ----------
@@ -87,6 +96,7 @@ class NeuralFeatures:
             W = torch.randn(rows, columns, generator=source, dtype=torch.float64) / rows**0.5
             return [W, torch.zeros(columns, dtype=torch.float64)]
 
+        self.operator, self.decoder = np.zeros((M, M)), np.zeros((M, d))
         self.weights = layer(d + 1, width) + layer(width, width) + layer(width, M)
 
     def _encode(self, z: Any, zdot: Any = None) -> Any:
@@ -127,7 +137,7 @@ class NeuralFeatures:
         n_steps: int = 300,
         rate: float = 2e-3,
     ) -> NeuralFeatures:
-        """Train encoder, generator and decoder together by Adam; only the encoder is kept.
+        """Train encoder, generator and decoder together by Adam.
 
         Parameters
         ----------
@@ -187,4 +197,63 @@ class NeuralFeatures:
                 self.losses.setdefault(name, []).append(float(value.detach()))
         for tensor in self.weights:
             tensor.requires_grad_(False)
+        self.operator, self.decoder = A.detach().numpy(), decoder.detach().numpy()
         return self
+
+    def advance(self, x: Array, t: float = 1.0) -> np.ndarray:
+        """Return where points of time 0 are at time t, in one step of the trained operator, (n, d).
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+            Standard normal draws give new samples at t = 1.
+        t : float
+            In [0, 1].
+        """
+        if not 0 <= t <= 1:
+            raise ValueError(f"t is {t}, expected a time in [0, 1]")
+        start = self.features(x, np.zeros(len(x)))
+        return np.asarray(start @ expm(t * self.operator) @ self.decoder)
+
+    def modes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the eigenvalues of A, slowest first, and the pictures of their modes in data space, (M,) and (M, d), complex."""
+        values, left = self._spectrum()
+        return values, np.linalg.inv(left) @ self.decoder
+
+    def edit(self, x: Array, factors: Mapping[int, float]) -> np.ndarray:
+        """Return data whose components along some modes are multiplied, (n, d).
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+            Data, of time 1, in the units of the training.
+        factors : mapping of int to float
+            Number of the mode in :meth:`modes` -> factor. The conjugate of a complex mode is multiplied, too, so that data
+            stay real. An empty one shows how far encoding and decoding alone lead: see :meth:`invertibility`.
+        """
+        values, left = self._spectrum()
+        scale = np.ones(len(values))
+        for mode, factor in factors.items():
+            if not 0 <= mode < len(values):
+                raise ValueError(f"mode {mode} was asked for, there are {len(values)} from 0 on")
+            scale[np.isclose(values, values[mode]) | np.isclose(values, values[mode].conj())] = (
+                factor
+            )
+        parts = (self.features(x, np.ones(len(x))) @ left) * scale
+        return np.asarray((parts @ np.linalg.inv(left)).real @ self.decoder)
+
+    def interpolate(self, a: Array, b: Array, n: int) -> np.ndarray:
+        """Return n points from a to b, both of shape (d,), on the straight line between their features, (n, d)."""
+        ends = self.features(np.stack([a, b]), np.ones(2))
+        share = np.linspace(0, 1, check_count(n, "n", least=2))[:, None]
+        return np.asarray(((1 - share) * ends[0] + share * ends[1]) @ self.decoder)
+
+    def invertibility(self, x: Array) -> float:
+        """Return the root mean square of d(e(x, 1)) - x over that of x about its mean: 0 where decoding undoes encoding."""
+        back = self.features(x, np.ones(len(x))) @ self.decoder
+        return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
+
+    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        values, left = np.linalg.eig(self.operator)
+        order = np.lexsort((values.imag, -values.real))
+        return values[order], left[:, order]

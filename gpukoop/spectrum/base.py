@@ -96,6 +96,7 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             return self.functions_.gradient(X, c)
         native, home = points(X, "X")
         slopes = self.functions_.gradient(self.coordinates_.transform(native), c)
+        # One combination is one vector-Jacobian product; all gradients would need the whole Jacobian at every point.
         back = self.coordinates_.gradients if c is None else self.coordinates_.vjp
         return home.restore(back(native, slopes))
 
@@ -143,10 +144,12 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.functions_ = functions
         self.kernel_, self.sources_ = functions.kernel, functions.sources
         self.Psi_, self.w_, self.offset_ = functions.Psi, functions.w, functions.offset
+        # A number also where each feature has a scale: flows shorten their steps to it.
         self.scale_ = mean_and_lengths(functions.kernel.terms[0][1].scale)[0]
         self.eigenvalues_ = eigenvalues
         if self.coordinates_ is None:
             self.n_features_in_ = functions.sources.shape[1]
+        # Asked with the columns that transform will send, since the choice of backend depends on their number.
         operator = functions.operator(functions.sources)
         self.backend_ = operator.explain("product", t=len(eigenvalues) + 1).backend
 
@@ -172,6 +175,7 @@ def check_samples(X: Array, n_components: int) -> None:
             f"n_components is {n_components}, X has {n} samples: ask for at most {n - 1} eigenfunctions "
             "(the constant is left out)"
         )
+    # No kernel tells equal samples apart: the Markov matrix has rank one, which later reads as a failure of the eigensolver.
     if bool((X == X[:1]).all()):
         raise ValueError("all samples of X are equal: their law has no spectrum to learn")
 

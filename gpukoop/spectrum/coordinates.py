@@ -45,6 +45,7 @@ class UserCoordinates(AbstractCoordinates):
         eye = xp.eye(p, dtype=X.dtype)
         J = xp.stack([self.vjp(X, xp.tile(eye[k], (len(X), 1))) for k in range(p)], axis=1)
         J = J.astype(float)  # (n, p, d)
+        # The p x p side: coordinates are few, features may be many.
         gram = J @ J.transpose(0, 2, 1)
         size = xp.trace(gram, axis1=1, axis2=2)
         gram = gram + (RIDGE * xp.where(size > 0, size, 1.0))[:, None, None] * xp.eye(p)
@@ -78,6 +79,7 @@ class ModuleCoordinates:
         import torch
 
         with torch.enable_grad():
+            # A leaf of its own: gradients must not run into a graph that the user has built around X.
             x = self._tensor(X).detach().clone().requires_grad_(True)
             out = self.module(x)
             (back,) = torch.autograd.grad(out, x, self._tensor(G).to(out.dtype))
@@ -156,6 +158,7 @@ def fitted_coordinates(
             )
         made = LinearCoordinates("standardize")
         made.mean_, made.n_features_in_ = np.zeros(len(lengths)), len(lengths)
+        # One scale a feature is a stretch of the points: the rest of the room then knows a single scale.
         made.matrix_, made._back = np.diag(1 / np.array(lengths)), np.diag(lengths)
         return made, single
     if chosen is None:
@@ -164,6 +167,8 @@ def fitted_coordinates(
         return LinearCoordinates(chosen).fit(X, successors=Y), kernel
     if isinstance(chosen, LinearCoordinates):
         return (
+            # Fitted ones are taken as they are, so that two spectra may share coordinates; unfitted ones stay as the user
+            # made them.
             chosen if hasattr(chosen, "matrix_") else clone(chosen).fit(X, successors=Y)
         ), kernel
     if isinstance(chosen, AbstractCoordinates):

@@ -96,6 +96,7 @@ class Monomials:
         factor, E = np.ones(len(E)), E.copy()
         for a in axes:
             factor *= E[:, a]
+            # Where the exponent was 0 the factor is 0, too, and x^-1 must not be asked at x = 0.
             E[:, a] = np.maximum(E[:, a] - 1, 0)
         return self._power(X, E) * namespace(X).asarray(factor, dtype=X.dtype)
 
@@ -184,6 +185,7 @@ class DictionaryFunctions:
         W = xp.asarray(self.W)
         if c is not None:
             W = (W @ xp.asarray(c))[:, None]
+            # One combination without the (n, p, d) array of all gradients, where a dictionary knows how.
             if hasattr(self.dictionary, "slope"):
                 return home.restore(self.dictionary.slope(Z, W[:, 0]))
         slopes = xp.einsum("npd,pr->nrd", self.dictionary.gradient(Z), W)
@@ -221,12 +223,14 @@ def diffusion_dictionary(
     options: dict[str, Any] = {"backend": spectrum.backend, "tol": spectrum.tol}
     size = spectrum.n_landmarks
     size = min(len(X), DEFAULT_LANDMARKS if size is None else check_count(size, "n_landmarks", 2))
+    # With the number of landmarks: the scale that resolves n_modes depends on how many sources there will be.
     kernel = resolve_scale(kernel, X, n_modes, rng, size, **options)
     rows = np.arange(len(X))
     if size < len(X):
         rows = choose_landmarks(X, size, spectrum.landmarks, kernel, rng, **options)
     p = namespace(X).ones(len(X), X.dtype)
     even = spectrum.landmarks == "uniform" or size == len(X)
+    # More than can enter, so that where to cut is decided by `reg` and not by what was computed.
     count = max(COORDINATES, 4 * n_modes)
     base = coordinates(kernel, X, p, count, rows, 0.5, rng, even=even, **options)
     kept = coordinates_above(base.sigma, smallest)
@@ -247,8 +251,10 @@ def coordinates_above(sigma: np.ndarray, smallest: float) -> int:
 def calibrate(functions: Any, X: Array, eigenvalue: float) -> float:
     """Return a = lambda_1 / mean |grad phi_1|^2 over at most 5,000 evenly spread samples."""
     xp = namespace(X)
+    # Evenly spread and not drawn: a fit has the same diffusivity every time.
     rows = X[:: max(1, len(X) // CALIBRATION)]
     first = np.zeros(functions.n_modes)
     first[0] = 1.0
     slopes = xp.abs(functions.gradient(rows, xp.asarray(first, dtype=X.dtype)))
+    # lambda = a E|grad phi|^2 for a function of variance 1 (Dirichlet form): with phi and lambda known it gives a.
     return eigenvalue / float((slopes.astype(float) ** 2).sum(axis=1).mean())

@@ -172,6 +172,7 @@ class DiffusionMap(AbstractSpectrum):
         r = check_count(self.n_components, "n_components")
         check_samples(X, r)
         p = _masses(sample_weight, X)
+        # A sample without weight has no mass as a Markov state: its row would divide by zero.
         if sample_weight is not None and not bool(p.all()):
             X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
             check_samples(X, r)
@@ -236,13 +237,17 @@ class DiffusionMap(AbstractSpectrum):
                 )
             K = KernelOperator(kernel, X, **options)
             q, w = sampling_weights(K, p, self.alpha)
+        # The masses enter twice, in the density and here: a sample of weight two is then exactly two samples on one place.
         w = w * p * (len(X) / p.sum())
         S = MarkovOperator(K, w)
         pairs = eigenpairs(S, r, method=self.method, tol=self.tol or 0.0, random_state=rng)
         sigma = to_host(pairs.values).astype(float)
+        # Ascending decay: what is cut are the fast modes, whose extension would multiply noise by 1 / sigma.
         kept = int((sigma > SMALLEST_SIGMA).sum())
         sigma = sigma[:kept]
         u = S.right_vectors(pairs.vectors[:, :kept])
+        # Nystroem's extension: K w u / (K w) is sigma u at the samples, so 1 / sigma makes it u itself there and smooth
+        # between.
         Psi = (w[:, None] * u / xp.asarray(sigma)).astype(X.dtype)
         zero = xp.zeros(kept, X.dtype)
         raw = RatioFunctions(kernel, X, Psi, w.astype(X.dtype), zero, **options)
@@ -272,6 +277,7 @@ class DiffusionMap(AbstractSpectrum):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+        # Not above 1 - rounding: its logarithm is an eigenvalue of the generator, and must not be negative.
         return np.minimum(sigma, top)
 
 

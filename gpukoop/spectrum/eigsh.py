@@ -136,6 +136,7 @@ def eigenpairs(
     if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 <= tol < 1:
         raise ValueError(f"tol is {tol!r}, expected a number in [0, 1): 0 is rounding accuracy")
     if method == "auto":
+        # A quarter of the spectrum is no few pairs: the basis would be as large as the matrix.
         method = "dense" if n <= DENSE_SIZE or 4 * k > n else "block"
     xp = namespace(reference)
     product = _Counted(_product(A, home), xp, dtype, watched=method != "block" or xp is np)
@@ -229,6 +230,7 @@ class _Counted:
     def scaled(self, out: Array) -> Array:
         """Return what the operator gave times 2^exponent, which is fixed by the first array."""
         if self.exponent is None:
+            # A power of two rounds nothing, and brings an operator of 1e-200 or 1e+200 where squares are numbers.
             self.exponent = -self.xp.frexp(self.xp.abs(out).max())[1]  # of 0 it is 0
         return self.xp.ldexp(out, self.exponent)
 
@@ -247,6 +249,7 @@ def _product(A: Any, home: Home) -> Callable[[Array], Array]:
         return lambda V: A @ V  # already native
 
     def one(v: Array) -> Array:
+        # An operator of another library expects its own arrays, and many read them as contiguous.
         moved = home.restore(namespace(v).ascontiguousarray(v))
         return native_array(given(moved), "A @ V")[0]
 
@@ -270,6 +273,7 @@ def _dense(
         matrix = matrix.astype(float)
         with one_thread(matrix.size):
             symmetric = (matrix + matrix.T) / 2
+            # Only the largest k: the vectors of the others would be most of the work.
             return eigh(symmetric, subset_by_index=(n - k, n - 1), check_finite=False)
     theta, U = xp.linalg.eigh((matrix + matrix.T) / 2)
     return to_host(theta[n - k :]), U[:, n - k :]

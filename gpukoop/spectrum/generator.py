@@ -157,8 +157,11 @@ class GeneratorEDMD(AbstractSpectrum):
             remember_columns(self, *runs)
             X, Y, t = pairs_of_runs(X, None, lag, frame_time)
             if drift is None and not isinstance(self.dictionary, str):
+                # Euler-Maruyama read backwards: noisy at every sample, right in the mean that the regression takes.
                 drift = (Y - X) / t
             if diffusion is None:
+                # An increment as a matrix of one column: s s^T is its outer product, whose mean is twice the diffusion, as 2
+                # a should be.
                 diffusion = _one_column((Y - X) / t**0.5)
         else:
             remember_columns(self, X)
@@ -222,6 +225,7 @@ class GeneratorEDMD(AbstractSpectrum):
         self.n_features_in_ = X.shape[1]
         spread = np.sqrt(variance)
         self.functions_ = DictionaryFunctions(dictionary, W / spread, mean / spread, X.shape[1])
+        # No kernel and no scale here: the size of the cloud is the longest step that a flow should take.
         self.scale_ = float(to_host(X).astype(float).std(axis=0).max()) * X.shape[1] ** 0.5
         self.diffusivity_ = a.number or calibrate(self.functions_, X, float(values[0].real))
 
@@ -248,6 +252,7 @@ def _dirichlet(
     for psi, slopes, a in pieces:
         xp = namespace(psi)
         psi, slopes = psi.astype(float), slopes.astype(float)
+        # A number stays a number: a matrix of it would multiply every gradient by mostly zeros.
         flux = slopes * a if np.ndim(a) == 0 else slopes @ a  # (b, p, d)
         first = first + to_host(psi.sum(axis=0))
         second = second + to_host(psi.T @ psi)

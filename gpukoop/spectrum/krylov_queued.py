@@ -67,6 +67,8 @@ class _Basis:
         """Make an orthonormal next block of W, as many columns as there is room for."""
         xp, V = self.xp, self.V[:, : self.used]
         with _unwatched(W):
+            # Twice is enough (Giraud, Langou, Rozloznik 2005): the second pass removes what the first left of V by
+            # cancellation.
             for _ in range(2):
                 if self.used:
                     W = W - V @ (V.T @ W)
@@ -91,6 +93,7 @@ class _Basis:
         """Return Ritz values, descending, their combinations of V, and the next block's coupling to these."""
         new = slice(self.seen, self.used)
         V = self.V[:, : self.used + self.ready]
+        # The one wait of a look: all products of the queued steps with the basis, in one matrix of a few hundred numbers.
         H = to_host(V.T @ self.AV[:, new]).astype(float)  # (used + ready, new)
         if not np.isfinite(H).all():
             raise ValueError(
@@ -99,6 +102,7 @@ class _Basis:
         corner = H[new]
         if self.seen == 0:  # a random block sees any asymmetry at first sight
             check_symmetric(corner[: self.width, : self.width])
+        # A is symmetric, the product of float32 columns is not quite; eigh would read one triangle and be wrong by that.
         H[new] = (corner + corner.T) / 2
         self.T[: self.used, new] = H[: self.used]
         self.T[new, : self.used] = H[: self.used].T
@@ -106,6 +110,7 @@ class _Basis:
         self.seen = self.used
         theta, Y = np.linalg.eigh(self.T[: self.used, : self.used])
         theta, Y = theta[::-1], Y[:, ::-1]
+        # The residual of a Ritz pair is its coupling to the next block: known from small matrices, without A or another look.
         return theta, Y, coupling @ Y[self.used - self.last :]
 
     def pairs(self, theta: np.ndarray, Y: np.ndarray, scale: float) -> tuple[Array, float]:
@@ -114,6 +119,7 @@ class _Basis:
         both = xp.asarray(np.concatenate([Y / scale, Y * (theta / scale)]), dtype=dtype)
         U = self.V[:, : self.used] @ xp.asarray(Y, dtype=dtype)
         half = len(Y)
+        # True residuals, which also see the rounding of the products, of which the bound knows nothing.
         squares = _squares(
             self.AV[:, : self.used] @ both[:half], self.V[:, : self.used] @ both[half:]
         )
@@ -127,6 +133,8 @@ class _Basis:
         self.AV[:, :kept] = self.AV[:, : self.used] @ lead
         self.V[:, kept : kept + self.ready] = F
         self.T[:] = 0.0
+        # Ritz vectors are eigenvectors of the projected matrix, so after the restart it is diagonal (thick restart, Wu, Simon
+        # 2000).
         self.T[:kept, :kept] = np.diag(theta[:kept])
         self.used = self.seen = kept
 
@@ -183,12 +191,15 @@ def queued_block_krylov(
                 break
             # Where the bound is far below the residual, that is the rounding of the products.
             if steps >= probing and (residual <= goal or stuck or bound < ROUNDED * residual):
+                # A block of b columns finds at most b copies of one eigenvalue: as many as that, and there may be more behind
+                # them.
                 copies = copies_within(theta[:k], 2 * max(goal, residual) * scale)
                 if copies < width or copies <= multiplicity:
                     break
                 multiplicity, probing = copies, steps + PROBE_STEPS
                 best, fell = math.inf, steps
                 basis.restart(theta, Y, k)
+                # A fresh random block meets the eigenvectors that the first start was orthogonal to by symmetry.
                 basis.append(draw(width))
                 continue
         if basis.used + basis.ready > limit:
@@ -202,5 +213,6 @@ def _queue(bound: float, before: float, goal: float, steps: int) -> int:
     """Return the steps until the next look: as many as the bound will take to the goal at the rate of its last fall."""
     if not 0 < goal < bound < before < math.inf:
         return LOOK_EVERY if bound > goal else 1
+    # Residuals of Krylov spaces fall geometrically: the last fall foretells the steps that are left.
     rate = math.log(before / bound) / steps
     return max(1, min(LOOK_EVERY, math.ceil(math.log(bound / goal) / rate)))

@@ -50,5 +50,6 @@ def lanczos(
             "the Krylov space, as it is for smooth kernels; use method='block', which deflates"
         )
     values = to_host(theta).astype(float)
+    # The libraries differ in the order of what they return.
     order = np.argsort(values)
     return values[order], U[:, order]

@@ -122,10 +122,12 @@ class LinearCoordinates(
         size = (
             float(np.abs(x - self.mean_).max()) or 1.0
         )  # a unit in which no square leaves the range
+        # Everything below is homogeneous in x, so the unit cancels at the end; squares of 1e200 would not.
         x = (x - self.mean_) / size
         deviation = x.std(axis=0)
         unit = math.exp(np.log(deviation[deviation > 0]).mean()) if deviation.any() else 1.0
         if self.method == "standardize":
+            # Times their geometric mean: scales of kernels stay in the units of the features.
             A = np.diag(unit / np.where(deviation > 0, deviation, unit))
         elif self.method == "tica":
             if successors is None:
@@ -147,6 +149,7 @@ class LinearCoordinates(
         return self
 
     def _principal(self, x: np.ndarray, unit: float) -> np.ndarray:
+        # Of the points and not of their covariance, which would square the range of the deviations.
         _, s, V = np.linalg.svd(x / math.sqrt(len(x)), full_matrices=False)
         kept = s**2 > CUT * s[0] ** 2 if s[0] > 0 else np.arange(len(s)) == 0
         s, V = s[kept], V[kept].T
@@ -169,10 +172,12 @@ class LinearCoordinates(
         kept = s**2 > CUT * s[0] ** 2
         W = V[kept].T / s[kept]
         a, b = (x - centre) @ W, (y - centre) @ W
+        # Symmetrised over time in whitened coordinates: real components, as those of a reversible process are.
         U = np.linalg.eigh(a.T @ b + b.T @ a)[1]
         times = np.array([_relaxation_time(a @ w, b @ w) for w in U.T])
         order = np.argsort(-times)
         times, A = times[order], (W @ U)[:, order]
+        # The slowest has weight 1; faster ones are damped as they relax, so distances measure what stays apart in time.
         weight = np.exp(1.0 - times[0] / times)
         kept = weight >= LEAST_WEIGHT if self.n_components is None else np.ones(len(times), bool)
         self.timescales_ = times[kept]
@@ -215,10 +220,12 @@ class LinearCoordinates(
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:
     """Return -1 / log(mu) in lags, mu of the slowest polynomial of the ranks of one component."""
     ordered = np.sort(np.concatenate([a, b]))
+    # Ranks, since a linear function of a component hardly sees jumps between two wells inside heavy tails.
     rank = [2 * np.searchsorted(ordered, z, side="right") / len(ordered) - 1 for z in (a, b)]
     P, Q = (np.polynomial.legendre.legvander(r, LEGENDRE)[:, 1:] for r in rank)
     mean = (P.mean(axis=0) + Q.mean(axis=0)) / 2
     P, Q = P - mean, Q - mean
+    # The ridge keeps a component of few distinct values, whose polynomials depend on each other, factorisable.
     half = np.linalg.cholesky(P.T @ P + Q.T @ Q + 1e-9 * len(P) * np.eye(LEGENDRE))
     inner = np.linalg.solve(half, np.linalg.solve(half, P.T @ Q + Q.T @ P).T)
     mu = float(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2)[-1], 1e-6, 1 - 1e-9))

@@ -53,6 +53,8 @@ class MarkovOperator:
     def __init__(self, K: KernelOperator, w: Array) -> None:
         xp = namespace(w)
         self.K, self.shape, self.dtype = K, K.shape, K.dtype
+        # Row sums of the symmetric matrix w K w: D^-1/2 (w K w) D^-1/2 has the spectrum of the Markov matrix and orthogonal
+        # vectors.
         self.D = w * (K @ w.astype(K.dtype)).astype(float)
         self.reference = self.D
         self.half = (w / xp.sqrt(self.D)).astype(K.dtype)
@@ -62,6 +64,8 @@ class MarkovOperator:
     def matmat(self, V: Array) -> Array:
         """Return (S - s_0 s_0^T) @ V."""
         out = self.half[:, None] * (self.K @ (self.half[:, None] * V))
+        # The constant is known exactly, so it is taken off instead of found: an eigensolver would spend its best vector on
+        # it.
         return out - self.trivial[:, None] * (self.trivial @ V)
 
     def matvec(self, v: Array) -> Array:
@@ -76,6 +80,7 @@ class MarkovOperator:
 
 def eigenvalues_of_generator(sigma: np.ndarray, eps: float, rule: str) -> np.ndarray:
     """Return -2 log(sigma) / eps ("log") or 2 (1 - sigma) / eps ("linear"), at least rounding."""
+    # A mode that never decays in the data still gets a finite timescale, which later divisions need.
     floor = 2 * np.finfo(np.float64).eps / eps
     rate = -np.log(sigma) if rule == "log" else 1.0 - sigma
     return np.maximum(2 * rate / eps, floor)

@@ -82,6 +82,7 @@ def resolved_modes(
     reg_path: dict[float, np.ndarray] = {}
     if reg is None:
         reg = FALLBACK
+        # Fewer pairs than that score noise; a moderate number of coordinates is then the safer answer.
         if m >= FEWEST * FOLDS and len(blocks) >= FOLDS:
             reg_path = held_out_scores(base.sigma, folds_of(blocks), r, reversible)
             reg = best_reg(reg_path)
@@ -91,6 +92,7 @@ def resolved_modes(
     total = sum(blocks[1:], blocks[0])
     mu, W = total.modes() if reversible else total.rotating_modes()
     size = mu if reversible else np.abs(mu)
+    # Twice as many as asked, because some will turn out to be carried by a handful of samples.
     slow = int((size > SMALLEST_MU)[: 2 * r].sum())
     if not slow:
         raise ValueError(
@@ -101,6 +103,7 @@ def resolved_modes(
     coordinates, W = base.functions.of(np.arange(p)), W[:, :slow]
     functions: RatioFunctions | RotatingFunctions
     if reversible:
+        # Under the law of X and not of both halves: that is the law whose functions the user asked for.
         variance = ((covariance @ W) * W).sum(axis=0)
         functions = coordinates.combined(W).normalised(mean @ W, variance)
     else:
@@ -116,6 +119,7 @@ def resolved_modes(
     if len(carried) < r:
         logger.info("KernelEDMD keeps %d of %d modes with reg = %g", len(carried), r, reg)
     size = size[carried]
+    # Symmetrising adds two independent halves: the noise of a sum over its norm is larger by the root of two.
     edge = noise_level(W.shape[0], total.m) * (np.sqrt(2) if reversible else 1.0)
     is_noise = size < max(DECAYED, edge)
     if is_noise.any():
@@ -126,6 +130,7 @@ def resolved_modes(
             len(size),
             max(DECAYED, edge),
         )
+    # By modulus, so that the angle of a complex one stays.
     mu = mu[carried] * np.minimum(1.0, LARGEST_MU / size)
     return ResolvedModes(
         mu, functions.of(carried), is_noise, n_spurious, reg, reg_path, asymmetry, p, carried

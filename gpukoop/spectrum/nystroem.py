@@ -69,6 +69,7 @@ def choose_landmarks(
     n = len(X)
     if method == "uniform":
         return np.sort(rng.choice(n, n_landmarks, replace=False))
+    # A uniform pool first: both rules then cost what twenty candidates a landmark cost, whatever the number of samples.
     pool = np.sort(rng.choice(n, min(n, CANDIDATES * n_landmarks), replace=False))
     candidates = X[namespace(X).asarray(pool)]
     if method == "kmeans++":
@@ -88,6 +89,7 @@ def _spread(X: Array, count: int, rng: np.random.Generator) -> np.ndarray:
         if float(total[-1]) == 0.0:  # fewer distinct points than landmarks: repeat none of the rows
             rest = np.setdiff1d(np.arange(len(X)), chosen)
             return np.array([*chosen, *rest[: count - len(chosen)]])
+        # By the cumulative sum on the points' own device: one number comes back a landmark.
         chosen.append(int(xp.searchsorted(total, u * total[-1], side="right")))
     return np.array(chosen)
 
@@ -106,6 +108,7 @@ def _leverage(
     for start in range(0, len(X), BLOCK):
         block = KernelOperator(kernel, X[start : start + BLOCK], pilot, **options)
         B = block.to_dense().astype(float)
+        # k(x, x) less its projection on the pilot: the ridge leverage score up to a factor (Musco, Musco 2017).
         scores.append(to_host(K[0, 0] - ((B @ inverse) * B).sum(axis=1)))
     return np.maximum(np.concatenate(scores), 1e-6 * K[0, 0])
 
@@ -167,6 +170,7 @@ def landmark_map(
     **options
         ``backend`` and ``tol``.
     """
+    # The refinement mixes these, so it needs some beyond those that are wanted.
     count = int(OVERSAMPLING * n_modes) + 4
     base = coordinates(kernel, X, p, count, rows, alpha, rng, even=even, **options)
     if not len(base.sigma):
@@ -245,6 +249,7 @@ def _refine(
     dropped = len(J) - int(keep.sum())
     J, w = xp.ascontiguousarray(J[keep]), (w * p_J)[keep]
     F = coarse.transform(J).astype(float)
+    # The constant rides along as column 0: one pass gives row sums and products.
     V = xp.concatenate([xp.ones((len(J), 1)), F], axis=1) * w[:, None]
     KV = (KernelOperator(coarse.kernel, J, **options) @ V.astype(J.dtype)).astype(float)
     D = w * KV[:, 0]
@@ -253,6 +258,7 @@ def _refine(
     KF = KV[:, 1:] - KV[:, :1] * mean
     H = (w[:, None] * F).T @ KF
     C = F.T @ (D[:, None] * F)
+    # Rayleigh-Ritz with the operator of all samples: landmarks only span the space, so their noise is no noise of sigma.
     sigma, Y = whitened_pencil(to_host(H), to_host(C), cut=float(np.finfo(X.dtype).eps))
     return sigma, Y, dropped
 

@@ -58,6 +58,8 @@ class Moments:
 
     def cross(self, mean: np.ndarray) -> np.ndarray:
         """Return C_t = E[(psi(x) - mean) (psi(y) - mean)^T]."""
+        # Centred from raw moments, so that blocks add before anyone knows the mean; coordinates are near mean 0, and little
+        # cancels.
         shift = np.outer(self.x, mean) + np.outer(mean, self.y)
         return (self.xy - shift) / self.m + np.outer(mean, mean)
 
@@ -82,6 +84,7 @@ class Moments:
         M, W = self.whitened()
         mu, V = np.linalg.eig(M)
         # -angle: of a conjugate pair, the one with positive imaginary part of -log(mu) stands first
+        # By modulus: it is the rate of decay, while the angle is how fast a mode turns on the way.
         order = np.lexsort((np.angle(mu), -np.abs(mu)))
         return mu[order].astype(complex), (W @ V[:, order]).astype(complex)
 
@@ -91,6 +94,8 @@ class Moments:
             W = self.modes()[1][:, :k]
             return W, W
         M, W = self.whitened()
+        # Of a process that is not reversible the best functions of x and of y differ; the SVD finds both (VAMP, Wu, Noe
+        # 2020).
         U, _, Vt = np.linalg.svd(M)
         return W @ U[:, :k], W @ Vt[:k].T
 
@@ -148,6 +153,7 @@ def _queued_moments(
         for gram, first, last in zip(grams, edges[:-1], edges[1:], strict=True):
             part = both[max(first - start, 0) : max(last - start, 0)]
             if len(part):
+                # One product holds all five moments and the count, in float64, because a million rows are summed.
                 gram += part.T @ part
     x, y = slice(1, p + 1), slice(p + 1, None)
     found = [(g[0, 0], g[0, x], g[0, y], g[x, x], g[y, y], g[x, y]) for g in to_host(grams)]
@@ -189,6 +195,7 @@ def held_out_scores(
     path = {}
     for reg in GRID:
         p = coordinates_above(sigma, reg)
+        # Moments add, so leaving a fold out is a subtraction: no pair is looked at again.
         learned = [(total - f).leading(p).subspaces(modes, reversible) for f in folds]
         scores = [
             f.leading(p).score(U, V, reversible) for f, (U, V) in zip(folds, learned, strict=True)
@@ -200,6 +207,7 @@ def held_out_scores(
 def best_reg(path: dict[float, np.ndarray]) -> float:
     """Return the smallest sigma_min whose score is within a standard error, over folds, of the best."""
     best = max(path.values(), key=np.mean)
+    # The one-standard-error rule turned round: more coordinates resolve faster modes, and cost nothing that the score sees.
     for reg in sorted(path):
         lost = best - path[reg]
         if lost.mean() <= lost.std(ddof=1) / np.sqrt(len(lost)):

@@ -38,6 +38,7 @@ def lowest_denominator(w: Array) -> float:
 
 def quotient_slope(value: Array, slope: Array, own: Array, B: Array) -> Array:
     """Return the gradient of value / B by the quotient rule, given ``slope``, that of the value, and ``own``, that of B."""
+    # value / B first: value * own / B^2 would square a small denominator and underflow in float32.
     return (slope - (value / B) * own) / B
 
 
@@ -113,10 +114,12 @@ class RatioFunctions:
 
     def _values(self, Z: Array) -> Array:
         xp = namespace(Z)
+        # Numerators and denominator in one pass: they share distances and exponentials.
         out = self.operator(Z) @ xp.concatenate([self.Psi, self.w[:, None]], axis=1)
         B, far = self._denominator(out[:, -1])
         phi = out[:, :-1] / B[:, None] - self.offset
         if far is not None:
+            # The limit of the ratio far away: the nearest source outweighs all others by any factor.
             phi[far] = (self.Psi / self.w[:, None] - self.offset)[self._nearest(Z[far])]
         return phi
 
@@ -145,6 +148,7 @@ class RatioFunctions:
         B, far = self._denominator(value[:, -1])
         out = quotient_slope(value[:, :-1, None], grad[:, :-1], grad[:, -1:], B[:, None, None])
         if far is not None:
+            # As a function that is constant far away has it.
             out[far] = 0.0
         return out
 
@@ -166,6 +170,7 @@ class RatioFunctions:
         if far is not None:
             nearest, counts = np.unique(self._nearest(Z[far]), return_counts=True)
             index = xp.asarray(nearest)
+            # All the mass of a far target on its nearest source, the same limit as in `transform`.
             p[index] += xp.asarray(counts / n) / self.w[index]
         return to_host(self.Psi.T.astype(float) @ p) - to_host(self.offset).astype(float)
 

@@ -39,6 +39,7 @@ class RotatingFunctions:
         # the same bits for both of a conjugate pair, so that their parts are found to be equal
         variance = sum(((covariance @ part) * part).sum(axis=0) for part in (W.real, W.imag))
         both = np.concatenate([W.real, W.imag], axis=1) / np.sqrt(np.tile(variance, 2))  # (p, 2 r)
+        # A conjugate pair has two real functions and not four: half of the kernel sums.
         kept, blend = _without_repeats(both)
         parts = base.combined(kept)
         xp = namespace(parts.Psi)
@@ -101,6 +102,7 @@ class RotatingFunctions:
                 f"c has shape {np.shape(c)}, expected ({self.n_modes},): one coefficient per mode"
             )
         mixed = self.blend @ to_host(c)
+        # Kernel sums are real on every backend; complex ones are two of them.
         real, imaginary = (self.parts.gradient(Z, part) for part in (mixed.real, mixed.imag))
         return real + 1j * imaginary
 
@@ -123,6 +125,8 @@ def _without_repeats(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not column.any():
             continue
         for i, other in enumerate(kept):
+            # Equal to the last bit, which `of_modes` has arranged: a tolerance could merge two slow modes that are merely
+            # alike.
             if (column == other).all() or (column == -other).all():
                 blend[i, k] = 1.0 if (column == other).all() else -1.0
                 break
@@ -137,6 +141,7 @@ def whole_pairs(mu: np.ndarray, kept: np.ndarray, r: int) -> np.ndarray:
     first = kept[:r]
     if np.iscomplexobj(mu) and len(first):
         last = mu[first[-1]]
+        # Half of a pair is no real function and no rotation: better one mode fewer than asked.
         if last.imag != 0 and not (mu[first[:-1]] == last.conj()).any():
             return first[:-1]
     return first

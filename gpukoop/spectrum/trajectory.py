@@ -61,9 +61,11 @@ def lagged_moments(
                 f"trajectories[{i}]",
                 functions.sources,
             )
+            # Every frame once for all lags: kernel sums are what a fit costs, moments are small products.
             values = functions.transform(chunk).astype(float)
             for lag, pieces in mine.items():
                 for piece in pieces:
+                    # A block may reach over several chunks; each adds the part that it holds.
                     a, b = max(piece.first, start) - start, min(piece.last, stop) - start
                     if a < b:
                         own = found[lag][piece.block]
@@ -122,6 +124,8 @@ class Stream:
             else:
                 blocks.append(pair_moments(P, Q))
             if len(blocks) > MOST_BLOCKS:
+                # Neighbours are merged when there are too many, so memory is bounded and blocks stay contiguous, whatever
+                # comes.
                 blocks = [sum(two[1:], two[0]) for two in _in_twos(blocks)]
                 size = float(np.median([block.m for block in blocks]))
         return replace(self, blocks=tuple(blocks), size=size, tail=values[-self.lag :].copy())

@@ -31,6 +31,7 @@ def whitened_pencil(A: np.ndarray, C: np.ndarray, cut: float) -> tuple[np.ndarra
     """
     s, U = np.linalg.eigh((C + C.T) / 2)
     keep = s > cut * s[-1]
+    # Cut before whitening: directions of C that are rounding would be blown up to modes of any eigenvalue.
     W = U[:, keep] / np.sqrt(s[keep])
     theta, Q = np.linalg.eigh(W.T @ ((A + A.T) / 2) @ W)
     return theta[::-1], W @ Q[:, ::-1]
@@ -58,6 +59,7 @@ def regress(blocks: Iterable[tuple[np.ndarray, np.ndarray]], cut: float = RANK_C
         p = G.shape[1]
         rows = np.concatenate([G, H], axis=1)
         stacked = rows if R is None else np.concatenate([R, rows])
+        # Stacked QR and not normal equations: those square the condition number, which dictionaries have plenty of.
         R = np.asarray(np.linalg.qr(stacked, mode="r"))
     if R is None:
         raise ValueError("regress needs at least one block of rows")
@@ -67,6 +69,7 @@ def regress(blocks: Iterable[tuple[np.ndarray, np.ndarray]], cut: float = RANK_C
         )
     G, H = R[:, :p], R[:, p:]
     size = np.linalg.norm(G, axis=0)
+    # A column of zeros has no size; lstsq leaves its coefficient at zero.
     size[size == 0.0] = 1.0
     solution: np.ndarray = np.linalg.lstsq(G / size, H, rcond=cut)[0]
     return solution / size[:, None]

@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.draws import check_count, check_positive, random_generator
-from gpukoop.fitted import check_columns, remember_columns
+from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.torch.sums import library
 
 # Ridge of C_0 relative to its mean eigenvalue: functions that the samples do not tell apart count once.
@@ -90,6 +90,7 @@ class NeuralDictionary(BaseEstimator):
         self.learning_rate = learning_rate
         self.random_state = random_state
 
+    @whole
     def fit(self, X: Any, y: None = None, *, successors: Any = None) -> NeuralDictionary:
         """Train the network on pairs.
 

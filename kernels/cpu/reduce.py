@@ -40,7 +40,7 @@ from gpukoop.kernels.request import Request
 
 BLOCK = 64  # targets that share a tile of sources while it is in the first-level cache
 PAIRS_PER_TASK = 1 << 24  # about 2 ms: long against a hand-over, short against a busy neighbour
-INTERRUPT = 1 << 30  # bytes of such pairs, and at most half a second: how long Ctrl-C waits
+INTERRUPT = 1 << 29  # bytes of such pairs, a quarter of a second: how long Ctrl-C waits
 SHORT_POLYNOMIAL_TOL = 5e-6  # the degree-4 exp2 is right to 2.9e-6
 
 _EVERY_TILE, _NOTHING_LEFT = np.empty((0, 0), np.int32), np.empty((0, 0))
@@ -130,7 +130,8 @@ def _reduce(
     else:
         # The float64 sums of a block stay in the second-level cache; few targets occupy all cores, too.
         block = min(BLOCK, max(1, (1 << 17) // (8 * width)), -(-n // (2 * n_threads())))
-        block = min(block, max(1, INTERRUPT // (work * X.itemsize)))
+        whole = INTERRUPT // (work * X.itemsize * variant.targets)  # rows of a block, in loops
+        block = min(block, max(1, whole * variant.targets))
         block = _round_up(block, variant.targets)
     Xp = _pack_rows(X, features, variant.targets, power)
     Yp = _pack_rows(Y, features, LANES, power) if variant.wide else Xp[:0]

@@ -14,8 +14,11 @@ In Numba's simulator device functions are plain functions: the same code, thread
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import os
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +33,18 @@ LOWEST = -1e30
 # Lanes of a warp.
 WARP = 32
 EVERY_LANE = 2**WARP - 1
+# What a condition over constants is written with.
+_CONDITION = (
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.Compare,
+    ast.cmpop,
+    ast.BoolOp,
+    ast.boolop,
+    ast.UnaryOp,
+    ast.Not,
+)
 
 
 def u(number: int) -> Any:
@@ -39,7 +54,70 @@ def u(number: int) -> Any:
 
 def device(function: Callable[..., Any]) -> Any:
     """Return a device function with fast mathematics; the simulator calls it as it is."""
-    return function if SIMULATED else cuda.jit(function, device=True, fastmath=True)
+    return function if SIMULATED else cuda.jit(pruned(function), device=True, fastmath=True)
+
+
+class _Pruner(ast.NodeTransformer):
+    """Keeps, of every choice between constants, what was chosen."""
+
+    def __init__(self, constants: dict[str, Any]) -> None:
+        self.constants = constants
+
+    def _known(self, test: ast.expr) -> bool | None:
+        """Return what a condition is, None where it depends on more than constants."""
+        parts = list(ast.walk(test))
+        names = [part.id for part in parts if isinstance(part, ast.Name)]
+        plain = all(isinstance(part, _CONDITION) for part in parts)
+        if not plain or any(name not in self.constants for name in names):
+            return None
+        # Only names of constants and comparisons are left at this point, so evaluating runs nothing of anybody's.
+        code = compile(ast.Expression(test), "<condition>", "eval")
+        return bool(eval(code, {"__builtins__": {}}, self.constants))
+
+    def visit_If(self, node: ast.If) -> Any:
+        """Return the statements of the branch that is taken."""
+        chosen = self._known(node.test)
+        if chosen is None:
+            return self.generic_visit(node)
+        kept: list[ast.stmt] = []
+        for statement in node.body if chosen else node.orelse:
+            found = self.visit(statement)
+            kept += found if isinstance(found, list) else [found]
+        return kept or ast.Pass()
+
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
+        """Return the value that is taken."""
+        chosen = self._known(node.test)
+        if chosen is None:
+            return self.generic_visit(node)
+        return self.visit(node.body if chosen else node.orelse)
+
+
+def pruned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a frame without the branches that its constants exclude.
+
+    The compiler drops them, too, but late: a fifth of its front end went into typing what no program of that
+    specification runs. The code that comes out is the same to the letter.
+    """
+    try:
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        names = {name: cell.cell_contents for name, cell in cells.items()}
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    # No source (a frozen program), or a name that the factory gives a value later: then the compiler prunes.
+    except (OSError, TypeError, ValueError, SyntaxError):
+        return function
+    code = function.__code__
+    constants = {
+        name: value for name, value in names.items() if isinstance(value, bool | int | np.generic)
+    }
+    (definition,) = tree.body
+    # The decorator is what called this function; executing it again would not end.
+    definition.decorator_list = []  # type: ignore[attr-defined]
+    tree = ast.fix_missing_locations(_Pruner(constants).visit(tree))
+    ast.increment_lineno(tree, code.co_firstlineno - 1)  # tracebacks show the frame as it stands
+    scope = function.__globals__ | names
+    exec(compile(tree, code.co_filename, "exec"), scope)
+    return scope[code.co_name]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib
 import os
@@ -66,6 +67,8 @@ class Program:
     @cached_property
     def key(self) -> tuple[str, str, AbstractSpecification]:
         """What decides the code, and its name, besides the compute capability."""
+        # Not the printed functions: their text is made of the trace, and printing costs more than the look-up that this key
+        # is for.
         trace = self.functions.trace.key if self.functions else ""
         return self.kernel, trace, self.specification
 
@@ -93,11 +96,12 @@ class Program:
 
     def build(self) -> Any:
         """Return the frame as a Python function over its compile-time constants."""
-        from gpukoop.kernels.cuda.device import arithmetic
+        from gpukoop.kernels.cuda.device import SIMULATED, arithmetic, pruned
 
         module, _, name = self.specification.frame.partition(":")
         factory = getattr(importlib.import_module(f"gpukoop.kernels.cuda.{module}"), name)
-        return factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        frame = factory(self.specification, self.functions, arithmetic(self.specification.dtype))  # type: ignore[attr-defined]
+        return frame if SIMULATED else pruned(frame)
 
     def signature(self, pointers: bool) -> Any:
         """Return Numba's signature: one pointer an array, or one-dimensional arrays for Numba's own dispatcher."""
@@ -119,17 +123,40 @@ class Program:
 
 @contextlib.contextmanager
 def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
-    """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function."""
+    """Answer the one question that Numba-CUDA has for the driver when a frame calls a device function.
+
+    Numba also types every operator anew wherever it stands, after asking a dozen overloads for strings, tuples and arrays
+    which refuse: a fifth of a compilation. Within one the answer for the same numbers is the same, so it is asked once.
+    """
     modules: Any = [importlib.import_module(f"numba.cuda.{m}") for m in ("compiler", "dispatcher")]
-    compiler, dispatcher = modules
-    usual = compiler.get_current_device, dispatcher.get_current_device
-    compiler.get_current_device = dispatcher.get_current_device = lambda: SimpleNamespace(
-        compute_capability=cc
-    )
+    types: Any = importlib.import_module("numba.core.types")
+    function = importlib.import_module("numba.core.types.functions").BaseFunction
+    places: list[tuple[Any, str]] = [(module, "get_current_device") for module in modules]
+    usual = [getattr(*place) for place in (*places, (function, "get_call_type"))]
+    numbers, answers = (types.Number, types.Boolean, types.Literal), {}
+
+    def call_type(self: Any, context: Any, args: Any, kws: Any) -> Any:
+        # Only numbers: what arrays and device functions are typed as may compile something, which leaves more than an answer.
+        if kws or not all(isinstance(a, numbers) for a in args):
+            return usual[-1](self, context, args, kws)
+        key = self, context, args
+        if key not in answers:
+            answers[key] = usual[-1](self, context, args, kws)
+        return answers[key]
+
+    for place in places:
+        setattr(*place, lambda: SimpleNamespace(compute_capability=cc))
+    function.get_call_type = call_type
+    # The front end makes a million objects, of which little is garbage: looking for it was a tenth to a quarter of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        compiler.get_current_device, dispatcher.get_current_device = usual
+        if collecting:
+            gc.enable()
+        for place, before in zip([*places, (function, "get_call_type")], usual, strict=True):
+            setattr(*place, before)
 
 
 def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
@@ -159,6 +186,8 @@ def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
 
 def rename(ptx: str, name: str) -> str:
     """Return PTX of one entry with that entry under a readable name."""
+    # Numba's own name holds a counter of the process: the same program would have another text, and another cubin, every
+    # time.
     mangled = re.search(r"\.entry\s+([\w$]+)", ptx)
     if mangled is None:
         raise RuntimeError(f"the compiler returned no entry for {name}")
@@ -172,6 +201,7 @@ def _fingerprint() -> str:
 
     digest = hashlib.sha256()
     folder = Path(__file__).parent
+    # All files, though few decide one program: a needless compilation is cheaper than a stale one that nobody would suspect.
     for path in sorted([*folder.rglob("*.py"), *(folder.parent / "formula").glob("*.py")]):
         digest.update(path.read_bytes())
     versions = (f"{name} {version(name)}" for name in ("numba", "numba-cuda", "llvmlite"))
@@ -220,6 +250,7 @@ def compile_together(programs: Iterable[Program], cc: tuple[int, int]) -> None:
         workers = 0
 
     def elsewhere() -> None:
+        # A process started anew: a fork would inherit the CUDA context, which dies in the child.
         command = [sys.executable, "-c", _WORKER]
         with (
             subprocess.Popen(

@@ -32,6 +32,7 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
 from gpukoop.kernels.cuda.pairs import lists
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan, Plan, Sizes
+from gpukoop.kernels.cuda.pairs.rates import exact_cost
 from gpukoop.kernels.cuda.program import INSTALL, Program, compile_together, head, listing
 from gpukoop.kernels.cuda.symmetric.plan import SymmetricPlan, pays
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -61,6 +62,7 @@ def missing() -> str | None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         words = f"the compiler of numba-cuda cannot be imported: {_sentence(error)}"
         return f"{words}; install versions that work together ({INSTALL})"
+    # The compiler first: its absence is a matter of packages, which the user can mend, and a device's often is not.
     return _no_compiler() or _no_device()
 
 
@@ -173,16 +175,26 @@ def code(
     return "\n\n".join(texts)
 
 
+def _sizes(request: Request) -> tuple[Sizes, bool]:
+    """Return the sizes of a request, and whether its points are one cloud whose pairs are visited once."""
+    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
+    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
+    return sizes, same and pays(r.kernel, sizes)
+
+
 def way(request: Request) -> str:
     """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
-    r, same = request, request.clouds is not None and request.clouds.X is request.clouds.Y
-    if matrix_cuda.applies(r.dtype, r.d, r.precision):
-        return f"products of matrices, precision {r.precision}, where points are apart"
-    sizes = Sizes(r.operation, Clouds(r.n, r.m, r.d, r.dtype, same), r.t, r.tol)
-    words = "each pair once" if same and pays(r.kernel, sizes) else "every pair"
-    return (
-        f"{words}, or lists of tiles without those too far away" if lists.possible(sizes) else words
-    )
+    if matrix_cuda.applies(request.dtype, request.d, request.precision):
+        return f"products of matrices, precision {request.precision}, where points are apart"
+    sizes, once = _sizes(request)
+    words = "each pair once" if once else "every pair"
+    few = ", or lists of tiles without those too far away"
+    return words + few if lists.possible(sizes) else words
+
+
+def share(request: Request) -> float:
+    """Return the cost of a pair beside one of two clouds: less where the pairs of one cloud are visited once."""
+    return exact_cost(_sizes(request)[1]) / exact_cost(False)
 
 
 @functools.lru_cache(maxsize=512)

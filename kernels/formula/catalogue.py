@@ -55,6 +55,7 @@ class Laplace(AbstractRadial):
 
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: exp(-sqrt(s)),
+        # -inf at s = 0, hence the kink: the pair's x - y is 0 there and the sums select zero instead of inf * 0.
         dphi=lambda s: -exp(-sqrt(s)) / (2 * sqrt(s)),
         kink=True,
         fourier=transforms.matern(0.5),
@@ -77,6 +78,7 @@ class Matern32(AbstractRadial):
 
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: (1 + sqrt(3 * s)) * exp(-sqrt(3 * s)),
+        # In closed form: the chain rule on phi gives (...) / sqrt(s), whose terms cancel only on paper, and 0 / 0 at s = 0.
         dphi=lambda s: -1.5 * exp(-sqrt(3 * s)),
         fourier=transforms.matern(1.5),
     )
@@ -98,6 +100,7 @@ class Matern52(AbstractRadial):
 
     profile: ClassVar[Profile] = Profile(
         phi=lambda s: (1 + sqrt(5 * s) + 5 * s / 3) * exp(-sqrt(5 * s)),
+        # As above; the terms in s^(-1/2) cancel.
         dphi=lambda s: -5 / 6 * (1 + sqrt(5 * s)) * exp(-sqrt(5 * s)),
         fourier=transforms.matern(2.5),
     )
@@ -118,6 +121,7 @@ class InverseMultiquadric(AbstractRadial):
     """
 
     profile: ClassVar[Profile] = Profile(
+        # No exponential to fold a scale into: the backends take a reciprocal root, one instruction on a GPU.
         phi=lambda s: (1 + s) ** -0.5,
         dphi=lambda s: -((1 + s) ** -1.5) / 2,
         fourier=transforms.inverse_multiquadric,
@@ -142,6 +146,8 @@ class RationalQuadratic(AbstractRadial):
 
     alpha: float = 1.0
     profile: ClassVar[Profile] = Profile(
+        # alpha is a runtime number, so this is exp2(-alpha log2(...)); a half-integral alpha written as a constant would be
+        # roots.
         phi=lambda s, alpha: (1 + s / (2 * alpha)) ** -alpha,
         dphi=lambda s, alpha: -((1 + s / (2 * alpha)) ** (-alpha - 1)) / 2,
         parameters=("alpha",),
@@ -151,6 +157,7 @@ class RationalQuadratic(AbstractRadial):
 
 # Distance itself has a root that hardware computes; a general exponent needs log2 and exp2.
 _ENERGY = Profile(
+    # Minus the distance, so that sums of v with sum zero are positive: energy distances are MMDs (Sejdinovic et al. 2013).
     phi=lambda s: -sqrt(s),
     dphi=lambda s: -1 / (2 * sqrt(s)),
     kink=True,
@@ -158,6 +165,7 @@ _ENERGY = Profile(
     distance=True,
 )
 _RIESZ = Profile(
+    # Not positive and without a decay: cells cannot be left out, and log-sum-exps do not exist.
     phi=lambda s, exponent: -(s ** (exponent / 2)),
     dphi=lambda s, exponent: -exponent / 2 * s ** (exponent / 2 - 1),
     parameters=("exponent",),
@@ -184,6 +192,7 @@ class Riesz(AbstractRadial):
        Kernels, arXiv 2305.11463, section 2.
     """
 
+    # A scale would be a second name for a factor (c |x - y|)^r = c^r |x - y|^r, so it is no parameter.
     scale: float | str = field(default=1.0, init=False, repr=False)
     exponent: float = 1.0
 
@@ -221,6 +230,7 @@ class Constant(AbstractRadial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Sums of 10^6 squares of it must still be finite in float64.
         if self.value > LARGEST_CONSTANT:
             raise ValueError(
                 f"Constant: value must be at most {LARGEST_CONSTANT:.0e}, so that sums are numbers, got {self.value!r}"

@@ -27,6 +27,7 @@ def at(tree: Expr, s: np.ndarray, inside: dict[str, float]) -> np.ndarray:
     """Return the values of an expression at s; infinities and NaN are for the caller to see."""
     numbers_of: dict[Expr, Any] = {Symbol(name): np.float64(v) for name, v in inside.items()}
     with np.errstate(all="ignore"):
+        # The zeros broadcast: an expression that lost its s in folding is still an array of values.
         return numerical(tree, {S: s, **numbers_of}) + np.zeros_like(s)
 
 
@@ -34,6 +35,8 @@ def steepness(phi: Expr, inside: dict[str, float]) -> Expr:
     """Return the derivative; multiplied out if that gives it a limit at 0, as for Matern kernels."""
     slope = derivative(phi, S)
     if not math.isfinite(at(slope, np.zeros(1), inside)[0]):
+        # Of 0 / 0 at the origin a multiplied-out derivative leaves the limit where there is one; it is kept only then, as it
+        # is longer.
         out = expanded(slope)
         if math.isfinite(at(out, np.zeros(1), inside)[0]):
             return out
@@ -50,6 +53,7 @@ def check_values(
 ) -> None:
     """Raise unless the formula is finite, and the expression it became has its values."""
     with np.errstate(all="ignore"):
+        # The author's own text with numbers, untouched by canonical forms: what the tree is held against.
         expected = np.asarray(value(GRID, given), float)
     found = at(phi, GRID, inside)
     for values in (expected, found):
@@ -83,6 +87,8 @@ def check_slope(
     """Raise unless the derivative is finite, and that of a complex step of the formula as it was given."""
     with np.errstate(all="ignore"):
         stepped = np.asarray(value(GRID * (1 + 1j * STEP), given))
+        # A complex step subtracts nothing, so a step of 1e-20 costs no digits: the slope is right to rounding (Squire, Trapp
+        # 1998).
         expected, size = stepped.imag / (STEP * GRID), np.abs(stepped)
     found = at(slope, GRID, inside)
     bad = ~np.isfinite(found)
@@ -91,6 +97,7 @@ def check_slope(
             f"radial: the derivative of {what} is {found[bad][0]} at s = {GRID[bad][0]:.3g}: write the formula so that no part of it "
             "leaves the range there"
         )
+    # Beside the relative part: rounding of phi seen through a derivative in s is eps |phi| / s, which dominates near 0.
     allowed = AGREEMENT * np.abs(expected) + CANCELLED * size / GRID + 1e-300
     wrong = np.abs(found - expected) > allowed
     if wrong.any():
@@ -104,6 +111,7 @@ def check_positive(
     what: str, phi: Expr, slope: Expr, inside: dict[str, float], singular: bool
 ) -> None:
     """Raise unless phi > 0 as far as it is seen, and its logarithm is finite everywhere."""
+    # At 0 itself every pair of a point with itself is summed: a kernel that is 0 there has log-sum-exps of -inf.
     near = WITHIN if singular else np.append(0.0, WITHIN)
     values = at(phi, near, inside)
     if not (values > 0).all():

@@ -36,6 +36,7 @@ def derivative(tree: Expr, of: Symbol) -> Expr:
     if isinstance(tree, Sum):
         return add(*(mul(c, derivative(t, of)) for t, c in tree.terms))
     if isinstance(tree, Product):
+        # Product rule with logarithmic derivatives; factors that are free of the symbol contribute a zero, which is dropped.
         return add(*(_logarithmic(tree, b, e, of) for b, e in tree.factors))
     if isinstance(tree, Call):
         inner = derivative(tree.argument, of)
@@ -49,6 +50,7 @@ def _logarithmic(whole: Product, base: Expr, exponent: Expr, of: Symbol) -> Expr
     """Return the product times the derivative of the logarithm of one factor: equal bases collect, so nothing is divided."""
     if base == E:
         return mul(whole, derivative(exponent, of))
+    # The power of -1 joins base's own exponent: u^e becomes u^(e - 1) in the tree, and no number is divided.
     steeper = mul(whole, exponent, power(base, -1.0), derivative(base, of))
     grown = derivative(exponent, of)
     return steeper if grown == Number(0.0) else add(steeper, mul(whole, log(base), grown))
@@ -63,12 +65,14 @@ def expanded(tree: Expr) -> Expr:
     outside: list[Operand] = []
     sums: list[list[Expr]] = []
     for base, exponent in tree.factors:
+        # Only whole powers of sums have finitely many terms; roots and symbolic exponents stay factors.
         times = exponent.value if isinstance(exponent, Number) else 0.0
         if isinstance(base, Sum) and times.is_integer() and 0 < times <= LARGEST_EXPANDED:
             parts = [Number(base.constant), *(mul(c, expanded(t)) for t, c in base.terms)]
             sums += [parts] * int(times)
         else:
             outside.append(power(base, exponent))
+    # The roots outside multiply every term, so sqrt(s) * s^(-1/2) becomes a constant before anything is evaluated at 0.
     return add(*(mul(*outside, *chosen) for chosen in product(*sums)))
 
 
@@ -86,6 +90,8 @@ def numerical(tree: Expr, values: Mapping[Expr, Any]) -> Any:
     if isinstance(tree, Number):
         return np.float64(tree.value)
     if isinstance(tree, Sum):
+        # By NumPy on the tree and not by printed text: this is the check of what printers would compile, so it shares nothing
+        # with them.
         return tree.constant + sum(c * numerical(t, values) for t, c in tree.terms)
     if isinstance(tree, Product):
         factors = [

@@ -30,6 +30,7 @@ _SNAP = 4.5e-16
 
 
 def _snap(value: float) -> float:
+    # From 2**53 on every float is whole already, and round() of an infinity raises.
     nearest = round(value) if math.isfinite(value) and abs(value) < 2**53 else value
     return float(nearest) if abs(value - nearest) <= _SNAP * abs(value) else value
 
@@ -172,6 +173,7 @@ def add(*operands: Operand) -> Expr:
             constant += operand.constant
             parts = operand.terms
         for term, coefficient in parts:
+            # Nodes are frozen and hash by value: equal terms meet here however they were written.
             terms[term] = terms.get(term, 0.0) + coefficient
     kept = tuple((t, _snap(c)) for t, c in terms.items() if c != 0.0)
     constant = _snap(constant)
@@ -197,6 +199,7 @@ def _split(operand: Expr) -> tuple[float, Mapping[Expr, Expr]]:
 def _join(coefficient: float, factors: Mapping[Expr, Expr]) -> Expr:
     kept = tuple((b, e) for b, e in factors.items() if e != Number(0.0))
     coefficient = _snap(coefficient)
+    # A zero takes its factors with it, also those that are infinite at s = 0: slopes of Matern kernels have such terms.
     if coefficient == 0.0 or not kept:
         return Number(coefficient)
     base, exponent = kept[0]
@@ -230,6 +233,7 @@ def power(base: Operand, exponent: Operand) -> Expr:
     factors = {f: mul(x, e) for f, x in parts.items()}
     if coefficient == 1.0:
         return _join(1.0, factors)
+    # (c u)^e = c^e u^e holds because c and every symbol are >= 0; a negative c makes the power complex, at which `_snap` raises.
     if isinstance(e, Number):
         return _join(coefficient**e.value, factors)
     return _join(1.0, {Number(coefficient): e, **factors})
@@ -250,6 +254,7 @@ def log(x: Operand) -> Expr:
     coefficient, parts = _split(expression(x))
     result = expression(math.log(coefficient))
     for base, exponent in parts.items():
+        # log(exp(u)) = u here, never of a number: a log-sum-exp stays finite where phi itself is 0 in float32.
         result = add(result, exponent if base == E else mul(exponent, Call("log", base)))
     return result
 
@@ -265,6 +270,7 @@ def call(function: str, argument: Expr) -> Expr:
 
 def substitute(tree: Expr, values: Mapping[Expr, Operand]) -> Expr:
     """Return ``tree`` with symbols replaced, rebuilt in canonical form."""
+    # Rebuilding through add, mul and power lets what the new values make equal collect, so the result is canonical again.
     if tree in values:
         return expression(values[tree])
     if isinstance(tree, Sum):
@@ -306,6 +312,7 @@ def decay(tree: Expr, s: Symbol) -> float | None:
     while stack:
         node = stack.pop()
         if isinstance(node, Sum):
+            # Any exponential of the tree will do: the others, if there are, become powers of the same 2 ** -q.
             stack.extend(t for t, _ in node.terms)
         elif isinstance(node, Product):
             for base, exponent in node.factors:

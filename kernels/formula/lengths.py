@@ -28,6 +28,7 @@ def _number(value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         _bad_scale(value)
+    # True is the number 1 to Python, and as a scale it is a slip of the hand every time.
     if isinstance(value, bool) or not 0.0 < number < math.inf:
         _bad_scale(value)
     return number
@@ -39,6 +40,7 @@ def checked_scale(scale: Any) -> Scale:
         if scale not in ("median", "auto"):
             _bad_scale(scale)
         return scale
+    # A tuple, so that kernels stay hashable: operators, programs and fits are found by their kernel.
     if hasattr(scale, "__len__") and getattr(scale, "ndim", 1) == 1 and len(scale):
         return tuple(_number(value) for value in scale)
     return _number(scale)
@@ -48,6 +50,7 @@ def mean_and_lengths(scale: Scale) -> tuple[float, Lengths]:
     """Return the geometric mean of numeric scales, and each over it; None if there is one scale for all features."""
     if not isinstance(scale, tuple):
         return float(scale), None
+    # In logarithms: the product of a hundred scales of 1e-5 is 0 in float64.
     mean = math.exp(math.fsum(map(math.log, scale)) / len(scale))
     return mean, tuple(value / mean for value in scale)
 

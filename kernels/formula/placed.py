@@ -108,9 +108,9 @@ def _real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _squares(X: Array) -> Array:
-    """Return |x|^2 in float64, (n, 1)."""
-    return (X.astype(float) ** 2).sum(axis=1, keepdims=True)
+def _squares(X: Array, unit: Any = 1.0) -> Array:
+    """Return |x / unit|^2 in float64, (n, 1)."""
+    return ((X.astype(float) / unit) ** 2).sum(axis=1, keepdims=True)
 
 
 def _middle(a: Array, like: Array) -> Array:
@@ -118,15 +118,12 @@ def _middle(a: Array, like: Array) -> Array:
     return a if like.ndim == 2 else a[:, None, :]
 
 
-_COSINE = Profile(phi=lambda s: 1 - s / 2, dphi=lambda s: -0.5, positive=False)
-
-
 @dataclass(frozen=True)
 class _HalfSquare(AbstractRadial):
     """1 - s / 2: the product of two unit vectors."""
 
     scale: Scale = field(default=1.0, init=False, repr=False)
-    profile: ClassVar[Profile] = _COSINE
+    profile: ClassVar[Profile] = Profile(lambda s: 1 - s / 2, lambda s: -0.5, positive=False)
 
 
 @dataclass(frozen=True)
@@ -154,25 +151,26 @@ class Cosine(AbstractPlaced):
 
     def place(self, X: Array, Y: Array) -> Placement:
         """Return the directions of the points."""
-        places, lengths = self._directions(X, "X")
+        places, largest, lengths = self._directions(X, "X")
         others = places if Y is X else self._directions(Y, "Y")[0]
-        unit = places.astype(float)
 
         def back(G: Array) -> Array:
-            u = _middle(unit, G)
+            u = _middle(places.astype(float), G)
             along = (u * G).sum(axis=-1, keepdims=True)
-            return ((G - u * along) / _middle(lengths, G)).astype(G.dtype)
+            return ((G - u * along) / _middle(largest, G) / _middle(lengths, G)).astype(G.dtype)
 
         return Placement(self._weighted(_HalfSquare()), places, others, back)
 
     @staticmethod
-    def _directions(X: Array, name: str) -> tuple[Array, Array]:
-        lengths = namespace(X).sqrt(_squares(X))
-        if not bool((lengths > 0).all()):
+    def _directions(X: Array, name: str) -> tuple[Array, Array, Array]:
+        # The largest coordinate goes first: squares of what is left are in the range.
+        largest = abs(X.astype(float)).max(axis=1, keepdims=True)
+        if not bool((largest > 0).all()):
             raise ValueError(
                 f"{name} holds a point at 0, which has no direction: drop it, or centre the points otherwise"
             )
-        return (X / lengths).astype(X.dtype), lengths
+        lengths = namespace(X).sqrt(_squares(X, largest))
+        return (X / largest / lengths).astype(X.dtype), largest, lengths
 
 
 @dataclass(frozen=True)
@@ -247,22 +245,24 @@ class Polynomial(AbstractPlaced):
 
     def place(self, X: Array, Y: Array) -> Placement:
         """Return the points over R in two more dimensions."""
-        xp = namespace(X)
+        xp, d = namespace(X), X.shape[1]
+        unit = max(float(abs(X).max()), float(abs(Y).max())) or 1.0
         # Twice the largest square, so that no root is near its kink at 0.
-        radius = math.sqrt(2 * max(float(_squares(X).max()), float(_squares(Y).max()))) or 1.0
+        radius = unit * math.sqrt(2 * max(float(_squares(A, unit).max()) for A in (X, Y))) or 1.0
+        size = 2 * math.log(max(1.0, radius / self.scale)) + math.log(1 + self.offset)
+        largest = self.degree * size + math.log(max(1.0, abs(self.weight)))
+        if not largest < math.log(float(xp.finfo(X.dtype).max)):
+            raise ValueError(
+                f"{self!r} of points of size {radius:.1e} leaves the range of {X.dtype}: rescale the points, or pass a larger scale"
+            )
 
         def lifted(A: Array, slot: int) -> tuple[Array, Array]:
             A = A.astype(float) / radius
             height = xp.sqrt(1 - _squares(A))
-            columns = (
-                [A, height, xp.zeros_like(height)]
-                if slot == 0
-                else [A, xp.zeros_like(height), height]
-            )
-            return xp.concatenate(columns, axis=1), height
+            columns = [height, xp.zeros_like(height)]
+            return xp.concatenate([A, *(columns if slot == 0 else columns[::-1])], axis=1), height
 
         places, height = lifted(X, 0)
-        d = X.shape[1]
 
         def back(G: Array) -> Array:
             flat, up = G[..., :d], G[..., d : d + 1]
@@ -316,7 +316,7 @@ class Periodic(AbstractPlaced):
         xp, turn, d = namespace(X), 2 * math.pi / self.period, X.shape[1]
 
         def circles(A: Array) -> Array:
-            angle = turn * A.astype(float)
+            angle = turn * xp.fmod(A.astype(float), self.period)  # exact, however many periods off
             return xp.concatenate([xp.cos(angle), xp.sin(angle)], axis=1)
 
         exact = circles(X)

@@ -78,6 +78,8 @@ class AbstractPrinter(ABC):
         return self._bound[tree]
 
     def _sum(self, tree: Sum) -> str:
+        # The constant comes first: compilers then start the chain of fused multiply-adds from it, without an addition of its
+        # own.
         text = self.number(tree.constant) if tree.constant else ""
         for term, coefficient in tree.terms:
             size = self._print(term)
@@ -94,6 +96,8 @@ class AbstractPrinter(ABC):
         below: list[str] = []
         for base, exponent in tree.factors:
             if base == E:
+                # Euler's number is never printed: backends differ in what they call an exponential, and most have a base of
+                # their own.
                 above.append(self.call("exp", self._print(exponent)))
             # Halves of integers are roots and products, an instruction each; any other power is a logarithm and an exponential.
             elif isinstance(exponent, Number) and (2 * exponent.value).is_integer():
@@ -106,6 +110,8 @@ class AbstractPrinter(ABC):
                         self._bind_call("rsqrt" if exponent.value < 0 else "sqrt", text)
                     )
             else:
+                # Not s ** e of the language: pow of C treats negative bases and infinities, which no symbol here is, in a
+                # hundred instructions.
                 above.append(self.general_power(self._print(base), self._print(exponent)))
         # One reciprocal for all divisors: no arithmetic is slower than division, on any machine.
         if below:
@@ -114,6 +120,7 @@ class AbstractPrinter(ABC):
 
     def _bind_call(self, function: str, argument: str) -> str:
         """Bind a root: Matern needs the same one in the polynomial and in the exponential."""
+        # The argument's text names a bound subexpression, so equal texts are equal numbers and the text may be the key.
         key = Call(function, Symbol(argument))
         if key not in self._bound:
             self._bound[key] = self.bind(self.call(function, argument))
@@ -162,6 +169,7 @@ class NumbaPrinter(AbstractPrinter):
 
     def prepare(self, tree: Expr) -> Expr:
         """Exponentials in base two: one hardware instruction, or a polynomial and a shift."""
+        # Before printing, not in `call`: factors of log 2 then fold with the constants that stand beside the exponential.
         return base_two(tree)
 
     def number(self, value: float) -> str:
@@ -205,6 +213,7 @@ class KeOpsPrinter(AbstractPrinter):
         over, under = value.as_integer_ratio()
         if under <= 64 and abs(over) < 10_000:
             return f"IntCst({over})" if under == 1 else f"RatCst({over},{under})"
+        # A constant that occurs twice is one entry: KeOps compiles a formula anew for every length of its parameter vector.
         if value not in self.constants:
             self.constants.append(value)
         return f"Elem(P,{self.n_parameters + self.constants.index(value)})"
@@ -283,6 +292,7 @@ class LatexPrinter(AbstractPrinter):
 
     def bind(self, text: str) -> str:
         """Put sums in brackets; products need none."""
+        # Texts, not trees, decide here, because a product of sums is only seen to need brackets once its factors are printed.
         plain = " + " not in text and " - " not in text
         return text if plain else rf"\left({text}\right)"
 
@@ -295,6 +305,7 @@ class LatexPrinter(AbstractPrinter):
 
 def quotient(numerator: Expr, denominator: Expr) -> Expr:
     """Return numerator / denominator with common factors cancelled, in each term of a sum: both may underflow."""
+    # A sum is no product, so nothing would cancel in it as a whole; a constant part could not be divided term by term.
     if isinstance(numerator, Sum) and len(numerator.terms) > 1 and not numerator.constant:
         return add(*(mul(c, quotient(term, denominator)) for term, c in numerator.terms))
     return mul(numerator, denominator**-1.0)

@@ -50,6 +50,7 @@ class KernelProduct(AbstractRadial):
 
     def __post_init__(self) -> None:
         scales = self.scales
+        # A product with one named scale is unresolved as a whole, so the name must be what is seen from outside.
         named = [scale for scale in scales if isinstance(scale, str)]
         object.__setattr__(self, "scale", (named or scales)[0])
 
@@ -73,6 +74,7 @@ class KernelProduct(AbstractRadial):
         for i, (kernel, _) in enumerate(self.factors):
             found[_ratio(i)] = (_number(self.scale) / _number(kernel.scale)) ** 2
             found |= {_named(name, i): value for name, value in kernel.values.items()}
+        # The first factor's ratio is 1 by construction; as a scalar it would cost a multiplication a pair.
         return {name: value for name, value in found.items() if name != _ratio(0)}
 
     def rescaled(self, change: Callable[[Scale], Scale]) -> KernelProduct:
@@ -85,6 +87,7 @@ def product(*factors: Factor) -> AbstractRadial:
     flat: list[Factor] = []
     for kernel, p in factors:
         inner = kernel.factors if isinstance(kernel, KernelProduct) else ((kernel, 1.0),)
+        # (k^q)^p = k^(q p) needs k > 0, which `raised` has checked before it comes here with a broken exponent.
         flat += [(k, q * p) for k, q in inner]
     # Constants last: the first factor decides the scale.
     flat.sort(key=lambda factor: factor[0].profile.constant)
@@ -105,6 +108,7 @@ def raised(kernel: AbstractKernel, p: float) -> AbstractKernel:
     """Return a kernel to a power > 0; of a sum, or of a kernel that is not positive, a whole one."""
     if not 0 < p < math.inf:
         raise ValueError(f"a kernel is raised to a finite power > 0, got {p:g}")
+    # Of a positive kernel any power is one profile; positive definite only for whole powers and infinitely divisible kernels.
     if len(kernel.terms) == 1 and kernel.positive:
         ((c, k),) = kernel.terms
         power_of_k = product((k, p))
@@ -115,6 +119,7 @@ def raised(kernel: AbstractKernel, p: float) -> AbstractKernel:
         )
     whole = kernel
     for _ in range(int(p) - 1):
+        # (a + b)^3 is eight terms over one squared distance; like ones stay apart, for their scales are scalars of their own.
         whole = whole * kernel
     return whole
 
@@ -148,9 +153,11 @@ def _profile(factors: tuple[tuple[Profile, float], ...]) -> Profile:
         if i:
             names.append(_ratio(i))
             ratio = Symbol(_ratio(i))
+        # Every factor reads the first one's s: one squared distance a pair, whatever the number of scales.
         swap: dict[Expr, Operand] = {S: mul(ratio, S)}
         for name in profile.parameters:
             names.append(_named(name, i))
+            # Two factors may have a parameter of one name, such as two alphas: the index keeps them apart.
             swap[Symbol(name)] = Symbol(_named(name, i))
         phi, dphi = (substitute(tree, swap) for tree in profile.symbolic)
         phis.append(phi)
@@ -174,6 +181,7 @@ def _profile(factors: tuple[tuple[Profile, float], ...]) -> Profile:
 
     def at(tree: Expr) -> Callable[..., Any]:
         symbols = [S, *map(Symbol, parameters)]
+        # Substitution, not evaluation: symbols or numbers may come, and both give a canonical tree.
         return lambda *given: substitute(tree, dict(zip(symbols, given, strict=True)))
 
     profiles = [profile for profile, _ in factors]

@@ -189,6 +189,7 @@ class AbstractRadial(AbstractKernel):
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be a finite number > 0, got {value!r}"
                 )
+            # Frozen for users; here a number of NumPy becomes Python's, so that equal kernels have equal hashes and texts.
             object.__setattr__(self, name, float(value))
 
     @property
@@ -262,6 +263,7 @@ class Trace:
     @cached_property
     def key(self) -> str:
         """Text that is equal for kernels that compile to the same code."""
+        # Without values: they travel as scalars, so kernels that differ in numbers alone share one compiled program.
         return repr((self.phi, self.dphi, self.symbols, self.kink, self.singular))
 
 
@@ -308,6 +310,7 @@ def trace(kernel: AbstractKernel) -> Trace:
         # The logarithm is taken of the expression: that of a number would be -inf where phi underflows.
         if len(kernel.terms) == 1 and radial.profile.positive and coefficient > 0:
             log_phi = log(mul(weight, value_term))
+            # phi' / phi by cancelling in the tree: as a division of numbers it would be 0 / 0 for far pairs.
             log_slope = quotient(slope_term, value_term)
         phi = mul(weight, value_term) + expression(phi)
         dphi = mul(weight, slope_term) + expression(dphi)

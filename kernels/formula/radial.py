@@ -88,6 +88,7 @@ class RadialFormula(AbstractRadial):
         return {_inside(name): value for name, value in self.parameters}
 
     def __repr__(self) -> str:
+        # Under the names that the author gave, so that the text can be read back by `radial` itself.
         outside: dict[Expr, Any] = {Symbol(_inside(n)): Symbol(n) for n, _ in self.parameters}
         text = FormulaPrinter().print(substitute(self.phi, outside))
         flags = {"positive": self.above_zero, "singular": self.singular}
@@ -178,14 +179,17 @@ def radial(
         raise ValueError(f"radial: {what} has no value for any s ({error})") from None
     except TypeError as error:
         raise TypeError(f"radial: {what} cannot be read ({error}); {GRAMMAR}") from None
+    # A constant would be compiled with a q that nothing reads; the catalogue's own has none.
     if slope == ZERO:
         raise ValueError(f"radial: {what} does not depend on s: use gk.Constant")
     inside = {_inside(name): number for name, number in given.items()}
     check_values(what, phi, value, inside, given, singular)
+    # Only after the values were checked: `steepness` evaluates the tree, which then is known to be finite where it must be.
     slope = steepness(phi, inside)
     check_slope(what, slope, value, inside, given)
     if positive:
         check_positive(what, phi, slope, inside, singular)
+    # Found, not asked: an author who declares it wrongly would get NaN for every pair of equal points.
     kink = not math.isfinite(at(slope, np.zeros(1), inside)[0])
     return RadialFormula(scale, phi, slope, tuple(given.items()), kink, singular, positive)
 
@@ -211,10 +215,12 @@ def _from_text(text: str, parameters: dict[str, Any]) -> Formula:
     try:
         if len(text) > LONGEST:
             raise ValueError(f"{len(text)} characters, at most {LONGEST} are read")
+        # Parsed, never evaluated: formulas come from command lines and saved models, and a walk over five node types runs nothing.
         tree = ast.parse(text.strip(), mode="eval")
         found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"radial: {text[:60]!r} is no formula ({error}); {GRAMMAR}") from None
+    # Sorted, so that the same mistake has the same message in every process: sets of text have no order of their own.
     for name in sorted(found - {"s", "pi", *FUNCTIONS, *parameters}):
         raise ValueError(
             f"radial: {name!r} in {text!r} is unknown: pass {name}=number if it is a parameter; {GRAMMAR}"
@@ -229,6 +235,7 @@ def _from_text(text: str, parameters: dict[str, Any]) -> Formula:
 
 def _walk(node: ast.expr, names: dict[str, Any]) -> Any:
     """Return the value of a node: an expression, an array or a float, by what ``names`` hold."""
+    # Exact types: True is an int by inheritance, and 1j would pass as a number.
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return float(node.value)  # type: ignore[arg-type]
     if isinstance(node, ast.Name) and node.id in names:
@@ -239,6 +246,8 @@ def _walk(node: ast.expr, names: dict[str, Any]) -> Any:
         return OPERATORS[type(node.op)](_walk(node.operand, names))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.func.id in FUNCTIONS and len(node.args) == 1 and not node.keywords:
+            # NumPy's function calls the method of that name on an expression, so one walk serves symbols, arrays and complex
+            # steps.
             value = getattr(np, node.func.id)(_walk(node.args[0], names))
             return float(value) if isinstance(value, np.floating) else value
     raise TypeError(f"{ast.unparse(node)!r} is not understood")
@@ -249,6 +258,7 @@ def _from_function(
 ) -> tuple[Formula, dict[str, Any]]:
     """Return the formula of a function, and its parameters with their defaults."""
     arguments = list(inspect.signature(function).parameters.values())
+    # *args have no names to become symbols, and positional-only ones cannot be passed by name as parameters are.
     plain = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     if not arguments or any(argument.kind not in plain for argument in arguments):
         raise TypeError(f"radial: {what} must take s, and then parameters by name")

@@ -36,6 +36,7 @@ def matern(nu: float) -> Callable[..., Array]:
 
     def transform(w: Array, d: int) -> Array:
         order = nu + d / 2
+        # At scale 1: nu multiplies s inside the kernel, hence the (2 nu)^nu in front and 2 nu beside w^2.
         front = 2**d * math.pi ** (d / 2) * math.gamma(order) * (2 * nu) ** nu / math.gamma(nu)
         return front * (2 * nu + w**2) ** -order
 
@@ -62,10 +63,12 @@ def multiquadric(w: Array, d: int, beta: float, length: float = 1.0) -> Array:
         front = math.log(2.0) + d / 2 * math.log(math.pi) - math.lgamma(beta) + d * math.log(length)
         # kve is K_v(u) e^u: the exponent is added in logarithms, so large arguments underflow to 0 and not to nan
         value = np.exp(front + order * np.log(u / 2) + np.log(kve(abs(order), u)) - u)
+    # K_v(u) u^v tends to 2^(v - 1) Gamma(v): the limit is the integral of the kernel, written where the product is inf * 0.
     at_zero = math.inf
     if order > 0:
         at_zero = length**d * math.pi ** (d / 2) * math.exp(math.lgamma(order) - math.lgamma(beta))
     value = np.where(np.isfinite(value), value, at_zero)
+    # exp(-700) is about the end of float64: beyond it the logarithms above are right and their exponential is noise.
     return np.where(u > 700, 0.0, np.where(u == 0, at_zero, value))
 
 

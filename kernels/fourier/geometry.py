@@ -77,9 +77,12 @@ class Geometry:
         """
         if self._rows is None:
             n, box = len(self.inner_x), self.box
+            # The same rows for every product of this operator, so that an error bar compares with the one before.
             self._rows = check_rows(n)
             if box is not None and n > 32 * RIM:
                 xp = namespace(self.inner_x)
+                # A transform errs most at the rim, where the kernel meets its periodic copies; random rows would rarely look
+                # there.
                 far = deviation(self.inner_x, box.middle, box.spread)
                 ranks = [n - 2 * RIM, n - RIM, n - RIM // 2]
                 self._rows = np.concatenate(

@@ -69,6 +69,8 @@ class _Formula:
     def __init__(self, kernel: AbstractKernel, operation: Operation, dtype: Any) -> None:
         self.trace: Trace = trace(kernel)
         self.dtype = np.dtype(dtype)
+        # Points are scaled by a power of two, which rounds nothing; what is left of the pre-scaling, between .7 and 1.4, goes
+        # into P.
         exponent = round(math.log2(self.trace.prescale))
         self.power = 2.0 ** max(-120, min(120, exponent))  # stays in range of float32
         symbols = {name: f"Elem(P,{i + 1})" for i, name in enumerate(self.trace.symbols)}
@@ -88,6 +90,8 @@ class _Formula:
         phi = self._text(self.trace.phi)
         if not slope:
             if self.trace.singular:
+                # Sign is 0 at distance 0, where a singular kernel contributes nothing; the shift keeps the factor beside it
+                # finite.
                 phi = f"({self._text(self.trace.phi, kink=True)} * Sign(SqDist(X,Y)))"
             return Pass(f"{phi} * V")
         dphi = self._text(self.trace.dphi, kink=self.trace.kink)
@@ -170,6 +174,8 @@ def _logsumexp(
         f = _Formula(part, operation, X.dtype)
         out = f.run(X, Y, B)
         level = out[:, 0] + np.log(out[:, 1]) if operation.slope else out[:, 0]
+        # KeOps has no -inf among its sources: it turns into NaN in the running maximum, so absent weights are very negative
+        # numbers.
         levels.append(np.where(ABSENT / 10 > level, -np.inf, level).astype(level.dtype))
         if operation.slope:
             slopes.append(f.slope() * out[:, 2:] / out[:, 1:2])

@@ -56,12 +56,15 @@ def measure(x: Array, y: Array, nx: Array, ny: Array, precision: str, xp: Module
     far = xp.maximum(nx.max(), ny.max())
     share = far * 0.0
     if n * m >= WORTH_A_SAMPLE:
+        # Evenly spread and not drawn: the same points give the same choice, and so the same bits, in every run.
         i = xp.asarray(np.arange(SAMPLE) * n // SAMPLE)
         # Between the sampled targets where X is Y: a point says nothing about its neighbourhood.
         j = xp.asarray((np.arange(SAMPLE) * m + m // 2) // SAMPLE)
         norms = nx[i][:, None] + ny[j]
+        # In float64, since the question is which pairs float32 would spoil.
         q = norms - 2.0 * (x[i].astype(float) @ y[j].astype(float).T)
         share = (q < nearness(d, precision) * norms).mean()
+    # Stacked, so that the host waits once for two numbers.
     both = xp.stack([far, share])
     radius, close = (both if xp is np else both.get()).tolist()
     return Cloud(radius, close)
@@ -79,11 +82,14 @@ def choose(
 ) -> Choice:
     """Return the path, the precision and the cut for a measured cloud."""
     info = np.finfo(dtype)
+    # Written with not, so that a NaN, which compares with nothing, refuses the matrix way as well.
     if not cloud.far <= LARGEST * float(info.max):
         return Choice("difference", "fp32", 0.0, f"squares of points overflow in {dtype}")
     if precision == "tf32" and tol is not None:
         expected = max(_rounded_points(part, cloud.far) for part in _parts(kernel))
         if expected > tol:
+            # The user's tolerance decides over the user's precision: a number that would be wrong by more is not returned
+            # faster.
             precision = "3xtf32"
     slope = "gradient" in op
     cut = nearness(d, precision)
@@ -109,6 +115,7 @@ def _steepness(of: Trace, q: Any) -> float:
     """Return abs(phi' / phi) in q, the relative change of the kernel for a change of q."""
     at = np.asarray([q], float)
     with np.errstate(all="ignore"):
+        # Cancelled in the tree where it can be: phi and phi' both underflow at the far end of a cloud.
         if of.log_slope is not None:
             return float(abs(evaluate(of.log_slope, at, of.symbols, of.values)[0]))
         phi, slope = (evaluate(tree, at, of.symbols, of.values) for tree in (of.phi, of.dphi))
@@ -122,6 +129,8 @@ def _rounded_points(of: Trace, far: float) -> float:
     """
     if far == 0.0:
         return 0.0
+    # By powers of two down from the diameter: steepness times distance has its largest value within a factor of two of one of
+    # them.
     q = 4.0 * far * 2.0 ** np.arange(-40.0, 1.0)
     change = 4.0 * math.sqrt(far) * TF32_ROUNDING * np.sqrt(q)
     return max(_steepness(of, a) * b for a, b in zip(q, change.tolist(), strict=True))

@@ -122,6 +122,7 @@ class CuPyEngine(AbstractEngine):
         import cupy
         from numba import cuda
 
+        # CuPy's own handle, one a thread and device: it is bound to CuPy's current stream by CuPy itself.
         self.handle = cupy.cuda.device.get_cublas_handle()
         self.stream = numba_stream()
         mode = self.cublas.getMathMode(self.handle)
@@ -136,6 +137,7 @@ class CuPyEngine(AbstractEngine):
     def inner(self, x: Array, y: Array, out: Array, tensor: bool) -> None:
         """Call cublasGemmEx; cuBLAS counts columns first, so it is asked for the transposed product."""
         c = self.cublas
+        # Explicit in every call: under the default the environment and the mode of the handle would decide what is computed.
         compute = c.CUBLAS_COMPUTE_32F_FAST_TF32 if tensor else c.CUBLAS_COMPUTE_32F
         kind, compute = (0, compute) if x.dtype == np.float32 else (1, c.CUBLAS_COMPUTE_64F)
         one, zero = np.ones(1, x.dtype), np.zeros(1, x.dtype)
@@ -154,6 +156,8 @@ class CuPyEngine(AbstractEngine):
         )
         one, zero = np.ones(1, tile.dtype), np.zeros(1, tile.dtype)
         (rows, count), (slices, _, w) = tile.shape, out.shape
+        # Slices of the sources, not of the result: a float32 sum is then at most STEP long, and the slices are added in
+        # float64.
         pitch, step = weights.strides[0] // weights.itemsize, count // slices
         c.gemmStridedBatchedEx(
             self.handle, c.CUBLAS_OP_N, c.CUBLAS_OP_N, w, rows, step, one.ctypes.data,
@@ -173,6 +177,7 @@ class CuPyEngine(AbstractEngine):
     ) -> None:
         """Launch by CuPy with raw pointers."""
         call = self._function(program)
+        # A pointer and no view: describing an array to Numba takes ten times as long as the launch.
         raw = (np.uint64(a.data.ptr) if isinstance(a, self.xp.ndarray) else a for a in arguments)
         call((*grid, 1), (THREADS, 1, 1), tuple(raw))
 
@@ -180,6 +185,7 @@ class CuPyEngine(AbstractEngine):
         if not isinstance(argument, self.xp.ndarray):
             return argument
         if id(argument) not in self._views:
+            # The array is kept with its view, lest another array get the same id while this reduction runs.
             self._views[id(argument)] = argument, self._view(argument)
         return self._views[id(argument)][1]
 

@@ -90,6 +90,8 @@ class EpilogueWriter:
         text.add("@cuda.jit(fastmath=True, cache=True)")
         text.open(f"def {name}({', '.join(spec.arguments(self.trace))}):")
         if spec.sums or spec.exponent:
+            # A number a thread and row: sums leave the block once, down a tree, instead of by atomics in the order of
+            # arrival.
             text.add(f"totals = cuda.shared.array({ROWS * spec.block}, real)")
         if spec.exponent:
             text.add(f"peaks = cuda.shared.array({ROWS * spec.block}, real)")
@@ -119,12 +121,14 @@ class EpilogueWriter:
         spec, text, rows = self.spec, self.text, range(ROWS)
         text.add("j = tid")
         text.open("while j < count:")
+        # One load of norm and weight serves four rows; the tile is then the only thing that a pair reads from memory.
         text.add("m = ny[j0 + j]")
         if spec.sums or spec.exponent:
             text.add("v = w[j0 + j]")
         text.add(*(f"dot{r} = tile[o{r} + j]" for r in rows))
         for r in rows:
             text.add(
+                # n_x + n_y is kept beside q: what was lost in the difference is measured against it.
                 f"z{r} = n{r} + m",
                 f"q{r} = z{r} - (dot{r} + dot{r})",
                 f"near{r} = q{r} < cut * z{r}",
@@ -141,6 +145,7 @@ class EpilogueWriter:
             text.add(f"h = a[p{r}] - y", f"dot{r} = dot{r} + h * h", f"p{r} = p{r} + k_1")
         text.add("k = k + k_1")
         text.close()
+        # A select, not a branch: the rows of a group that were not close keep the q of their inner product.
         text.add(*(f"q{r} = stretch * dot{r} if near{r} else q{r}" for r in rows))
         text.close()
         body()
@@ -151,12 +156,15 @@ class EpilogueWriter:
         """Write the value of an expression in q of row r, zero at q = 0 if ``guard``."""
         if tree is None:
             raise ValueError("log-sum-exp needs a positive kernel of one term")
+        # A printer for each row, with names of its own: rows stay independent, so their instructions overlap.
         value = self.text.evaluate(CudaPrinter(f"q{r}", self.spec.dtype), tree)
         return f"({value} if q{r} > zero else zero)" if guard else value
 
     def add(self, r: int, value: str) -> None:
         """Write a compensated addition to the sum of row r: a tile waits for memory, not for additions."""
         self.text.add(
+            # Kahan 1965. `plus` is an addition that fast mathematics may not rearrange; with `+` the correction would be
+            # folded to 0.
             f"y = plus({value}, -e{r})",
             f"z = plus(s{r}, y)",
             f"e{r} = plus(plus(z, -s{r}), -y)",
@@ -179,6 +187,8 @@ class EpilogueWriter:
         text = self.text
         for r in range(ROWS):
             self.logarithm(r)
+            # Raising the reference at every new maximum would rescale a logarithm of the sources' number of times; float32
+            # holds a lag of 2^40.
             text.open(f"if l{r} - ref{r} > real(40.0):")
             text.add(f"g = exp2(ref{r} - l{r})", f"s{r} = s{r} * g", f"e{r} = e{r} * g")
             text.add(f"ref{r} = l{r}")
@@ -218,10 +228,12 @@ class EpilogueWriter:
         """Write the gradient of close pairs: found by all, added pair after pair by the whole block, compensated."""
         spec, text = self.spec, self.text
         found = " | ".join(f"(w{r} != zero)" for r in range(ROWS))
+        # One vote of the block: usual tiles have no close pair and pay a barrier, no loop.
         text.open(f"if cuda.syncthreads_or(np.int32({found})):")
         text.add("e = k_0")
         text.open(f"while e < {u(ROWS * spec.block)}:")
         text.add("g = stash[e]")
+        # All threads read the same word, so all take the same way, and each adds its own features of the pair.
         text.open("if g != zero:")
         text.add(
             f"i = row + e // {u(spec.block)}",
@@ -238,6 +250,7 @@ class EpilogueWriter:
             "o = (i * t + c) * d + f",
             "s = close[o]",
             "y = plus(h * (a[p + f] - b[k + f]), -correction[o])",
+            # Compensated in memory: these are the pairs whose digits are worth most, and few enough for it.
             "z = plus(s, y)",
             "correction[o] = plus(plus(z, -s), -y)",
             "close[o] = z",
@@ -284,6 +297,7 @@ class EpilogueWriter:
     def store(self) -> None:
         """Write the results of the tile, one thread a row."""
         text, first = self.text, f"tid * {u(self.spec.block)}"
+        # A tile has an entry of its own in `part`, which the host adds up in float64 in the order of tiles.
         text.open(f"if tid < {u(ROWS)}:")
         if self.spec.exponent:
             text.add(

@@ -45,6 +45,7 @@ ALONE, BESIDE = 128, 64
 
 def fits(op: str, d: int, t: int, parts: int) -> bool:
     """Return whether registers hold 16 targets; wider points go through memory, tile by tile."""
+    # A second product keeps its sums in registers beside the points, so it leaves half as many for them.
     second = "gradient" in op or t > 1
     return 4 * ceil(d, 16) * parts <= (BESIDE if second else ALONE)
 
@@ -81,6 +82,7 @@ class Sums:
 
     def _kept(self, *key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made of these points, at their pre-scaling, under this key."""
+        # The pre-scaling belongs to the kernel and the parts to the precision: another of either is another set of words.
         key = (self.trace.prescale, self.parts, *key)
         if key not in self.memory:
             self.memory[key] = make()
@@ -88,6 +90,7 @@ class Sums:
 
     def _targets(self, shape: Shape) -> tuple[Array, Array, Array]:
         """Return (words, scales, norms) of the targets, padded to whole blocks."""
+        # Whole blocks, so that no fragment is loaded under a test; rows past the end are computed and not stored.
         x = pad(self.x, shape.block_targets, self.xp)
         words, scales = packing.targets(x, shape, self.xp)
         return words, scales, norms(x, self.xp).astype(np.float32)
@@ -115,12 +118,16 @@ class Sums:
             found["value"] = self._logarithm()
         if op == "product":
             if t == 1:
+                # One column needs no second product: exp2(q) v is summed where q is, in the registers of the lane that has
+                # it.
                 found["value"][:, 0] = self._run(op, self.V[:, 0], None)[0][0]
             for columns in _blocks(t) if t > 1 else ():
                 found["value"][:, columns] = self._run(op, self.V[:, 0], self.V[:, columns])[1]
         for c in range(t) if "gradient" in op else ():
             for f in _blocks(d):
+                # Values come with the first block of features; later blocks would sum them again for nothing.
                 part = op if f.start == 0 or "logsumexp" in op else "gradient"
+                # One pass for each column: the weight stands inside the slope, so another column is another matrix of slopes.
                 sums, moments = self._run(part, self.V[:, c], self.y[:, f], found, f.start)
                 scale = 2 * self.trace.prescale
                 # x times the sum minus the moments cancels for near pairs only, and those are not in it.
@@ -131,6 +138,7 @@ class Sums:
                     found["value"][:, c] = sums[0]
                 found["slope"][:, c, f] = slope
         if "logsumexp" in op:
+            # Only now to base e: the references above are compared with exponents in base two.
             found["value"] *= math.log(2.0)
         return {name: a.astype(np.float32) for name, a in found.items()}
 
@@ -173,6 +181,7 @@ class Sums:
             # Where no source weighs anything the reference is -inf, and -inf minus itself is NaN; any finite number serves.
             top[:n] = xp.where(xp.isfinite(value), value, 0.0)
         own = (self.trace.prescale**2, self.trace.prescale)
+        # One small array instead of scalars: their number differs between kernels, and the frame's signature must not.
         symbols = xp.asarray(np.asarray([*own, *self.trace.values, self.cut], np.float32))
         program = Program(shape, Functions(self.trace, OPERATIONS[op]), self.label)
         width = 8 * shape.columns
@@ -183,11 +192,13 @@ class Sums:
         for i in range(0, n, rows):
             part = slice(i, min(n, i + rows))
             blocks = ceil(part.stop - i, shape.block_targets)
+            # The padded end: the last part of the targets reaches into the copies that `pad` appended.
             end = i + blocks * shape.block_targets
             # As many splits as fill the device, as few as their partial sums, of all features, allow in memory.
             splits = min(len(tiles), ceil(BLOCKS, blocks))
             splits = max(1, min(splits, PARTS // max(1, (part.stop - i) * width)))
             per = ceil(len(tiles), splits)
+            # Rounding `per` up may leave the last splits without a tile; they are not launched.
             splits = ceil(len(tiles), per)
             size = (part.stop - i) * splits
             kinds = 2 if op == "logsumexp" else shape.sums
@@ -205,6 +216,8 @@ class Sums:
             )  # fmt: skip
             sums.append(found_sums.reshape(kinds, splits, -1).astype(float))
             if width:
+                # The errors were carried into the sums as they were made, so what is left of them here is below float32's
+                # last place.
                 both = found_moments.reshape(splits, -1, width).sum(axis=0, dtype=float)
                 moments.append(both[:, : shape.width])
         wide = xp.concatenate(moments) if moments else None
@@ -221,12 +234,14 @@ def _fill(sums: Array, splits: int, log: bool, xp: ModuleType) -> Array:
         return sums
     empty = xp.zeros((kinds, splits - have, n))
     if log:
+        # The reference of a split without sources: finite, so that its weight is 2^-large = 0 and not NaN.
         empty[1] = -1e30
     return xp.concatenate([sums, empty], axis=1)
 
 
 def _blocks(width: int) -> Iterator[slice]:
     """Return even blocks of right-hand sides, whole groups of eight but for the last."""
+    # Even blocks, 64 and 56 rather than 112 and 8: every launch repeats the first product, whatever its width.
     step = packing.padded(ceil(width, ceil(width, WIDEST)), 8)
     return (slice(i, min(width, i + step)) for i in range(0, width, step))
 

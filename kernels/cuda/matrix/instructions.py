@@ -43,6 +43,8 @@ def _mma(name):
         out = types.UniTuple(types.float32, 4)
 
         def codegen(context, builder, signature, arguments):
+            # Without side effects, so that the compiler may schedule it as arithmetic: it moves loads of the next fragment
+            # before it.
             kind = ir.FunctionType(ir.LiteralStructType([FLOAT] * 4), [INT] * 6 + [FLOAT] * 4)
             code = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f")
             result = builder.call(code, arguments)
@@ -64,6 +66,7 @@ def copy16(typingctx, tile, i, source, j):
 
     def codegen(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        # cp.async wants an address in the shared window; Numba's pointers are generic, so the text converts it.
         to = builder.ptrtoint(builder.gep(array.data, [arguments[1]]), LONG)
         offset = builder.mul(arguments[3], ir.Constant(LONG, 4))
         at = builder.add(builder.ptrtoint(arguments[2], LONG), offset)
@@ -84,6 +87,7 @@ def arrived(typingctx):
 
     def codegen(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.VoidType(), [])
+        # All, not a group: one tile is on its way at a time, and the next is asked for only after the barrier that follows.
         builder.call(ir.InlineAsm(kind, "cp.async.wait_all;", "~{memory}", side_effect=True), [])
         return context.get_dummy_value()
 
@@ -125,6 +129,7 @@ def registers(targets: int) -> tuple[Any, Any]:
         for r in range(TARGETS):
             for e in range(k4):
                 number = numbers[r, e]
+                # A select for each register instead of one indexed store: registers have no addresses.
                 numbers[r, e] = value if w == r * k4 + e else number
 
     return pick, put
@@ -147,6 +152,7 @@ def profile(of: Trace, log: bool, names: dict[str, Any]) -> tuple[Any, Any, Any]
             raise ValueError("log-sum-exp needs a positive kernel of one term")
         printer = CudaPrinter(of.symbols)
         value = printer.print(tree)
+        # By definition zero at q = 0, and by rounding q may be slightly negative there: the test takes both.
         last = f"return {value} if q > zero else zero" if guarded else f"return {value}"
         text, scope = "\n    ".join(["def value(q, s):", *printer.lines, last]), dict(names)
         exec(compile(text, "<profile>", "exec"), scope)

@@ -30,12 +30,16 @@ TOP = 15
 
 def split(x: Array, parts: int, xp: ModuleType) -> tuple[list[Array], Array]:
     """Return (parts, scales): float16 arrays whose sum times ``scales`` is x, float32 of shape (rows, d)."""
+    # A power of two for each point and not for the cloud: an outlier would push the others out of float16's exponents.
     _, exponent = xp.frexp(abs(x).max(axis=1))
+    # frexp gives max < 2^exponent, so the scaled coordinates lie below 2^15, and half of float16's exponents are for smaller
+    # ones.
     exponent = TOP - exponent.astype(np.int32)
     rest = xp.ldexp(x, exponent[:, None])
     found = []
     for _ in range(parts):
         found.append(rest.astype(np.float16))
+        # Exact: float16 keeps 11 of 24 bits, and what is left has the same exponent or a smaller one (Ootomo, Yokota 2022).
         rest = rest - found[-1].astype(np.float32)
     return found, xp.ldexp(xp.ones(len(x), np.float32), -exponent)
 
@@ -50,6 +54,7 @@ def _words(part: Array, rows: int, chunks: int, xp: ModuleType) -> Array:
     """Return a part, (rows, d), as pairs of features in words, padded, (rows, chunk, 2 a, 4 t)."""
     out = xp.zeros((rows, 16 * chunks), np.float16)
     out[: len(part), : part.shape[1]] = part
+    # Two neighbouring features are one register of a fragment; zeros beyond d multiply to nothing and need no test.
     return out.view(np.int32).reshape(rows, chunks, 2, 4)
 
 
@@ -59,6 +64,8 @@ def targets(x: Array, shape: Shape, xp: ModuleType) -> tuple[Array, Array]:
     rows, c = len(x), shape.chunks
     stacked = xp.stack([_words(part, rows, c, xp) for part in parts], axis=1)
     # (G, h, g, part, c, a, t) -> (G, c, part, g, t, a, h)
+    # Order of the fragment of A: registers a0 to a3 of a lane are (row g, g + 8) by (features 2t, 2t + 8), made neighbours
+    # here.
     both = stacked.reshape(rows // 16, 2, 8, shape.parts, c, 2, 4)
     return xp.ascontiguousarray(both.transpose(0, 4, 3, 2, 6, 5, 1)).ravel(), scales
 
@@ -69,6 +76,7 @@ def source_points(y: Array, shape: Shape, xp: ModuleType) -> tuple[Array, Array]
     m, c = len(y), shape.chunks
     stacked = xp.stack([_words(part, m, c, xp) for part in parts], axis=1)
     # (J, g, part, c, a, t) -> (J, c, g, t, part, a)
+    # High and low words of a source side by side: a lane reads both parts of its fragment of B as one 16-byte word.
     both = stacked.reshape(m // 8, 8, shape.parts, c, 2, 4).transpose(0, 3, 1, 5, 2, 4)
     return xp.ascontiguousarray(both).reshape(m // 8, -1), scales
 
@@ -88,6 +96,7 @@ def sources(
     side = xp.empty((m // 8, 24), np.float32)
     side[:, 0:16:2] = norms.reshape(-1, 8)
     side[:, 1:16:2] = weights.reshape(-1, 8)
+    # The 2 of 2 x.y rides on the scale, a power of two, so it costs neither an instruction nor a digit.
     side[:, 16:] = 2 * scales.reshape(-1, 8)
     columns = [words, side.view(np.int32)]
     if right is not None:
@@ -96,6 +105,7 @@ def sources(
         high = round_tf32(wide)
         both = [high, wide - high][: shape.right_parts]
         # (J, t, e, c, g, part) -> (J, c, g, t, part, e)
+        # Kept in float32 words of TF32: values of the kernel, the other factor, span too many exponents for 16 bits.
         stacked = xp.stack(both, axis=-1).view(np.int32)
         stacked = stacked.reshape(m // 8, 4, 2, shape.columns, 8, shape.right_parts)
         columns.append(stacked.transpose(0, 3, 4, 1, 5, 2))

@@ -63,6 +63,7 @@ def round_tf32(a: Array) -> Array:
     bits are cut off. Numbers that are rounded already are not changed, by this or by the matrix units.
     """
     bits = a.view(np.int32)
+    # Adding to the bits carries into the exponent where the mantissa is all ones, which is the right number there, too.
     return ((bits + np.int32(1 << 12)) & np.int32(-(1 << 13))).view(np.float32)
 
 
@@ -86,6 +87,7 @@ def prepare(X: Array, centre: Array, scale: float, multiple: int, xp: ModuleType
     out = xp.empty((round_up(n, multiple), d), X.dtype)
     for start in range(0, n, BLOCK_ROWS):
         stop = min(n, start + BLOCK_ROWS)
+        # In float64: the centre may be 10^6 times the spread, and what float32 loses there no later step can give back.
         out[start:stop] = (X[start:stop].astype(float) - centre) * scale
     out[n:] = out[n - 1]
     return out
@@ -102,6 +104,7 @@ def prepared(
     """Return targets and sources centred and pre-scaled, and their squared norms; ``memory`` keeps them for these points."""
     if "centre" not in memory:
         lowest = xp.minimum(X.min(axis=0), Y.min(axis=0)).astype(float)
+        # Half a difference added, not half a sum: the sum of two large coordinates may overflow.
         memory["centre"] = lowest + (xp.maximum(X.max(axis=0), Y.max(axis=0)) - lowest) / 2
     key = ("points", scale, multiples)
     if key not in memory:
@@ -130,6 +133,7 @@ def operands(x: Array, precision: str, side: int, xp: ModuleType) -> tuple[Array
         parts = [points]
     else:
         high = round_tf32(x)
+        # x - high is exact: 13 bits and a sign are left of x; rounding them to 11 loses 2^-22 of x.
         low = round_tf32(x - high)
         parts, points = ([low, high, high], [high, low, high])[side], x
     n, d = x.shape

@@ -86,11 +86,13 @@ class Shape(AbstractSpecification):
     @property
     def right_parts(self) -> int:
         """Parts of a right-hand side: points that were rounded need one."""
+        # Weights of a product are the user's numbers and keep float32's digits even where points were rounded.
         return 1 if self.slope and self.parts == 1 else 2
 
     @property
     def targets(self) -> int:
         """Groups of 16 targets of a warp: 4, 2 or 1, as registers allow."""
+        # Words a lane holds of 16 targets: an A fragment of m16n8k16 is four, for every chunk and part.
         points = 4 * self.chunks * self.parts
         fits = [m for m in (4, 2, 1) if m * points <= POINTS and 4 * m * self.columns <= SUMS]
         return fits[0] if fits else 1
@@ -103,11 +105,14 @@ class Shape(AbstractSpecification):
     @property
     def group_words(self) -> tuple[int, int, int]:
         """Words of a group of sources: its points; norm, weight and scale; right-hand sides."""
+        # 24: eight norms and eight weights in turn, which a lane reads as one 16-byte word, and eight scales.
         return 64 * self.chunks * self.parts, 24, 64 * self.columns * self.right_parts
 
     @property
     def groups(self) -> int:
         """Groups of a tile: a power of two, so that :data:`SHORT` sources are whole tiles."""
+        # Two tiles of words of four bytes; more than 48 KB would need an attribute of the function and fewer blocks beside
+        # it.
         fit = SHARED // (2 * 4 * sum(self.group_words))
         return next(g for g in (8, 4, 2, 1) if g <= max(fit, 1) and 8 * g <= LONGEST)
 
@@ -124,6 +129,8 @@ class Shape(AbstractSpecification):
     @property
     def products(self) -> int:
         """Products of a warp, ``mma`` instructions, for one group of targets and one of sources."""
+        # Three products for two parts, lo lo being below the last place; the second product splits values into two parts
+        # always.
         return self.chunks * (1, 3)[self.parts - 1] + self.columns * (1 + self.right_parts)
 
     @property

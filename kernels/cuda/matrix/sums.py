@@ -308,6 +308,7 @@ class _Run:
         for c in range(0, self.t, some):
             w = W[:, c : c + some]
             both = xp.empty((len(y), w.shape[1], 1 + d), y.dtype)
+            # Column 0 sums the weights themselves: with it sum_j p_j and sum_j p_j y_j come from one product.
             both[..., 0] = w
             xp.multiply(w[..., None], y[:, None], out=both[..., 1:])
             part = self.second(tile, both.reshape(len(y), -1))

@@ -43,6 +43,8 @@ class CudaPrinter(NumbaPrinter):
         PTX promises no accuracy for a float64 rsqrt: a root and a division round correctly.
         """
         if function == "rsqrt" and self.dtype == "float64":
+            # Two correctly rounded operations cost more and are the promise of
+            # float64.
             return f"divide(one, sqrt({argument}))"
         if function == "reciprocal":
             return f"divide(one, {argument})"
@@ -82,6 +84,7 @@ class Text:
 
     def evaluate(self, printer: CudaPrinter, tree: Expr) -> str:
         """Append the statements of ``tree`` and return its value as a name or constant."""
+        # A printer that prints a second tree binds only what the first has not bound: just the new lines are appended.
         start = len(printer.lines)
         text = printer.print(tree)
         self.add(*printer.lines[start:])
@@ -143,6 +146,7 @@ def module_text(body: str, dtype: str, simulator: bool) -> str:
     """
     names = _SIMULATOR.format(dtype=dtype) if simulator else _DEVICE[dtype]
     index = "int" if simulator else "np.uint64"
+    # Constants are defined once at the top; Numba would type a call such as uint64(4) at each of a few hundred uses.
     numbers = sorted({int(number) for number in re.findall(r"\bk_(\d+)\b", body)})
     constants = "".join(f"k_{number} = {index}({number})\n" for number in numbers)
     return f"{names}{constants}one, zero = real(1.0), real(0.0)\n\n\n{body}"
@@ -152,6 +156,8 @@ def module_text(body: str, dtype: str, simulator: bool) -> str:
 def load(name: str, source: str) -> Callable[..., Any]:
     """Return the device function of a generated module."""
     module = ModuleType(f"_gpukoop_{name}")
+    # The text is what `gpukoop code` shows, with the cache that a file would have; text in memory has no file to cache
+    # beside.
     exec(compile(source.replace(", cache=True", ""), f"<{name}>", "exec"), module.__dict__)
     return getattr(module, name)
 

@@ -20,12 +20,14 @@ BATCHES = 8
 def rotation(d: int, rng: np.random.Generator) -> Array:
     """Return an orthogonal matrix, uniformly distributed (Haar)."""
     Q, R = np.linalg.qr(rng.normal(size=(d, d)))
+    # QR alone favours some rotations: with R's diagonal positive the factorisation is unique and Q is Haar (Mezzadri 2007).
     return Q * np.sign(np.diag(R))
 
 
 def spiral(size: int) -> Array:
     """Return Fibonacci's spiral of unit vectors on the half sphere, (size, 3): equal areas, turned by the golden angle."""
     z = (np.arange(size) + 0.5) / size
+    # The golden angle is worst to approximate by fractions, so no few points of the spiral line up.
     turns: Array = math.pi * (3 - math.sqrt(5)) * np.arange(size)
     r = np.sqrt(1 - z**2)
     return np.stack([r * np.cos(turns), r * np.sin(turns), z], axis=1)
@@ -46,6 +48,7 @@ def batches(d: int, size: int, count: int, seed: int) -> Iterator[Array]:
         if d == 1:
             yield np.ones((1, 1))
         elif d == 2:
+            # Half a circle: a direction and its opposite give the same line.
             angles = math.pi * (np.arange(size) + rng.random()) / size
             yield np.stack([np.cos(angles), np.sin(angles)], axis=1)
         elif d == 3:

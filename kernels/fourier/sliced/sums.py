@@ -67,6 +67,7 @@ def needed(d: int, tol: float, slope: bool) -> float:
     if d == 1:
         return 1
     if d > 3:
+        # Frames are independent of each other, so their mean errs as 1 / sqrt(number), whatever the dimension.
         return max(BATCHES * d, (1 / tol) ** 2)
     power = {(2, False): 0.5, (2, True): 1.0, (3, False): 0.9, (3, True): 1.25}[d, slope]
     return BATCHES * max(8.0, (2 / tol) ** power)
@@ -99,6 +100,7 @@ def reduce(
     xp, want_slope = namespace(X), operation.slope
     n, d = X.shape
     t = V.shape[1]
+    # A line's Fourier grid is as long as the cloud is wide from the centre: far from 0 it would be all emptiness.
     centre = Y.mean(axis=0, dtype=float)
     Xc, Yc = (A.astype(float) - centre for A in (X, Y))
     lines = _lines(kernel, Xc, Yc, d, tol, want_slope, X.dtype)
@@ -109,6 +111,7 @@ def reduce(
     used = 0
     source = batches(d, size, most, SEED)
     while used < most:
+        # Half as many again each time: the last round costs at most a third of what was spent, and the error is asked rarely.
         for theta in _some(source, BATCHES if used == 0 else max(1, used // 2)):
             part = _batch(lines, Xc, Yc, V, theta, value, slope)
             check.add(part)
@@ -138,6 +141,7 @@ def _lines(
         reach = max(float((A**2).sum(axis=1).max()) ** 0.5 for A in (X, Y))
         lines.append(FourierLine(KernelSum(smooth), d, 2 * reach, tol, slope, dtype))
     if distance:
+        # |x| = c E|theta . x| over the sphere (Hertrich et al. 2023): the factor undoes what projecting shortens.
         c = math.sqrt(math.pi) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
         lines.append(DistanceLine(-c * distance))
     return lines

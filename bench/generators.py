@@ -1,0 +1,219 @@
+"""Networks trained by flows on laws of the plane: persistence beside a WGAN, JKO steps on and off, kernels of the MMD and of drifting."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+import gpukoop as gk
+from gpukoop import datasets
+from gpukoop.generators import perceptron
+from gpukoop.generators.samples import distance_multiple
+
+TITLE = "Generators on laws of the plane: processor seconds, one seed; distance 1 is as good as fresh samples"
+SAMPLES, JUDGED = 2_000, 2_000
+OBJECTIVES = (
+    "sinkhorn",
+    "w2",
+    "sliced-w2",
+    "mmd",
+    "energy",
+    "sliced-energy",
+    "drmmd",
+    "kale",
+    "drift",
+    "kl",
+    "reverse-kl",
+    "js",
+    "chi2",
+    "w1",
+)
+LAWS = ("eight_gaussians", "banana", "checkerboard")
+PERSISTENCE = {1: 1_500, 5: 800, 10: 500, 20: 300}
+COMMON: dict[str, Any] = {
+    "latent_dim": 2,
+    "batch_size": 256,
+    "random_state": 0,
+    "network": lambda n, shape: perceptron(n, shape[0], hidden=128, layers=2),
+}
+
+
+def draw(law: str, n: int, seed: int) -> np.ndarray:
+    """Return samples of a law of the plane."""
+    return np.asarray(getattr(datasets, law)(n, random_state=seed), dtype=np.float32)
+
+
+def off_mode(Z: np.ndarray) -> float:
+    """Return the share of points farther than three deviations from all eight centres; 1.1 % of the law are."""
+    centres = datasets.exact("eight_gaussians")["centres"]
+    return float((np.linalg.norm(Z[:, None] - centres, axis=2).min(axis=1) > 0.3).mean())
+
+
+class Watch:
+    """Off-mode share and distance against processor seconds, the looking itself not counted."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.curve, self.losses = every, [], []
+        self.fresh = draw("eight_gaussians", JUDGED, 99)
+        self.spent, self.since = 0.0, time.process_time()
+
+    def __call__(self, step: int, sample: Any, loss: float) -> None:
+        """Look at every so many steps."""
+        self.spent += time.process_time() - self.since
+        if step % self.every == 0:
+            Z = sample(JUDGED)
+            self.curve.append((self.spent, off_mode(Z), distance_multiple(Z, self.fresh), loss))
+        self.since = time.process_time()
+
+    def row(self, who: str) -> dict[str, Any]:
+        """Return what the curve says."""
+        seconds, share, distance, _ = (np.asarray(x) for x in zip(*self.curve, strict=True))
+        there = np.flatnonzero(share <= 0.05)
+        return {
+            "who": who,
+            "CPU s": round(float(seconds[-1]), 1),
+            "CPU s to 5 % off": round(float(seconds[there[0]]), 1) if len(there) else None,
+            "off-mode %": round(100 * float(share[-1]), 1),
+            "distance": round(float(distance[-1]), 2),
+        }
+
+
+def persistent(K: int, n_iter: int) -> Watch:
+    """Train by the exact W2 flow of batches with K optimizer steps each."""
+    watch = Watch(max(1, n_iter // 30))
+    gk.Generator(
+        objective="w2", persistence=K, n_iter=n_iter, validation_fraction=0.0, **COMMON
+    ).fit(
+        draw("eight_gaussians", SAMPLES, 0),
+        callback=lambda step, g, m: watch(step, lambda n: g.sample(n), m["energy"]),
+    )
+    return watch
+
+
+def wgan(n_iter: int, *, critic_steps: int = 5, penalty: float = 10.0) -> Watch:
+    """Train a WGAN-GP in plain PyTorch: the same generator, a critic of the same size, five critic steps each."""
+    import torch
+
+    torch.manual_seed(0)
+    X = torch.as_tensor(draw("eight_gaussians", SAMPLES, 0))
+    network, critic = (perceptron(2, out, hidden=128, layers=2) for out in (2, 1))
+    a, b = (torch.optim.Adam(net.parameters(), 1e-3, betas=(0.5, 0.9)) for net in (network, critic))
+    size = COMMON["batch_size"]
+
+    def sample(n: int) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch.randn(n, 2)).numpy()
+
+    watch = Watch(max(1, n_iter // 30))
+    for step in range(n_iter):
+        for _ in range(critic_steps):
+            x, z = X[torch.randint(len(X), (size,))], network(torch.randn(size, 2)).detach()
+            between = (z + torch.rand(size, 1) * (x - z)).requires_grad_()
+            slope = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
+            gap = critic(x).mean() - critic(z).mean()
+            loss = -gap + penalty * ((slope.norm(dim=1) - 1) ** 2).mean()
+            b.zero_grad()
+            loss.backward()
+            b.step()
+        a.zero_grad()
+        (-critic(network(torch.randn(size, 2))).mean()).backward()
+        a.step()
+        watch(step, sample, float(gap.detach()))
+    return watch
+
+
+def persistence_rows(scale: float = 1.0) -> tuple[list[dict[str, Any]], dict[str, Watch]]:
+    """Return the rows of the persistence table, and the curves behind them."""
+    curves = {
+        f"W2 flow, K = {K}": persistent(K, max(2, int(n * scale))) for K, n in PERSISTENCE.items()
+    }
+    curves["WGAN-GP"] = wgan(max(2, int(1_000 * scale)))
+    return [watch.row(who) for who, watch in curves.items()], curves
+
+
+def figure(curves: dict[str, Watch]) -> Any:
+    """Return off-mode share and loss against processor seconds."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = made.subplots(1, 2)
+    for who, watch in curves.items():
+        seconds, share, distance, _ = (np.asarray(x) for x in zip(*watch.curve, strict=True))
+        left.plot(seconds, 100 * share, label=who)
+        right.plot(seconds, distance, label=who)
+    left.axhline(100 * np.exp(-4.5), color="k", lw=0.8, ls=":")
+    right.axhline(1, color="k", lw=0.8, ls=":")
+    left.set(xlabel="processor seconds", ylabel="beyond three deviations of all modes, %")
+    right.set(xlabel="processor seconds", ylabel="energy distance / that of fresh samples")
+    right.set_yscale("log")
+    left.legend(frameon=False, fontsize=8)
+    return made
+
+
+def trained(law: str, n_iter: int, **given: Any) -> dict[str, Any]:
+    """Return distance to fresh samples and processor seconds of one training."""
+    start = time.process_time()
+    g = gk.Generator(
+        **(COMMON | {"batch_size": 128, "n_iter": n_iter, "validation_fraction": 0.0} | given)
+    )
+    try:
+        g.fit(draw(law, SAMPLES, 0))
+    except FloatingPointError:
+        return {"distance": float("inf"), "CPU s": round(time.process_time() - start, 1)}
+    spent = time.process_time() - start
+    distance = distance_multiple(g.sample(JUDGED), draw(law, JUDGED, 99))
+    return {"distance": round(distance, 2), "CPU s": round(spent, 1)}
+
+
+def jko_row(objective: str, law: str, n_iter: int = 150, K: int = 4) -> dict[str, Any]:
+    """Return forward Euler beside JKO steps, as many optimizer steps each."""
+    off = trained(law, n_iter, objective=objective, persistence=K)
+    on = trained(law, n_iter, objective=objective, persistence=K, jko=0.5)
+    return {
+        "objective": objective,
+        "law": law,
+        **{f"Euler {k}": v for k, v in off.items()},
+        **{f"JKO {k}": v for k, v in on.items()},
+    }
+
+
+def kernel_rows(law: str, n_iter: int = 400) -> list[dict[str, Any]]:
+    """Return the MMD and drifting with one narrow scale, one wide, the mixture, and persistence."""
+    X = draw(law, SAMPLES, 0)
+    width = float(np.sqrt(X.var(axis=0).sum()))
+    ways: dict[str, dict[str, Any]] = {
+        "one narrow scale, .03 widths": {"scale": 0.03 * width},
+        "one wide scale, 1 width": {"scale": width},
+        "mixture (default)": {},
+        "mixture, persistence 5": {"persistence": 5},
+    }
+    table = []
+    for way, given in ways.items():
+        row: dict[str, Any] = {"law": law, "kernel": way}
+        steps = n_iter // given.get("persistence", 1)
+        for objective in ("mmd", "drift"):
+            found = trained(law, steps, objective=objective, **given)
+            row |= {f"{objective} {k}": v for k, v in found.items()}
+        table.append(row)
+    return table
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Return all three tables one after the other; without PyTorch one row that says so."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return [{"who": "PyTorch is not installed"}]
+    if quick:
+        return [
+            *persistence_rows(0.01)[0],
+            jko_row("energy", LAWS[0], 5),
+            *kernel_rows(LAWS[0], 10),
+        ]
+    return [
+        *persistence_rows()[0],
+        *(jko_row(objective, law) for objective in OBJECTIVES for law in LAWS),
+        *(row for law in LAWS for row in kernel_rows(law)),
+    ]
