@@ -39,6 +39,7 @@ CPU_TABLES = (
     "verdict",
     "truth",
     "bars",
+    "unseen",
     "torch",
     "tables",
     "cuda_static",

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 import gpukoop as gk
-from bench.laws import LAWS, REFERENCE
+from bench.laws import LAWS, REFERENCE, Draw
 from gpukoop import baselines, datasets
 
 SIZE = int(os.environ.get("GPUKOOP_BENCH_TRUTH_SIZE", "1000"))
@@ -49,7 +49,7 @@ def _row(name: str, n: int) -> dict[str, Any]:
         row[who] = "; ".join(cells)
     rng = np.random.default_rng([0, 7])
     X, Z = (LAWS[name](n, random_state=rng) for _ in range(2))
-    judge = Judge(name)
+    judge = Judge(LAWS[name])
     row["the data"], row["other draws"] = judge(X), judge(Z)
     return row
 
@@ -57,11 +57,11 @@ def _row(name: str, n: int) -> dict[str, Any]:
 class Judge:
     """Distance to a law and share of points off it, by 20,000 draws."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, law: Draw) -> None:
         rng = np.random.default_rng(5)
-        self.draws = LAWS[name](REFERENCE, random_state=rng)
+        self.draws = law(REFERENCE, random_state=rng)
         self.tree = cKDTree(self.draws)
-        fresh = LAWS[name](5_000, random_state=rng)
+        fresh = law(5_000, random_state=rng)
         self.far = np.quantile(self.tree.query(fresh, k=[8])[0], 0.99)
 
     def __call__(self, Z: np.ndarray) -> str:
@@ -88,4 +88,4 @@ def _cell(name: str, who: str, method: Callable[..., Any], n: int, seed: int) ->
         seconds = time.process_time() - begin
         report = gk.diagnose(Z, X)
     said = "ok" if report.passed else report.failures[0].name
-    return f"{Judge(name)(Z)}, {seconds:.1f} s, {said}"
+    return f"{Judge(LAWS[name])(Z)}, {seconds:.1f} s, {said}"

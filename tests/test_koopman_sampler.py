@@ -255,6 +255,7 @@ def test_reg_path():
     sampler = fitted()
     regs, scores = zip(*sampler.reg_path_, strict=True)
     assert sampler.reg_ == regs[int(np.argmin(scores))]
+    assert min(scores) > 0  # distances
     assert sampler.backend_ in gk.backends()
     fixed = gk.KoopmanSampler(**SMALL, reg=1e-4).fit(mixture_data(300))
     assert fixed.reg_ == 1e-4

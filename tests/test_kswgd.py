@@ -227,6 +227,17 @@ def test_published_bandwidth_strands_the_plain_flow_and_not_the_default(well):
     assert_right(judge(default.transport(start), X))
 
 
+@pytest.mark.parametrize("law", [datasets.moons, datasets.three_rings, datasets.student_t])
+def test_a_coarser_spectrum_is_truly_coarser_or_none(law):
+    X = law(300, 0)
+    made = {
+        how: gk.KSWGD(n_components=5, coarse=how, random_state=0).fit(X) for how in (True, "auto")
+    }
+    assert made[True].coarse_.scale_ >= 1.5 * made[True].spectrum_.scale_
+    wide = made["auto"].coarse_
+    assert wide is None or wide.scale_ >= 1.5 * made["auto"].spectrum_.scale_
+
+
 def test_torus_from_a_small_patch():
     X = datasets.torus(800, random_state=0)
     rng = np.random.default_rng(1)

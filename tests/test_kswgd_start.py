@@ -179,3 +179,17 @@ def test_what_does_not_divide_is_spread_evenly():
         for s in range(5)
     ]
     assert np.mean(draws) < 0.7 * np.mean(chosen)
+
+
+@pytest.mark.parametrize("law", ["line", "rings"])
+def test_particles_of_one_sample_do_not_meet_on_a_line(law):
+    """A direction of noise is a sign there: of one length, five particles a sample would share two places."""
+    if law == "line":
+        draw = lambda n, seed: np.random.default_rng(seed).exponential(size=(n, 1))
+    else:
+        draw = datasets.three_rings
+    X = draw(1_000, 0)
+    Z = smoothed_bootstrap(X, 5_000, np.random.default_rng(0))
+    assert len(np.unique(Z.round(12), axis=0)) == 5_000
+    report = gk.diagnose(Z, X)
+    assert report["diversity"].p_value > 0.02, str(report)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import gpukoop as gk
+from gpukoop import metrics
+from gpukoop.sampler import choice
 from gpukoop.sampler.choice import REG_PATH
 from gpukoop.sampler.diagnosis import exact_flow
 from gpukoop.sampler.expm import ExponentialOverflow
@@ -125,3 +127,18 @@ def test_the_degree_of_the_polynomials_is_free_for_the_exponential_only():
         assert recipe.degree in degrees
         assert [r.degree for r in recipe.candidates] == sorted(degrees, reverse=True)
         assert np.isfinite(flow.partial_fit(X).sample(20)).all()
+
+
+def test_held_out_points_prefer_the_ridge_whose_samples_are_nearest():
+    rng = np.random.default_rng(1)
+    held_out = rng.normal(size=(80, 2))
+    moved = {}
+
+    def endpoints(reg, base):
+        moved[reg] = base + {1e-8: 1.0, 1e-6: 0.1, 1e-4: 3.0}[reg]
+        return moved[reg]
+
+    path = choice.by_held_out(endpoints, held_out, 0, None)
+    for reg, score in path:
+        assert score == pytest.approx(metrics.energy_distance(moved[reg], held_out), rel=1e-9)
+    assert min(path, key=lambda row: row[1])[0] == 1e-6

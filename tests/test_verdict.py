@@ -13,7 +13,8 @@ from scipy.spatial.distance import cdist, pdist
 import gpukoop as gk
 from bench import laws
 from gpukoop import datasets, metrics
-from gpukoop.verdict import counts, permutation
+from gpukoop.verdict import counts, neighbours, permutation
+from gpukoop.verdict.clouds import prepared
 from gpukoop.verdict.loops import line_energies
 
 
@@ -272,6 +273,22 @@ def test_odd_data_are_judged_too():
     assert few.passed
     assert "so few points tell little" in few.verdict
     assert gk.diagnose(cloud(300, 1).astype(np.float32), cloud(400, 2)).passed
+
+
+def test_repeated_rows_do_not_hide_copies():
+    rng = np.random.default_rng(5)
+    X, Z = cloud(500, 20), cloud(1_000, 21)
+    twice = np.repeat(X, 2, axis=0)
+    near = twice + 0.02 * rng.normal(size=twice.shape) / np.sqrt(len(X))
+    assert gk.diagnose(Z, twice)["memorisation"].p_value > 0.02
+    assert "memorisation" in {line.name for line in gk.diagnose(near, twice).failures}
+    p = []
+    for seed in range(200):  # rows that repeat because the law has atoms: nothing is wrong
+        X, Z = (cloud(200, 1_000 * seed + k).round(1) for k in range(2))
+        rng = np.random.default_rng(seed)
+        clouds = prepared(Z, X, None, None, None, None, None, rng)
+        p.append(neighbours.memorisation(clouds, rng).p_value)
+    assert (np.array(p) < 0.02).sum() <= at_most(0.02, 200)
 
 
 def test_units_do_not_matter():

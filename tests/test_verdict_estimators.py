@@ -146,3 +146,28 @@ def test_a_grid_search_prefers_neither_too_few_modes_nor_too_many():
     assert scores[0] < scores[2] - 1
     assert scores[3] < scores[2] - 3
     assert scores[2] > -6
+
+
+@pytest.mark.parametrize(
+    ("flow", "advised"),
+    [
+        (gk.JKOFlow(random_state=0), {"n_steps": 2}),
+        (gk.JKOFlow(random_state=0), {"kernel": gk.Gaussian("median")}),
+        (gk.MMDFlow(random_state=0), {"n_iter": 50}),
+        (gk.MMDFlow(random_state=0), {"kernel": gk.Gaussian("median")}),
+    ],
+    ids=["jko-steps", "jko-kernel", "mmd-steps", "mmd-kernel"],
+)
+def test_what_a_report_advises_against_copies_helps(flow, advised):
+    X = datasets.banana(1_000, np.random.default_rng([0, 7]))
+    judged = lambda model: clone(model).fit(X).diagnose()
+    report = judged(flow)
+    assert report.worst.name == "memorisation"
+    assert str(report).splitlines()[-1].startswith("What to try: ")
+    assert "<p>What to try" in report._repr_html_()
+    name, value = next(iter(advised.items()))
+    said = f"{name}={value}" if name != "kernel" else "kernel=gk.Gaussian('median')"
+    assert said in report.advice
+    better = judged(clone(flow).set_params(**advised))
+    assert better.passed, str(better)
+    assert better.advice == ""

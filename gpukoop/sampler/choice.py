@@ -24,8 +24,9 @@ REG_PATH = {
     "exponential": (1e-7, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0),
 }
 REG_DEFAULT = 1e-6
-# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart.
-HELD_OUT = (20, 1_000)
+# Points kept from learning to choose among them: a tenth, and enough for an energy distance to tell ridges apart. Samples that
+# are compared with them at least: the few that a bad ridge throws far away must be among them.
+HELD_OUT, COMPARED = (20, 1_000), 1_000
 # Trajectories that choose, data points whose field they follow, its blur (of data of unit size) and Runge-Kutta steps: stable,
 # as a step times the largest slope 1 / blur is below 1.
 N_TRAJECTORIES, FIELD_POINTS, FIELD_BLUR, N_STEPS = 256, 1_000, 0.05, 40
@@ -45,7 +46,7 @@ def split_held_out(data: Array, rng: np.random.Generator) -> tuple[Array, Array 
 def by_held_out(
     endpoints: Callable[[float, Array], Array], held_out: Array, seed: int, backend: str | None
 ) -> list[tuple[float, float]]:
-    """Return (reg, energy distance of as many samples from held-out points) for the SAT solver.
+    """Return (reg, energy distance of samples from held-out points) for the SAT solver.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ def by_held_out(
         Who computes the distances.
     """
     rng = np.random.default_rng([seed, 2**32])
-    base = like(rng.standard_normal(held_out.shape), held_out)
+    n, d = held_out.shape
+    base = like(rng.standard_normal((max(n, COMPARED), d)), held_out)
     own = mean_distance(held_out, held_out, backend)
     return _scores(
         REG_PATH["sat"],
@@ -132,8 +134,8 @@ def _scores(
 
 def mean_distance(X: Array, Y: Array, backend: str | None) -> Array:
     """Return E|x - y|, an array without axes."""
-    K = KernelOperator(Energy(), X, Y, backend=backend)
-    return (K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
+    K = KernelOperator(Energy(), X, Y, backend=backend)  # -|x - y|
+    return -(K @ namespace(Y).full(len(Y), 1 / len(Y))).mean()
 
 
 def energy_distance(X: Array, Y: Array, backend: str | None, own: Array) -> Array:

@@ -132,18 +132,35 @@ def support(clouds: Clouds, rng: np.random.Generator) -> Line | None:
     return Line("support", p, text, seen, expected)
 
 
-def memorisation(clouds: Clouds, rng: np.random.Generator) -> Line | None:
-    """Count particles much nearer to the training samples than unseen samples are."""
-    if clouds.H is not None and len(clouds.H) >= ENOUGH:
-        A, B = clouds.X, clouds.H
-    else:
-        A, B = halves(clouds.X, rng)
+def _to_training(
+    clouds: Clouds, H: np.ndarray | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances of particles and of unseen samples to the training samples, of which without H one half is unseen."""
+    A, B = halves(clouds.X, rng) if H is None else (clouds.X, H)
     tree, queries = _sizes(A.shape[1])
     if len(B) < LEAST:
-        return None
+        return np.empty(0), np.empty(0)
     A, B, Z = thinned(A, tree, rng), thinned(B, queries, rng), thinned(clouds.Z, queries, rng)
-    mine, theirs = nearest(A, Z), nearest(A, B)
+    return nearest(A, Z), nearest(A, B)
+
+
+def memorisation(clouds: Clouds, rng: np.random.Generator) -> Line | None:
+    """Count particles much nearer to the training samples than unseen samples are."""
+    kept_aside = clouds.H is not None and len(clouds.H) >= ENOUGH
+    mine, theirs = _to_training(clouds, clouds.H if kept_aside else None, rng)
+    if kept_aside and (theirs > 0).sum() < LEAST:
+        # rows repeat: half of all data holds more that are no copies
+        mine, theirs = _to_training(clouds, None, rng)
+    if len(theirs) < LEAST:
+        return None
     p, seen, expected = _worst(-MARGIN * mine, -theirs, NEAR, rng)
+    own, other = mine[mine > 0], theirs[theirs > 0]
+    if LEAST <= len(other) < len(theirs) and len(own) >= LEAST:
+        # where rows repeat an unseen one is often a copy itself, and hides particles next to the training samples: look between copies
+        found = _worst(-MARGIN * own, -other, NEAR, rng)
+        if found[0] < p:
+            (p, seen, expected), mine, theirs = found, own, other
+        p = min(1.0, 2 * p)
     typical = np.median(theirs)
     ratio = float(np.median(mine) / typical) if typical > 0 else 1.0
     text = (

@@ -28,6 +28,8 @@ class Report:
         Particles and data, after weights.
     adjusted : dict of str to float
         p-values by line, adjusted for their number (Holm).
+    advice : str
+        What to try, if an estimator was judged that is off its law.
     """
 
     lines: tuple[Line, ...]
@@ -35,6 +37,7 @@ class Report:
     sizes: tuple[int, int]
     particles: np.ndarray = field(repr=False)
     data: np.ndarray = field(repr=False)
+    advice: str = ""
 
     @property
     def adjusted(self) -> dict[str, float]:
@@ -94,7 +97,10 @@ class Report:
             f"  {'OFF' if line.name in failed else 'ok ':3} {line.name:{width}}  p = {adjusted[line.name]:<8.2g} {line.text}"
             for line in self.lines
         ]
-        return "\n".join([self.verdict, *rows])
+        return "\n".join([self.verdict, *rows, *self._try()])
+
+    def _try(self) -> list[str]:
+        return [f"What to try: {self.advice}."] if self.advice else []
 
     def _repr_html_(self) -> str:
         adjusted, failed = self.adjusted, {line.name for line in self.failures}
@@ -104,4 +110,5 @@ class Report:
             for line in self.lines
         )
         head = "<tr><th></th><th>line</th><th>p, adjusted</th><th>what it means</th></tr>"
-        return f"<p>{html.escape(self.verdict)}</p><table>{head}{rows}</table>"
+        after = "".join(f"<p>{html.escape(line)}</p>" for line in self._try())
+        return f"<p>{html.escape(self.verdict)}</p><table>{head}{rows}</table>{after}"

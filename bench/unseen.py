@@ -1,0 +1,146 @@
+"""KSWGD on laws made up after everything was chosen: curves, cusps, tails, scales and sizes that no parameter has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bench import bars
+from bench.laws import Draw
+
+SEEDS = 3
+TITLE = f"Unseen laws: the bars of KSWGD at defaults, {bars.SIZE:,} particles from {bars.SIZE:,} samples, {SEEDS} seeds"
+
+
+def _skeleton(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    length, angle = 2 * rng.random(n), np.deg2rad(rng.choice([90, 210, 330], n, p=[0.5, 0.3, 0.2]))
+    limb = np.column_stack([length * np.cos(angle), length * np.sin(angle)])
+    return limb + 0.03 * rng.standard_normal((n, 2))
+
+
+def _parabolas(n: int, random_state: Any = None) -> np.ndarray:
+    Z = np.random.default_rng(random_state).standard_normal((n, 4))
+    for k in range(1, 4):
+        Z[:, k] = 0.5 * Z[:, k - 1] ** 2 + 0.3 * Z[:, k]
+    return Z
+
+
+def _student_and_normal(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    heavy = rng.random((n, 1)) < 0.5
+    return np.where(heavy, rng.standard_t(2, (n, 2)), [6, 0] + 0.5 * rng.standard_normal((n, 2)))
+
+
+def _uneven_ring(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    angle, radius = rng.vonmises(0, 1.5, n), 1 + 0.05 * rng.standard_normal(n)
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+
+
+def _ill_conditioned(n: int, random_state: Any = None) -> np.ndarray:
+    turn = np.linalg.qr(np.random.default_rng(3).standard_normal((20, 20)))[0]
+    Z = np.random.default_rng(random_state).standard_normal((n, 20))
+    return Z * np.logspace(0, -2, 20) @ turn
+
+
+def _sphere(n: int, random_state: Any = None) -> np.ndarray:
+    Z = np.random.default_rng(random_state).standard_normal((n, 5))
+    Z[:, 0] += 1.5
+    return Z / np.linalg.norm(Z, axis=1, keepdims=True)
+
+
+def _lattice(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    place = rng.integers(0, 3, (n, 2))
+    width = np.where(place.sum(axis=1, keepdims=True) % 2, 0.02, 1.0)
+    return 6.0 * place + width * rng.standard_normal((n, 2))
+
+
+def _line(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    peak = 5 + 0.05 * rng.standard_normal(n)
+    return np.where(rng.random(n) < 0.3, peak, rng.exponential(1, n))[:, None]
+
+
+def _log_normal(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    own = rng.standard_normal((n, 4))
+    return np.exp(0.5 * own + 0.7 * rng.standard_normal((n, 1)))
+
+
+def _helix(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t = 4 * np.pi * rng.random(n)
+    return np.column_stack([np.cos(t), np.sin(t), t / 4]) + 0.01 * rng.standard_normal((n, 3))
+
+
+def _roll(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t = 1.5 * np.pi * (1 + 2 * rng.random(n))
+    return np.column_stack([t * np.cos(t), 10 * rng.random(n), t * np.sin(t)])
+
+
+def _shells(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    Z = rng.standard_normal((n, 8))
+    Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+    radius = np.where(rng.random((n, 1)) < 0.3, 1, 3)
+    return Z * radius * (1 + 0.02 * rng.standard_normal((n, 1)))
+
+
+def _cauchy(n: int, random_state: Any = None) -> np.ndarray:
+    return np.random.default_rng(random_state).standard_cauchy((n, 2))
+
+
+def _pareto(n: int, random_state: Any = None) -> np.ndarray:
+    return np.random.default_rng(random_state).pareto(2.5, (n, 3))
+
+
+def _cut_cube(n: int, random_state: Any = None) -> np.ndarray:
+    Z = np.random.default_rng(random_state).random((n, 3))
+    Z[:, 0] += Z[:, 0] > 0.8
+    return Z
+
+
+def _leaves(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t = 2 * np.pi * rng.random(n)
+    radius = np.abs(np.cos(1.5 * t)) * np.sqrt(rng.random(n))
+    return np.column_stack([radius * np.cos(t), radius * np.sin(t)])
+
+
+UNSEEN: dict[str, Draw] = {
+    "Y with thin limbs": _skeleton,
+    "chain of parabolas, 4-d": _parabolas,
+    "Student t, 2, and a normal law": _student_and_normal,
+    "uneven ring": _uneven_ring,
+    "normal, 20-d, condition 1e4": _ill_conditioned,
+    "sphere, 5-d": _sphere,
+    "lattice, widths .02 and 1": _lattice,
+    "exponential and a peak, 1-d": _line,
+    "log-normal, 4-d, correlated": _log_normal,
+    "helix, 3-d": _helix,
+    "Swiss roll, 3-d": _roll,
+    "two shells, 8-d": _shells,
+    "Cauchy": _cauchy,
+    "Pareto 2.5, 3-d": _pareto,
+    "cube with a gap, 3-d": _cut_cube,
+    "three leaves": _leaves,
+}
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Return a row for each law."""
+    laws = dict(list(UNSEEN.items())[: 1 if quick else None])
+    return [bars.row(name, "KSWGD", 1 if quick else SEEDS, law) for name, law in laws.items()]
+
+
+def failures(table: list[dict[str, Any]]) -> list[str]:
+    """Return the laws that are neither reached nor flagged in every seed."""
+    return [
+        f"KSWGD on {row['law']}: neither reached nor flagged in every seed"
+        for row in table
+        if row["bar"] == "MISSED"
+    ]
