@@ -85,8 +85,8 @@ def test_drift_by_hand(sizes, d):
 def transported(Z, X, blur, n_iter=500):
     """Return barycentres and value of entropic transport by plain iterations in float64."""
     eps, C = blur**2, ((Z[:, None] - X) ** 2).sum(axis=2) / 2
-    if X is Z and len(Z) > 1 and Z.shape[1] > 30:
-        np.fill_diagonal(C, np.inf)  # in many dimensions nobody is transported to itself
+    if X is Z and len(Z) > 1:
+        np.fill_diagonal(C, np.inf)  # nobody is transported to itself
     g = np.zeros(len(X))
     for _ in range(n_iter):
         f = -eps * logsumexp((g - C) / eps - np.log(len(X)), axis=1)
@@ -94,7 +94,7 @@ def transported(Z, X, blur, n_iter=500):
     return softmax((g - C) / eps, axis=1) @ X, f.mean() + g.mean()
 
 
-@pytest.mark.parametrize(("sizes", "d"), [((17,), 2), ((5, 9, 2, 30), 3), ((20, 31), 60)])
+@pytest.mark.parametrize(("sizes", "d"), [((17,), 40), ((5, 9, 2, 30), 50), ((20, 31), 60)])
 @pytest.mark.parametrize(("final", "error"), [(None, 0.15), (600, 2e-3)])
 def test_sinkhorn_velocities(sizes, d, final, error, monkeypatch):
     """As many steps as training takes leave the first error, many leave rounding."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 # Particles and the number of the step -> velocity and the objective's value.
 Toward = Callable[[Any, int], tuple[Any, float]]
 # Sinkhorn in a larger group goes by products (flow/sinkhorn_dense.py), which take no exponentials of pairs. There particles are
-# also transported to themselves; the error falls as one over their number. In few dimensions the blur is small: a plan that must not
-# stay where it is then takes hundreds of iterations, and what staying costs in width is little.
-FEW, FEWER = 600, 200
+# also transported to themselves; the error falls as one over their number. So do few dimensions: their blur is small, and the
+# fixed number of iterations here does not reach it.
+FEW = 600
 
 
 def toward(
@@ -107,7 +107,7 @@ def grouped(
     batch, many = groups.Groups(labels), X.shape[1] > MANY
     largest = int(batch.sizes.max())
     if len(batch.sizes) * largest**2 > groups.LARGEST or (
-        objective == "sinkhorn" and largest > (FEW if many else FEWER)
+        objective == "sinkhorn" and (not many or largest > FEW)
     ):
         return None
     centre = X.mean(axis=0)
@@ -121,7 +121,7 @@ def grouped(
     elif objective == "drift":
         flow = lambda z: groups.drift(z, at, batch.a, scales, [1 / len(scales)] * len(scales))
     else:
-        flow = lambda z: groups.sinkhorn(z, at, batch.a, choices.blur, unbiased=many)
+        flow = lambda z: groups.sinkhorn(z, at, batch.a, choices.blur, unbiased=True)
 
     def velocity(Z: np.ndarray) -> tuple[np.ndarray, float]:
         found = flow((Z - centre)[batch.rows])
