@@ -179,7 +179,7 @@ def points(
         raise ValueError(
             f"{name} has {native.shape[1]} features, {other} has {n_features}: both need the same columns"
         )
-    require_finite(native, name)
+    require_finite(native, name, getattr(x, "columns", None))
     return namespace(native).ascontiguousarray(native), home
 
 
@@ -247,16 +247,17 @@ def _trusted(native: Array) -> bool:
     return is_cupy(native) and not _checked.get()
 
 
-def require_finite(native: Array, name: str) -> None:
-    """Raise if there is a NaN or an infinity, and say where the first one is."""
+def require_finite(native: Array, name: str, columns: Any = None) -> None:
+    """Raise if there is a NaN or an infinity, and say where the first one is, in a frame by the name of its column."""
     if _trusted(native):
         return
     xp = namespace(native)
     bad = ~xp.isfinite(native)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(to_host(bad))[0])
+        where = "" if columns is None else f", column {columns[first[1]]!r}"
         raise ValueError(
-            f"{name} contains NaN or inf, {int(bad.sum())} value(s), the first at index {first}: drop or "
+            f"{name} contains NaN or inf, {int(bad.sum())} value(s), the first at index {first}{where}: drop or "
             "repair these rows first"
         )
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.fused import fits
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
+from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
@@ -461,6 +463,28 @@ def test_cublas_is_called_with_the_right_layout_and_compute_type(dtype, tensor, 
     engine.weigh(Pointer(out), Pointer(weights), Pointer(parts))
     assert np.allclose(parts.sum(axis=0), out @ weights, rtol=1e-4)
     assert set(engine.cublas.computed[1:]) == {68 if dtype == "float32" else 70}
+
+
+def test_a_small_grid_is_no_news_for_users():
+    """Numba warns of it in a message that begins with a colour, so only its class can tell it."""
+    pytest.importorskip("numba_cuda")
+    from numba.cuda.core.errors import NumbaPerformanceWarning
+
+    launched = []
+
+    def call(*arguments):
+        warnings.warn(
+            NumbaPerformanceWarning("\x1b[1mGrid size 4 will likely ...\x1b[0m"), stacklevel=1
+        )
+        launched.append(arguments)
+
+    engine = object.__new__(cublas_cuda.CuPyEngine)
+    engine.xp, engine.stream = np, 0
+    engine._load = lambda name, source: {(4, engine.block, 0): call}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.launch(Entry("epilogue", "", ()), 4, (1, 2.0))
+    assert launched == [(1, 2.0)]
 
 
 # -- the generated epilogue -----------------------------------------------------------------------

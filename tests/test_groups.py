@@ -94,7 +94,7 @@ def transported(Z, X, blur, n_iter=500):
     return softmax((g - C) / eps, axis=1) @ X, f.mean() + g.mean()
 
 
-@pytest.mark.parametrize(("sizes", "d"), [((17,), 2), ((5, 9, 2, 30), 3), ((20, 31), 60)])
+@pytest.mark.parametrize(("sizes", "d"), [((17,), 40), ((5, 9, 2, 30), 50), ((20, 31), 60)])
 @pytest.mark.parametrize(("final", "error"), [(None, 0.15), (600, 2e-3)])
 def test_sinkhorn_velocities(sizes, d, final, error, monkeypatch):
     """As many steps as training takes leave the first error, many leave rounding."""

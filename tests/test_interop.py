@@ -117,6 +117,19 @@ def test_a_kernel_of_the_torus_is_periodic():
     K = gk.Gaussian(0.5)(Z).to_dense()
     assert K[0, 1] > 0.98  # neighbours across the seam
     assert maps.torus(a.astype(np.float32)).dtype == np.float32
+    # the kernel of angles is the same function: points on circles, or a period
+    periodic = gk.Periodic(period=2 * np.pi, scale=0.5)(a).to_dense()
+    assert np.allclose(K, periodic)
+    # slow modes do not see where the seam is: Brownian angles at diffusion .045 a frame relax in 1 / .045 frames, twice
+    rng = np.random.default_rng(0)
+    path = np.cumsum(0.3 * rng.normal(size=(6_000, 2)), axis=0)
+    estimator = gk.KernelEDMD(n_components=2, n_landmarks=100, random_state=0)
+    found = [
+        estimator.fit(maps.torus((path + shift + np.pi) % (2 * np.pi) - np.pi), lag=2).timescales_
+        for shift in (0.0, 1.0)
+    ]
+    assert np.allclose(found[0], 1 / 0.045, rtol=0.25)
+    assert np.allclose(*found, rtol=0.02)
     with pytest.raises(ValueError, match="reshape"):
         maps.torus(a[:, 0])
     with pytest.raises(ValueError, match="a cosine and a sine"):

@@ -1,132 +1,149 @@
 """Diffusions in wells, with answers from a grid: three wells in two dimensions, two wells among ten dimensions."""
 
-import functools
-
 import numpy as np
 import pytest
-from scipy import sparse
-from scipy.sparse.linalg import eigsh, spsolve
 
 import gpukoop as gk
+from bench import wells
 from gpukoop import kinetics
-
-BETA = 1.7
-SIDE = np.linspace(-2.2, 2.2, 89), np.linspace(-1.6, 2.4, 81)
-
-
-def potential(x, y):
-    """Two deep wells at (-1, 0) and (1, 0), a shallow one at (0, 5/3): Metzner, Schuette, Vanden-Eijnden 2006, eq. 64."""
-    return BETA * (
-        3 * np.exp(-(x**2) - (y - 1 / 3) ** 2)
-        - 3 * np.exp(-(x**2) - (y - 5 / 3) ** 2)
-        - 5 * np.exp(-((x - 1) ** 2) - y**2)
-        - 5 * np.exp(-((x + 1) ** 2) - y**2)
-        + 0.2 * x**4
-        + 0.2 * (y - 1 / 3) ** 4
-    )
+from gpukoop.kinetics.blocks import correlation
+from gpukoop.kinetics.committor import stops
 
 
-@functools.cache
-def grid():
-    """The points (n, 2), their law, and the symmetric Dirichlet form of the generator, of second order in the spacing."""
-    x, y = np.meshgrid(*SIDE, indexing="ij")
-    h = SIDE[0][1] - SIDE[0][0]
-    points = np.stack([x.ravel(), y.ravel()], axis=1)
-    law = np.exp(-potential(*points.T))
-    law /= law.sum()
-    index = np.arange(len(points)).reshape(x.shape)
-    i = np.concatenate([index[:-1].ravel(), index[:, :-1].ravel()])
-    j = np.concatenate([index[1:].ravel(), index[:, 1:].ravel()])
-    flow = np.sqrt(law[i] * law[j]) / h**2
-    form = sparse.coo_matrix((flow, (i, j)), shape=(len(law),) * 2)
-    form = form + form.T
-    return points, law, (sparse.diags(np.asarray(form.sum(axis=1)).ravel()) - form).tocsr()
-
-
-@functools.cache
-def exact_timescales():
-    _, law, form = grid()
-    root = sparse.diags(1 / np.sqrt(law))
-    values = eigsh(root @ form @ root, k=4, sigma=-1e-3, return_eigenvectors=False)
-    return 1 / np.sort(values)[1:]
-
-
-def exact_committor(source, target):
-    """Solve L q = 0 between discs of radius .3 around two centres."""
-    points, _, form = grid()
-    A, B = (np.linalg.norm(points - c, axis=1) < 0.3 for c in (source, target))
-    inner = ~(A | B)
-    q = B.astype(float)
-    q[inner] = spsolve(form[inner][:, inner].tocsc(), -form[inner] @ q)
-    return q
-
-
-def walk(gradient, start, n_frames, frame_time, n_substeps, rng):
-    """Euler-Maruyama of many walkers at once: frames (walkers, n_frames, d)."""
-    h = frame_time / n_substeps
-    Z, out = start.copy(), np.empty((len(start), n_frames, start.shape[1]))
-    for i in range(n_frames):
-        out[:, i] = Z
-        for _ in range(n_substeps):
-            Z = Z - h * gradient(Z) + np.sqrt(2 * h) * rng.normal(size=Z.shape)
-    return out
-
-
-def slope(Z, step=1e-5):
-    x, y = Z.T
-    return np.stack(
-        [
-            (potential(x + step, y) - potential(x - step, y)) / (2 * step),
-            (potential(x, y + step) - potential(x, y - step)) / (2 * step),
-        ],
-        axis=1,
-    )
-
-
-def three_wells(seed, walkers=10, n_frames=2_000):
-    rng = np.random.default_rng(seed)
-    points, law, _ = grid()
-    start = points[rng.choice(len(law), size=walkers, p=law)]
-    return list(walk(slope, start, n_frames, 0.1, 10, rng))
+@pytest.fixture(scope="module")
+def coarse():
+    """4,000 units of time are 520 relaxation times: the deep wells' passages are known to some 5 %."""
+    return wells.three_states(wells.three_wells(0, 40, 1_000, 0.1), 10, 0.1)
 
 
 @pytest.mark.slow
-def test_three_wells():
-    """4,000 units of time are 520 relaxation times: the deep wells' passages are known to some 5 %."""
-    runs = three_wells(0, walkers=40, n_frames=1_000)
-    estimator = gk.KernelEDMD(n_components=3, n_landmarks=200, random_state=0)
-    model = kinetics.KineticModel(estimator, lag=10, frame_time=0.1).fit(runs)
-    exact = exact_timescales()
-    assert (model.timescales_lower_[:2] < exact[:2]).all()
-    assert (exact[:2] < model.timescales_upper_[:2]).all()
-    states = kinetics.metastable_states(model, 3)
-    centres = np.array([[-1.05, -0.04], [1.05, -0.04], [0.0, 1.54]])
-    chi = states.memberships(centres)
-    order = chi.argmax(axis=1)
+def test_three_wells(coarse):
+    states, order = coarse
+    model = states._model
+    _, phi = wells.exact_modes()
+    exact = wells.simulated_timescales()
+    assert (model.timescales_lower_[:2] < exact).all()
+    assert (exact < model.timescales_upper_[:2]).all()
     assert sorted(order) == [0, 1, 2]
-    assert chi.max(axis=1).min() > 0.95
-    points, law, _ = grid()
-    own = np.stack([np.linalg.norm(points - c, axis=1) for c in centres]).argmin(axis=0)
-    right = states.memberships(points).argmax(axis=1) == order[own]
-    assert law[right].sum() > 0.97
-    # the weight that basins of the nearest centre have differs from that of fuzzy states by what lies between wells
-    exact_weights = np.array([law[own == k].sum() for k in range(3)])
-    assert states.weights[order] == pytest.approx(exact_weights, abs=0.06)
-    # between the deep wells the next timescale is a tenth of the slowest; to the shallow one it is a fifth, and so good is q
-    for target, bound in ((1, 0.05), (2, 0.2)):
-        q = exact_committor(centres[0], centres[target])
-        found = states.committor(int(order[0]), int(order[target]), points)
-        assert np.sqrt(law @ (found - q) ** 2) < bound
+    points, law, _ = wells.grid()
+    # memberships are right: the corners of the exact eigenfunctions' simplex are the wells
+    chi = states.memberships(points)[:, order]
+    near = [np.linalg.norm(points - c, axis=1).argmin() for c in wells.CENTRES]
+    X = np.column_stack([np.ones(len(points)), phi[:, :2]])
+    exact_chi = np.clip(X @ np.linalg.inv(X[near]), 0, 1)
+    exact_chi /= exact_chi.sum(axis=1, keepdims=True)
+    assert np.sqrt(law @ (chi - exact_chi) ** 2).max() < 0.05
+    own = np.stack([np.linalg.norm(points - c, axis=1) for c in wells.CENTRES]).argmin(axis=0)
+    assert law[chi.argmax(axis=1) == own].sum() > 0.97
+    exact_weights = law @ exact_chi
+    assert states.weights[order] == pytest.approx(exact_weights, abs=0.04)
+
+
+@pytest.mark.slow
+def test_committors_of_three_wells(coarse):
+    """Root mean square under the exact law, both ways of saying what is met: states in frames of .1, discs in frames of .02."""
+    states, order = coarse
+    found = wells.committor_errors(states, order, discs=False)
+    assert max(found.values()) < 0.05, found
+    fine, order = wells.three_states(wells.three_wells(0, 40, 5_000, 0.02), 25, 0.02)
+    found = wells.committor_errors(fine, order, discs=True)
+    assert max(found.values()) < 0.05, found
 
 
 @pytest.mark.slow
 def test_a_double_well_in_ten_dimensions():
-    exact = 1 / gk.datasets.exact("slow_well", barrier=2.0)["eigenvalues"][0]
-    X, _ = gk.datasets.slow_well(20_000, 0.1, 0, barrier=2.0)
-    estimator = gk.KernelEDMD(n_components=3, n_landmarks=200, coordinates="tica", random_state=0)
-    model = kinetics.KineticModel(estimator, lag=10, frame_time=0.1).fit(X)
+    model, X = wells.slow_well_model(0, n_landmarks=200)
+    exact = wells.simulated_timescale(2.0)
     assert model.timescales_lower_[0] < exact < model.timescales_upper_[0]
     states = kinetics.metastable_states(model, 2)
     side = states.memberships(X).argmax(axis=1)[np.abs(X[:, 0]) > 0.5]
     agree = np.mean((side == 0) == (X[np.abs(X[:, 0]) > 0.5, 0] > 0))
     assert max(agree, 1 - agree) > 0.99
+    edge = 0.8
+    q = states.committor(lambda Z: Z[:, 0] < -edge, lambda Z: Z[:, 0] > edge, X)
+    gap = q - wells.well_committor(X[:, 0], 2.0, edge)
+    assert np.sqrt(np.mean(gap**2)) < 0.05
+    between = np.abs(X[:, 0]) < edge
+    assert np.sqrt(np.mean(gap[between] ** 2)) < 0.1
+
+
+def test_windows_stop_where_they_meet_a_set():
+    """Against a loop over windows."""
+    sets = np.random.default_rng(0).choice([0, 0, 0, 1, 2], size=60)
+    for lag in (1, 4, 9):
+        forward, backward = stops(sets, lag)
+        for t in range(60 - lag):
+            window = range(t, t + lag + 1)
+            assert forward[t] == next((i for i in window if sets[i]), t + lag)
+            assert backward[t] == next((i for i in reversed(window) if sets[i]), t)
+
+
+def test_errors_of_means_of_neighbouring_stretches():
+    """The variance of a mean over 40 relaxation times of an autoregressive process, against that of its blocks of 5."""
+    decay, blocks, size = np.exp(-0.02), 8, 250  # 50 frames are one relaxation time
+    lags = np.arange(blocks * size)
+    covariance = decay ** np.abs(lags[:, None] - lags[None])
+    whole = covariance.mean()
+    of_blocks = covariance[:size, :size].mean() / blocks
+    # the rest is what a finite run lacks of the infinite one that c is made for
+    assert correlation(size / 50) ** 2 == pytest.approx(whole / of_blocks, rel=0.04)
+    assert correlation(1e6) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_what_has_no_committor_is_said():
+    model, X = wells.slow_well_model(1, n_landmarks=50)
+    states = kinetics.metastable_states(model, 2)
+    left, right = (lambda Z: Z[:, 0] < -0.5), (lambda Z: Z[:, 0] > 0.5)
+    assert states.committor(
+        left, right, np.array([[-0.9] + 9 * [0.0], [0.9] + 9 * [0.0]])
+    ).tolist() == [0, 1]
+    for arguments, options, error, words in (
+        ((0, 0), {}, ValueError, "pass two states"),
+        ((0, 2), {}, ValueError, "expected a state from 0 to 1"),
+        ((0, 1), {"core": 0.5}, ValueError, "core is 0.5"),
+        ((left, lambda Z: Z[:, 0] > -1), {}, ValueError, "exclude each other"),
+        (
+            (left, lambda Z: Z[:, 0] > 50),
+            {},
+            ValueError,
+            "no frame of the trajectories is in the target",
+        ),
+        ((left, lambda Z: Z), {}, ValueError, "expected True or False a frame"),
+        (("left", 1), {}, TypeError, "source"),
+    ):
+        with pytest.raises(error, match=words):
+            states.committor(*arguments, X[:50], **options)
+    with pytest.raises(ValueError, match="no frame of the trajectories is between"):
+        states.committor(
+            lambda Z: Z[:, 0] < 0,
+            lambda Z: (Z[:, 0] >= 0) & (Z[:, 0] < 9),
+            np.full((1, 10), 9.5),
+        )
+
+
+LEFT, RIGHT = (lambda Z: Z[:, 0] < -0.8), (lambda Z: Z[:, 0] > 0.8)
+LINE = np.linspace(-1, 1, 41)[:, None]
+
+
+def test_committors_of_reweighted_runs():
+    """300 short runs of which most start on one side, weighted to the stationary law."""
+    X, _ = gk.datasets.slow_well(20_000, 0.1, 5, barrier=2.0)
+    order = np.argsort(X[::50, 0] > 0, kind="stable")
+    runs = [X[50 * i : 50 * i + 50, :1] for i in order[-300:]]
+    estimator = gk.KernelEDMD(n_components=3, n_landmarks=60, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=5, frame_time=0.1, reweight=True).fit(runs)
+    states = kinetics.metastable_states(model, 2)
+    q = states.committor(LEFT, RIGHT, LINE)
+    assert np.abs(q - wells.well_committor(LINE[:, 0], 2.0, 0.8)).max() < 0.15
+
+
+def test_committors_come_back_as_tensors():
+    torch = pytest.importorskip("torch")
+    X, _ = gk.datasets.slow_well(5_000, 0.1, 6, barrier=2.0)
+    estimator = gk.KernelEDMD(n_components=2, n_landmarks=40, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=5, frame_time=0.1).fit(X[:, :1])
+    states = kinetics.metastable_states(model, 2)
+    for sets in ((0, 1), (LEFT, RIGHT)):
+        found = states.committor(*sets, torch.from_numpy(LINE))
+        assert torch.is_tensor(found)
+        assert np.allclose(found.numpy(), states.committor(*sets, LINE))

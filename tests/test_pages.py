@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import runpy
 import sys
@@ -160,6 +161,42 @@ def test_workflows_run_what_the_readme_says():
     assert f"pip install {command[1]}" in workflow
     assert command[2] in workflow
     assert "id-token: write" in (ROOT / ".github" / "workflows" / "release.yml").read_text()
+
+
+def test_the_container_is_built_from_what_there_is():
+    lines = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).splitlines()
+    said = [line.split(maxsplit=1) for line in lines if line and not line.startswith(" ")]
+    known = {"FROM", "ARG", "COPY", "RUN", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
+    assert {word for word, _ in said} <= known
+    given = dict(said)
+    extras = re.findall(r"EXTRAS=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert extras
+    assert {name for part in extras for name in part.split(",")} <= set(
+        project()["optional-dependencies"]
+    )
+    image = re.fullmatch(r"python:(\d+\.\d+)-slim", given["FROM"])
+    assert f"Programming Language :: Python :: {image[1]}" in project()["classifiers"]
+    (command,) = json.loads(given["ENTRYPOINT"])
+    assert command in project()["scripts"]
+    assert json.loads(given["CMD"]) == ["info"]
+
+
+def test_workflows_and_recipe_are_yaml():
+    yaml = pytest.importorskip("yaml")
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text())
+        assert True in workflow or "on" in workflow  # YAML 1.1 reads "on" as a truth value
+        for job in workflow["jobs"].values():
+            assert job["runs-on"]
+            assert all(("uses" in step) != ("run" in step) for step in job["steps"]), path
+            scripts = [word for step in job["steps"] for word in step.get("run", "").split()]
+            assert all((ROOT / word).is_file() for word in scripts if word.startswith(".ci/"))
+    text = (ROOT / "recipe" / "meta.yaml").read_text()
+    recipe = re.sub(r"\{\{ *(\w+) *\}\}", r"\1", re.sub(r"\{%.*%\}", "", text))
+    recipe = yaml.safe_load(recipe)
+    scripts = [f"{name} = {place}" for name, place in project()["scripts"].items()]
+    assert recipe["build"]["entry_points"] == scripts
+    assert recipe["about"]["license"] == project()["license"]
 
 
 SECTION = re.compile(

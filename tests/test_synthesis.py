@@ -101,6 +101,19 @@ def test_polars():
     new = gk.synthesize(frame, 50)
     assert new.schema == frame.schema
     assert new.shape == (50, 4)
+    # a missing number is refused by the name of its column, as in pandas
+    numbers = frame.select("x", "count").cast(pl.Float64)
+    gap = numbers.with_columns(
+        count=pl.when(pl.int_range(pl.len()) == 4).then(None).otherwise("count")
+    )
+    for broken in (gap, gap.to_pandas()):
+        with pytest.raises(ValueError, match=r"first at index \(4, 1\), column 'count'"):
+            gk.KSWGD().fit(broken)
+    kept = gk.DiffusionMap(n_components=2, n_landmarks=50).set_output(transform="polars")
+    assert isinstance(kept.fit(numbers).transform(numbers), pl.DataFrame)
+    assert gk.KSWGD(n_components=3, n_landmarks=50).fit(numbers).sample(3).columns == ["x", "count"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        kept.transform(numbers.select("count", "x"))
 
 
 def test_what_is_refused_names_the_column():

@@ -15,7 +15,7 @@ from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import check_columns, framed
 from gpukoop.flow.loop import seed_from
 from gpukoop.generators.checked import check_parameters, device_of
-from gpukoop.generators.samples import distance_multiple, flat
+from gpukoop.generators.samples import distance_multiple, flat, rank
 from gpukoop.generators.saved import read, write
 from gpukoop.generators.training import Source
 
@@ -92,7 +92,7 @@ class DrawingMixin(JudgedMixin, ABC):
         check_is_fitted(self, "network_")
         check_parameters(self)
         check_columns(self, X)
-        native = to_host(points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        native = to_host(points(X, "X")[0]) if rank(X) == 2 else flat(X)
         return -distance_multiple(self._draw(len(native), None, 0), native)
 
     def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:

@@ -22,7 +22,7 @@ from gpukoop.generators.features import named_features
 from gpukoop.generators.networks import bounded, convolutional, library, perceptron
 from gpukoop.generators.objectives import NETWORK_ONLY, REGULARIZATION, choices
 from gpukoop.generators.running import LOOKED_AT, LOOKS, run
-from gpukoop.generators.samples import checked_labels, distance_multiple, flat, within
+from gpukoop.generators.samples import checked_labels, distance_multiple, flat, rank, within
 from gpukoop.generators.saved import Saved
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
@@ -230,7 +230,7 @@ class Generator(DrawingMixin, BaseEstimator):
             X = X.detach().cpu().numpy()
         device = device_of(device)
         remember_columns(self, X)
-        native = to_host(own_points(X, "X")[0]) if np.ndim(X) == 2 else flat(X)
+        native = to_host(own_points(X, "X")[0]) if rank(X) == 2 else flat(X)
         self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
         self.n_features_in_ = native.shape[1]
         labels = None if y is None else checked_labels(y, len(native))

@@ -18,6 +18,14 @@ def distance_multiple(Z: np.ndarray, X: np.ndarray) -> float:
     return energy_distance(Z, X) / floor if floor > 0 else np.inf
 
 
+def rank(X: Any) -> int:
+    """Return the number of axes; 2 for ragged lists, which are then refused as tables are, in words."""
+    try:
+        return int(np.ndim(X))
+    except ValueError:
+        return 2
+
+
 def flat(X: Any) -> np.ndarray:
     """Return images as rows of float32."""
     if np.ndim(X) not in (3, 4):

@@ -11,7 +11,7 @@ from gpukoop.flow import groups
 from gpukoop.flow.memory import Kept
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.networks import library
-from gpukoop.generators.objectives import Choices, closed_form
+from gpukoop.generators.objectives import MANY, Choices, closed_form
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 # Particles and the number of the step -> velocity and the objective's value.
 Toward = Callable[[Any, int], tuple[Any, float]]
 # Sinkhorn in a larger group goes by products (flow/sinkhorn_dense.py), which take no exponentials of pairs. There particles are
-# also transported to themselves; the error falls as one over their number.
+# also transported to themselves; the error falls as one over their number. So do few dimensions: their blur is small, and the
+# fixed number of iterations here does not reach it.
 FEW = 600
 
 
@@ -103,10 +104,10 @@ def grouped(
     """Return the velocity of all classes at once where there is such a way and it is small enough, else None."""
     if objective not in ("mmd", "energy", "drift", "sinkhorn") or choices.backend is not None:
         return None
-    batch = groups.Groups(labels)
+    batch, many = groups.Groups(labels), X.shape[1] > MANY
     largest = int(batch.sizes.max())
     if len(batch.sizes) * largest**2 > groups.LARGEST or (
-        objective == "sinkhorn" and largest > FEW
+        objective == "sinkhorn" and (not many or largest > FEW)
     ):
         return None
     centre = X.mean(axis=0)

@@ -3,12 +3,17 @@ r"""Error bars from resampling blocks of trajectories, by one rule.
 Frames of a trajectory depend on each other, so pairs are not resampled one by one but in blocks:
 
 * with 20 runs or more, whole runs, in groups of neighbours if there are more than 60;
-* with fewer, contiguous stretches of at least five times the slowest timescale (and of the lag), at most 60 of them. Means
-  of neighbouring blocks that long are correlated so little that a standard error comes out 10 % small at worst.
+* with fewer, contiguous stretches of at least five times the slowest timescale (and of the lag), at most 60 of them.
 
-A positive quantity q (a timescale, a weight, a passage time) gets the band
+Means of neighbouring stretches are correlated, and resampling them as if they were not makes errors too small. With
+correlations that decay like those of the slowest mode, exp(-t / t_1), the error of a mean is c times what stretches of length
+l t_1 say,
 
-.. math:: q \exp(\pm t_{B-1} \sqrt{B / (B - 1)}\; \mathrm{sd}(\log q^*))
+.. math:: c = \left(1 - \frac{1 - e^{-l}}{l}\right)^{-1/2}
+
+which is 1.12 at l = 5; of whole runs c is 1. A positive quantity q (a timescale, a weight, a passage time) gets the band
+
+.. math:: q \exp(\pm c\, t_{B-1} \sqrt{B / (B - 1)}\; \mathrm{sd}(\log q^*))
 
 over resamples q*, B blocks and the quantile t of Student's law: few blocks give wide bands. Fewer than five give none.
 """
@@ -22,7 +27,7 @@ from scipy import stats
 
 from gpukoop.spectrum.pairs import Moments
 
-# Slowest timescales in a block: an exponentially correlated block mean has .80 of its long-block variance at five.
+# Slowest timescales in a block: what is left of the correlation of neighbours is 12 per cent of an error.
 SPAN = 5.0
 # Runs from which on they are resampled whole.
 MANY_RUNS = 20
@@ -100,21 +105,30 @@ def resamples(n_blocks: int, n_bootstrap: int, rng: np.random.Generator) -> np.n
     )
 
 
-def widening(n_blocks: int, confidence: float) -> float:
+def correlation(length: float) -> float:
+    """Return c of the module's formula, for neighbouring stretches ``length`` slowest timescales long."""
+    return float(1 / np.sqrt(1 + np.expm1(-length) / length))
+
+
+def standard(n_blocks: int, c: float) -> float:
+    """Return the factor from the standard deviation over resamples of blocks to a standard error."""
+    return float(c * np.sqrt(n_blocks / (n_blocks - 1)))
+
+
+def widening(n_blocks: int, c: float, confidence: float) -> float:
     """Return the factor from the standard deviation over resamples to half the width of a band; nan with too few blocks."""
     if n_blocks < FEWEST_BLOCKS:
         return float("nan")
-    quantile = stats.t.ppf((1 + confidence) / 2, n_blocks - 1)
-    return float(quantile * np.sqrt(n_blocks / (n_blocks - 1)))
+    return float(stats.t.ppf((1 + confidence) / 2, n_blocks - 1)) * standard(n_blocks, c)
 
 
 def band(
-    value: np.ndarray, drawn: np.ndarray, n_blocks: int, confidence: float
+    value: np.ndarray, drawn: np.ndarray, n_blocks: int, c: float, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the lower and upper ends of the bands of positive values, from resamples of them along axis 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.maximum(drawn, np.finfo(float).tiny))
-        factor = np.exp(widening(n_blocks, confidence) * logs.std(axis=0, ddof=1))
+        factor = np.exp(widening(n_blocks, c, confidence) * logs.std(axis=0, ddof=1))
     return value / factor, value * factor
 
 

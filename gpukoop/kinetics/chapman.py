@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from gpukoop.draws import check_count
-from gpukoop.kinetics.blocks import Basis, widening
+from gpukoop.kinetics.blocks import Basis, standard, widening
 from gpukoop.kinetics.model import fitted
 from gpukoop.kinetics.states import MetastableStates
 from gpukoop.lagged import cut
@@ -113,9 +113,9 @@ def chapman_kolmogorov(model: Any, states: MetastableStates, n_steps: int = 5) -
     chi = states.coefficients(combined.n_modes)
     predicted, estimated = _both(bases, chi, None)
     drawn = np.array([_both(bases, chi, c.astype(float)) for c in counts])  # (b, 2, k, n, n)
-    wide = widening(n_blocks, model.confidence)
+    wide = widening(n_blocks, learned.c, model.confidence)
     error = drawn.std(axis=0, ddof=1) * wide
-    gap = (drawn[:, 0] - drawn[:, 1]).std(axis=0, ddof=1)[1:] * np.sqrt(n_blocks / (n_blocks - 1))
+    gap = (drawn[:, 0] - drawn[:, 1]).std(axis=0, ddof=1)[1:] * standard(n_blocks, learned.c)
     # entries that agree to rounding have no error to speak of
     z = np.abs(predicted - estimated)[1:] / np.maximum(gap, 1e-9)
     limit = float(stats.t.isf(LEVEL / (2 * z.size), n_blocks - 1))

@@ -11,7 +11,15 @@ from sklearn.base import clone
 
 from gpukoop.arrays import Array
 from gpukoop.draws import RandomState
-from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, Basis, first_length, joined
+from gpukoop.kinetics.blocks import (
+    MANY_RUNS,
+    MOST_BLOCKS,
+    SPAN,
+    Basis,
+    correlation,
+    first_length,
+    joined,
+)
 from gpukoop.lagged import check_lag, cut, runs_of, thinned
 from gpukoop.spectrum import KernelEDMD
 from gpukoop.spectrum.coordinates import functions_of_points
@@ -56,12 +64,15 @@ class Learned:
         Combinations of coordinates: the k kept modes, then those behind them.
     basis : Basis
         The blocks' moments in these combinations.
+    c : float
+        What the correlation of neighbouring blocks multiplies errors with, at least 1.
     """
 
     modes: ResolvedModes
     blocks: list[Moments]
     W: np.ndarray
     basis: Basis
+    c: float
 
 
 class Material:
@@ -106,14 +117,17 @@ class Material:
             estimator.n_components,
             True,
         )
+        c = 1.0
         if len(self.runs) < MANY_RUNS:
-            fine = joined(fine, max(lag, SPAN * -lag / np.log(modes.mu[0])))
+            slowest = -lag / np.log(modes.mu[0])
+            fine = joined(fine, max(lag, SPAN * slowest))
+            c = correlation(sum(block.m for block in fine) / len(fine) / slowest)
         p = modes.p
         blocks = [block.leading(p) for block in fine]
         W = sum(blocks[1:], blocks[0]).modes()[1]
         behind = np.arange(modes.kept[-1] + 1, W.shape[1])[: len(modes.kept) + MIXED]
         W = W[:, np.concatenate([modes.kept, behind])]
-        return Learned(modes, blocks, W, Basis.of(blocks, W))
+        return Learned(modes, blocks, W, Basis.of(blocks, W), c)
 
 
 def _groups(blocks: list[Moments], most: int) -> list[list[Moments]]:

@@ -185,7 +185,7 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return w / w.mean()
 
     def _band(self, value: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return band(value, drawn, self.n_blocks_, self.confidence)
+        return band(value, drawn, self.n_blocks_, self._learned.c, self.confidence)
 
     def _drift(self) -> float:
         """Return the p-value of the difference between the halves of the runs, the smallest over modes times their number."""

@@ -11,7 +11,7 @@ import numpy as np
 from gpukoop.arrays import Array, native_array, points, to_host
 from gpukoop.checks import real_array
 from gpukoop.draws import check_function
-from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples
+from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
 from gpukoop.lagged import cut, frames, spread_rows
 from gpukoop.spectrum.trajectory import CHUNK
@@ -92,7 +92,8 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
         return cross / np.sqrt(np.maximum(np.outer(vf, vp), np.finfo(float).tiny))
 
     drawn = np.array([correlation(c) for c in model._counts])
-    return ModeCorrelation(correlation(np.ones(n_blocks)), drawn.std(axis=0, ddof=1))
+    error = drawn.std(axis=0, ddof=1) * standard(n_blocks, learned.c)
+    return ModeCorrelation(correlation(np.ones(n_blocks)), error)
 
 
 def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
@@ -183,7 +184,7 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
         return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / total.sum()), 0, 0)
     counts = resamples(len(inside), model.n_bootstrap, np.random.default_rng(len(learned.blocks)))
     drawn = np.maximum(counts @ inside, 0.5) / (counts @ total)
-    lower, upper = band(np.array(weight), drawn, len(inside), model.confidence)
+    lower, upper = band(np.array(weight), drawn, len(inside), learned.c, model.confidence)
     from scipy import stats
 
     least = np.exp(stats.norm.ppf((1 + model.confidence) / 2) * np.sqrt(2 / visits))

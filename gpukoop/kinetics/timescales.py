@@ -134,7 +134,7 @@ def implied_timescales(
         times[i, :found] = timescales_of(learned.modes.mu[:found], lag * unit)
         drawn = timescales_of(np.array([learned.basis.mu(found, c) for c in counts]), lag * unit)
         lower[i, :found], upper[i, :found] = band(
-            times[i, :found], drawn, int(sizes[i]), confidence
+            times[i, :found], drawn, int(sizes[i]), learned.c, confidence
         )
     warn_of_few_blocks(int(sizes.min()))
     return ImpliedTimescales(

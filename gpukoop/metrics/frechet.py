@@ -20,6 +20,10 @@ from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.features import featured
 from gpukoop.metrics.gaussians import gaussian_wasserstein
 
+_BEYOND = (
+    "the kernel distance leaves the range of float64: rescale the features, or pass another kernel"
+)
+
 
 class KernelDistance(NamedTuple):
     """Mean over subsets of the unbiased squared MMD, and the standard error of that mean."""
@@ -119,13 +123,17 @@ def kernel_distance(
     .. [1] M. Binkowski et al., Demystifying MMD GANs, arXiv 1801.01401.
     """
     x, y = featured(X, Y, features)
-    if kernel is None:  # takes its scale from y: only the ratio of the clouds counts
-        (x, y), _ = unit_clouds(x, y)
     size = min(check_count(subset_size, "subset_size", least=2), len(x), len(y))
     repeats = check_count(n_subsets, "n_subsets", least=2)
     if kernel is None:
-        length = math.sqrt((y**2).sum(axis=1).mean())
-        kernel = Polynomial(3, 1.0, length or 1.0)
+        (y,), exponent = unit_clouds(
+            y
+        )  # its scale is that of y: only the ratio of the clouds counts
+        with np.errstate(over="ignore"):
+            x = np.ldexp(x, -exponent)
+        if not np.isfinite(x).all():
+            raise ValueError(_BEYOND)
+        kernel = Polynomial(3, 1.0, math.sqrt((y**2).sum(axis=1).mean()) or 1.0)
     rng = random_generator(random_state)
     values = [
         _unbiased(
@@ -138,9 +146,7 @@ def kernel_distance(
     ]
     value, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(repeats))
     if not math.isfinite(error):
-        raise ValueError(
-            "the kernel distance leaves the range of float64: rescale the features, or pass another kernel"
-        )
+        raise ValueError(_BEYOND)
     return KernelDistance(value, error)
 
 

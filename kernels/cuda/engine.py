@@ -17,7 +17,13 @@ from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Launch, Packing
 from gpukoop.kernels.cuda.pairs.grid import BLOCKS_OF_SM
 from gpukoop.kernels.cuda.pairs.plan import AbstractPlan
-from gpukoop.kernels.cuda.program import Program, compile_together, kept, machine_code
+from gpukoop.kernels.cuda.program import (
+    Program,
+    compile_together,
+    kept,
+    machine_code,
+    performance_warning,
+)
 from gpukoop.kernels.cuda.specification import BLOCK, FORMS
 
 # The simulator runs a thread of Python for every thread of a block.
@@ -68,9 +74,10 @@ class NumbaEngine(AbstractEngine):
             fresh = name in made
             device[name] = cuda.device_array(a.shape, a.dtype) if fresh else cuda.to_device(a)
         with warnings.catch_warnings():
+            # Small problems have small grids; in the simulator NumPy speaks where a device overflows in silence.
             warnings.simplefilter(
-                "ignore", _performance_warning()
-            )  # a small problem has a small grid
+                "ignore", RuntimeWarning if simulating() else performance_warning()
+            )
             for launch in plan.launches:
                 program = plan.programs[launch.entry]
                 call = _dispatcher(program)[launch.grid, launch.block]
@@ -78,16 +85,6 @@ class NumbaEngine(AbstractEngine):
         for part in plan.parts:
             for name in map(part.name, ("pick", *part.results)):
                 device[name].copy_to_host(buffers[name])
-
-
-@cache
-def _performance_warning() -> type[Warning]:
-    """Return the class of the warning that the message alone, coloured in a terminal, does not tell."""
-    if simulating():
-        return RuntimeWarning  # of NumPy: device arithmetic overflows in silence
-    from numba.cuda.core.errors import NumbaPerformanceWarning
-
-    return NumbaPerformanceWarning
 
 
 @cache

@@ -184,6 +184,14 @@ def compile_ptx(program: Program, cc: tuple[int, int]) -> str:
     return rename(ptx, program.name)
 
 
+@cache
+def performance_warning() -> type[Warning]:
+    """Return the class of Numba's warning of small grids: its message, coloured in a terminal, does not tell it."""
+    from numba.cuda.core.errors import NumbaPerformanceWarning
+
+    return NumbaPerformanceWarning
+
+
 def rename(ptx: str, name: str) -> str:
     """Return PTX of one entry with that entry under a readable name."""
     # Numba's own name holds a counter of the process: the same program would have another text, and another cubin, every

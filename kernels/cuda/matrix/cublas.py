@@ -21,7 +21,7 @@ from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
 from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
 from gpukoop.kernels.cuda.matrix.text import Entry
-from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.cuda.program import Program, performance_warning
 from gpukoop.kernels.cuda.specification import BLOCK
 
 # Compute capability of the first devices with TF32 units (A100).
@@ -168,7 +168,7 @@ class CuPyEngine(AbstractEngine):
     def launch(self, entry: Entry, blocks: int, arguments: tuple[Any, ...]) -> None:
         """Launch by Numba; arrays are described to it once a reduction."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Grid size")
+            warnings.simplefilter("ignore", performance_warning())
             call = self._load(entry.name, entry.source)[blocks, self.block, self.stream]
             call(*(self._device(a) for a in arguments))
 
