@@ -275,7 +275,9 @@ def numbers_in(result):
 
 def ours(error, place=False):
     """Tell whether a ``raise`` of this package made the error; what Python or a library raises on its own does not count."""
-    kinds = ValueError | TypeError | IndexError if place else ValueError | TypeError
+    kinds = ValueError | TypeError | FloatingPointError  # the last of a training that diverged
+    if place:
+        kinds |= IndexError
     last = traceback.extract_tb(error.__traceback__)[-1]
     line = linecache.getline(last.filename, last.lineno)
     inside = Path(last.filename).resolve().is_relative_to(ROOT)

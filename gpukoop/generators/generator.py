@@ -218,7 +218,7 @@ class Generator(DrawingMixin, BaseEstimator):
             saved,
             bool(self.verbose),
         )
-        self.n_iter_, self.network_ = training.iteration, training.mean
+        self.n_iter_, self.network_ = training.iteration, training.finished()
         return self
 
     def _begin(self, X: Any, y: Any) -> tuple[Training, np.ndarray | None]:

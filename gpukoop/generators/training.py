@@ -199,16 +199,24 @@ class Training:
                     velocity = velocity - (particles.detach() - start) / plan.tau
                 target = particles.detach() + plan.step_size * velocity
             loss = ((target - particles) ** 2).sum() / (2 * size)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the regression loss is {float(loss)} at step {self.iteration}: lower learning_rate or step_size"
-                )
+            self._require(bool(loss.isfinite()))
             self._descend(loss)
         self.annealing.step()
         self._average()
         self.iteration += 1
         measures["regression_error"] = float(np.sqrt(2 * float(loss.detach())))
         return measures
+
+    def finished(self) -> torch.nn.Module:
+        """Return the averaged network; raise where the last step left the finite numbers, which no further loss would see."""
+        self._require(all(bool(part.isfinite().all()) for part in self.mean.parameters()))
+        return self.mean
+
+    def _require(self, finite: bool) -> None:
+        if not finite:
+            raise FloatingPointError(
+                f"the training left the finite numbers at step {self.iteration}: lower learning_rate or step_size"
+            )
 
     def _forward(self, y: torch.Tensor) -> torch.Tensor:
         torch = library()
