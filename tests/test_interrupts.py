@@ -95,14 +95,17 @@ def test_after_ctrl_c_helpers_finish_their_slice_and_take_no_other(monkeypatch):
     monkeypatch.setattr(threads, "ending", lambda: False)
     monkeypatch.setattr(threads, "_pool", None)
     begun, after, main = [], [], threading.current_thread()
+    interrupted = threading.Event()
     share = threads.share
 
     def counted(piece, n, rows, work):
         def one(start, stop):
-            (after if begun and begun[-1] == "interrupted" else begun).append(start)
+            (after if interrupted.is_set() else begun).append(start)
             if threading.current_thread() is main and len(begun) > 5:
-                begun.append("interrupted")
+                interrupted.set()
                 signal.raise_signal(signal.SIGINT)
+            if interrupted.is_set():
+                time.sleep(0.05)  # slices of a real length: the main thread gets its turn
             piece(start, stop)
 
         share(one, n, 8, work)
