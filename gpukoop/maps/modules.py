@@ -12,7 +12,7 @@ import numpy as np
 from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.checks import real_array
 from gpukoop.draws import check_positive
-from gpukoop.maps.base import AbstractMap, check_map_numbers, check_targets
+from gpukoop.maps.base import AbstractMap, check_targets
 from gpukoop.maps.regression import check_persistence
 
 
@@ -55,8 +55,13 @@ class CallableMap(AbstractMap):
     def start(self, Y: Any) -> CallableMap:
         """Return the map with the initial parameters."""
         native, _ = points(Y, "Y")
-        check_map_numbers(0.0, self.learning_rate)
-        return self.with_parameters(like(real_array(self.initial, "initial"), native))
+        check_positive(self.learning_rate, "learning_rate")
+        initial = real_array(self.initial, "initial")
+        if not initial.size:
+            raise ValueError(
+                "initial is empty, expected the parameters of the function at the start"
+            )
+        return self.with_parameters(like(initial, native))
 
     def __call__(self, Y: Any) -> Array:
         """Return function(parameters, Y)."""
