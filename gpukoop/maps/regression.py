@@ -24,6 +24,8 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace
 
+# Steps of one regression.
+MOST_STEPS = 10**9
 POWER_ITER = 30
 # Power iterations approach the largest eigenvalue from below; the step stays below 2 / s_max all the same.
 SAFETY = 1.05
@@ -96,12 +98,16 @@ def ridge(Phi: Array, R: Array, reg: float) -> Array:
 def check_persistence(persistence: Any) -> float:
     """Return the persistence, an int >= 1 or infinity."""
     whole = isinstance(persistence, int | np.integer) and not isinstance(persistence, bool)
+    whole |= isinstance(persistence, float) and persistence.is_integer()
+    if isinstance(persistence, float) and persistence == math.inf:
+        return persistence
+    if whole and persistence > MOST_STEPS:
+        raise ValueError(
+            f"persistence is {persistence:.3g} gradient steps, more than anybody waits for: pass float('inf') for their limit, the "
+            "ridge regression"
+        )
     if whole and persistence >= 1:
         return int(persistence)
-    if isinstance(persistence, float) and (
-        persistence == math.inf or (persistence >= 1 and persistence.is_integer())
-    ):
-        return persistence if persistence == math.inf else int(persistence)
     raise ValueError(
         f"persistence must be an int >= 1 or float('inf') for the ridge limit, got {persistence!r}: it counts "
         "gradient steps on frozen targets"
