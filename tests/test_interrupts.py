@@ -74,6 +74,8 @@ def test_ctrl_c_ends_a_long_sum_within_a_second_of_every_core(sums):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell starts what runs in its background with Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "ready\n"
     begun = cpu_seconds(process.pid)
@@ -112,8 +114,12 @@ def test_after_ctrl_c_helpers_finish_their_slice_and_take_no_other(monkeypatch):
 
     monkeypatch.setattr(reduce, "share", counted)
     X = np.random.default_rng(0).normal(size=(8000, 2))
-    with pytest.raises(KeyboardInterrupt):
-        gk.Gaussian(1.0)(X, backend="numba-cpu") @ np.ones(8000)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gk.Gaussian(1.0)(X, backend="numba-cpu") @ np.ones(8000)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert len(after) <= N_THREADS  # of the 1,000 slices
 
 
