@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 from gpukoop.kernels.partial_sums import Partial
@@ -58,6 +61,25 @@ def require_scheduler(client: Any) -> None:
             "the Dask scheduler is gone (it ended, or the cluster was closed) and the sum with it: connect a new client, or "
             "leave this one with use_cluster(None)"
         )
+
+
+def watched(client: Any, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what a call of the client returns; raise in seconds if the scheduler is lost while it waits.
+
+    Dask itself waits half a minute for a scheduler that is gone, in whatever it was doing.
+    """
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(call(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="gpukoop-dask", daemon=True).start()
+    while not wait([found], timeout=LOOK).done:
+        require_scheduler(client)
+    return found.result()
 
 
 def result_of(future: Any, client: Any) -> Any:

@@ -39,6 +39,7 @@ from gpukoop.connection import (
     require_scheduler,
     require_versions,
     result_of,
+    watched,
 )
 from gpukoop.dispatch import AccuracyWarning
 from gpukoop.kernels.arrays import Array
@@ -184,14 +185,16 @@ class _Cluster:
         future = self._held.pop(key, None)
         if future is None or future.status != "finished":
             # Not a key of Dask's own making: a lost array must not be mistaken for its new copy.
-            future = self.client.scatter(array, hash=False)
+            future = watched(self.client, self.client.scatter, array, hash=False)
         self._held[key] = future
         return future
 
     def drop_lost(self) -> None:
         """Forget arrays that died with their worker."""
+        client = self.client
         for key, future in list(self._held.items()):
-            if future.status != "finished" or not any(self.client.who_has([future]).values()):
+            lost = future.status != "finished"
+            if lost or not any(watched(client, client.who_has, [future]).values()):
                 del self._held[key]
 
     def _forget(self) -> None:
@@ -255,12 +258,13 @@ class _Job:
         """Wait for a worker, and forget the arrays that died with another."""
         from distributed import TimeoutError as Late
 
-        require_scheduler(self.cluster.client)
+        client = self.cluster.client
+        require_scheduler(client)
         time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         try:
-            self.cluster.client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+            watched(client, client.wait_for_workers, 1, timeout=WORKER_TIMEOUT)
         except (Late, OSError, RuntimeError) as error:
-            require_scheduler(self.cluster.client)
+            require_scheduler(client)
             if not isinstance(error, Late):
                 raise
             raise RuntimeError(
