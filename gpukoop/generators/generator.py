@@ -56,7 +56,7 @@ class Generator(DrawingMixin, BaseEstimator):
         Where particles and samples are compared, and the network is regressed: tensor (b, ...) in the shape and units of the data
         -> (b, p), or a tuple of such, whose objectives are added; lengths are then in units of the first. None compares points as
         they are. "auto" does so for tables, takes "convolutions" (random ones) for images and "classifier" (a small one, trained on
-        the labels first) for labelled images: :mod:`gpukoop.generators.features`.
+        the labels first) for labelled images: ``gpukoop.generators.features``.
     scale : float or sequence of float, optional
         Of the Gaussian kernels, in units of the data; by default a mixture around the median distance within a class.
     blur : float, optional

@@ -88,7 +88,7 @@ class MetastableStates:
         Notes
         -----
         Galerkin's method for windows of the model's lag that stop where they meet a set, see
-        :mod:`gpukoop.kinetics.committor`. Cost: one more pass over the trajectories. Accuracy: sets are met in frames; a visit
+        ``gpukoop.kinetics.committor``. Cost: one more pass over the trajectories. Accuracy: sets are met in frames; a visit
         between two frames is not seen, so that a set much smaller than the way of one frame counts as met too seldom. Root
         mean square errors against a grid are in ``bench/results.md``.
         """
