@@ -34,6 +34,7 @@ CPU_TABLES = (
     "kswgd",
     "million",
     "flows",
+    "jko",
     "koopman",
     "fields",
     "kinetics",
