@@ -12,11 +12,19 @@ from test_sweep import CALLS, REFUSED, numbers_in
 import gpukoop as gk
 
 # Rooms of their own tensors, or whose arrays are pictures.
-APART = ("torch.", "generators.", "plot.", "distributed.", "cuda.", "datasets.images")
+APART = (
+    "torch.",
+    "generators.",
+    "plot.",
+    "distributed.",
+    "cuda.",
+    "datasets.images",
+    "maps.TorchMap",
+)
 # Calls whose arrays are the points that the answer belongs to, so that the answer must come back in their library.
 THERE = set(
     "spectrum.eigsh spectrum.DiffusionMap.transform spectrum.DiffusionMap.gradient sampler.expm_action Energy KernelOperator "
-    "solve KSWGD.transport MMDFlow sampler.integrate sampler.Triples sampler.Relaxation sampler.KoopmanSampler.transport "
+    "solve KSWGD.transport MMDFlow sampler.integrate sampler.Relaxation sampler.KoopmanSampler.transport "
     "sampler.KoopmanSampler.trajectory sampler.KoopmanSampler.invert datasets.project_circle datasets.project_torus "
     "datasets.project_sphere datasets.torus_angles datasets.density datasets.potential datasets.pairs algebra.Block "
     "algebra.Combination Cosine baselines.KernelDensity baselines.GaussianMixture baselines.Langevin baselines.SVGD "
@@ -41,11 +49,10 @@ HERE = {
     ),
     **dict.fromkeys(
         "sampler.AffineTeacher sampler.CallableTeacher sampler.EmpiricalTeacher sampler.GaussianTeacher sampler.MixtureTeacher "
-        "sampler.Frame sampler.EndpointFeatures sampler.NystroemFeatures sampler.PolynomialFeatures".split(),
+        "sampler.Frame sampler.EndpointFeatures sampler.NystroemFeatures sampler.PolynomialFeatures sampler.Triples".split(),
         PART,
     ),
     "interop.featurize, answer": "the answer of the caller's own function, made float64 on the host",
-    "maps.TorchMap": "tests/test_maps_torch.py",
 }
 NAMES = [
     name
