@@ -11,7 +11,7 @@ import outer_products
 from gpukoop.kernels.cuda.form import log2_phi
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue
-from gpukoop.kernels.cuda.matrix.outer_shape import OuterShape
+from gpukoop.kernels.cuda.matrix.outer.shape import OuterShape
 from gpukoop.kernels.cuda.program import label
 from gpukoop.kernels.formula.profile import KernelSum, trace
 from gpukoop.kernels.reference import evaluate
@@ -131,7 +131,9 @@ class SimulatorEngine(HostEngine):
         def array(memory, shape, dtype, alignment=None):
             # The simulator refuses to hear of alignment; like it, one array for each line of the frame.
             line, fresh = sys._getframe(1).f_lineno, np.full(shape, np.nan, np.float32)
-            return memory._allocations.setdefault(line, fresh)  # at once: these threads are real ones
+            return memory._allocations.setdefault(
+                line, fresh
+            )  # at once: these threads are real ones
 
         self.shapes.append(shape)
         flat = [a.ravel() if isinstance(a, np.ndarray) else a for a in arguments]
@@ -169,7 +171,11 @@ def simulate():
     pairs += zip(sizes[1:], kernels, strict=True)
     cases = list(itertools.product(pairs, OPS))
     # outer products: two blocks of targets and three tiles of sources, two chunks of features and a ragged one
-    cases += [(((19, 70, d, 1, "fp32", "float32"), kernels[d % 2]), op) for d in (38, 33) for op in OPS[2::2]]
+    cases += [
+        (((19, 70, d, 1, "fp32", "float32"), kernels[d % 2]), op)
+        for d in (38, 33)
+        for op in OPS[2::2]
+    ]
     for ((n, m, d, t, precision, dtype), kernel), op in cases:
         rng = np.random.default_rng(m + d)
         X = (rng.normal(size=(n, d)) + 3).astype(dtype)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.cuda.matrix.outer.shape import COLUMNS, ROWS, OuterShape
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
-from gpukoop.kernels.cuda.matrix.outer_shape import COLUMNS, ROWS, OuterShape
 from gpukoop.kernels.cuda.matrix.shape import Shape
 from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.program import Program, performance_warning
@@ -60,7 +60,7 @@ class AbstractEngine(ABC):
         grid: tuple[int, int],
         arguments: tuple[Any, ...],
     ) -> None:
-        """Launch a program over pairs (:mod:`gpukoop.kernels.cuda.matrix.tensor`, :mod:`gpukoop.kernels.cuda.matrix.outer`)."""
+        """Launch a program over pairs (:mod:`gpukoop.kernels.cuda.matrix.tensor`, :mod:`gpukoop.kernels.cuda.matrix.outer.loop`)."""
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a reduction runs."""

@@ -29,7 +29,7 @@ from gpukoop.kernels.cuda.matrix.instructions import (
     registers,
     squares,
 )
-from gpukoop.kernels.cuda.matrix.outer_shape import CHUNK, EACH, OuterShape
+from gpukoop.kernels.cuda.matrix.outer.shape import CHUNK, EACH, OuterShape
 
 # A reference of a log-sum-exp that lags behind by more than this is raised: 2^40 sums of such size do not overflow.
 LAG = 40.0

@@ -1,4 +1,4 @@
-"""Kernel sums of float32 points on CUDA cores without a tile in memory: one launch a column (:mod:`gpukoop.kernels.cuda.matrix.outer`).
+"""Kernel sums of float32 points on CUDA cores without a tile in memory: one launch a column (:mod:`gpukoop.kernels.cuda.matrix.outer.loop`).
 
 Splits of the sources are added in float64, in order.
 """
@@ -16,7 +16,7 @@ from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.fused import BLOCKS, pad
-from gpukoop.kernels.cuda.matrix.outer_shape import CHUNK, EACH, OuterShape
+from gpukoop.kernels.cuda.matrix.outer.shape import CHUNK, EACH, OuterShape
 from gpukoop.kernels.cuda.matrix.precision import norms, round_up
 from gpukoop.kernels.cuda.matrix.shape import ceil
 from gpukoop.kernels.cuda.program import Program

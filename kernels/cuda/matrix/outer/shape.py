@@ -65,7 +65,7 @@ class OuterShape(AbstractSpecification):
     @property
     def frame(self) -> str:
         """The frame."""
-        return "matrix.outer:frame"
+        return "matrix.outer.loop:frame"
 
     @property
     def arguments(self) -> tuple[tuple[str, str], ...]:
