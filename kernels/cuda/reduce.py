@@ -188,9 +188,8 @@ def way(request: Request) -> str:
     if matrix_cuda.applies(request.dtype, request.d, request.precision):
         return products_of(request)
     sizes, once = _sizes(request)
-    words = "each pair once" if once else "every pair"
-    few = ", or lists of tiles without those too far away"
-    return words + few if lists.possible(sizes) else words
+    few = ", or lists of tiles without those too far away" if lists.possible(sizes) else ""
+    return ("each pair once" if once else "every pair") + few
 
 
 def share(request: Request) -> float:
