@@ -459,7 +459,7 @@ def test_compiled_sums_with_points_out_of_range(kernel, dtype):
         X = normal(20, 2).astype(dtype)
         X[places, 0] = far * np.array([1.0, -1.5])[: len(places)]
         others = np.setdiff1d(np.arange(20), places)
-        if not kernel.positive or isinstance(kernel, gk.RationalQuadratic):
+        if not kernel.positive:
             with pytest.raises(ValueError, match="beyond the range"):
                 kernel(X, backend="numba-cpu")
             continue
@@ -468,13 +468,63 @@ def test_compiled_sums_with_points_out_of_range(kernel, dtype):
         near = kernel(X[others].astype(float), backend="numpy")
         expected, along = near.value_and_gradient(v[others].astype(float))
         atol = 1e-5 if dtype == "float32" else 1e-13
+        if isinstance(kernel, gk.RationalQuadratic):  # a difference of logarithms, of 79 and 665
+            atol = 20 * 1.5 * (79 * 1.2e-7 if dtype == "float32" else 665 * 2.2e-16)
         np.testing.assert_allclose(value[others], expected, atol=atol)
         np.testing.assert_allclose(slope[others], along, atol=atol)
         np.testing.assert_allclose(value[places], v[places] * K.diagonal()[places], atol=atol)
         np.testing.assert_allclose(slope[places], 0.0, atol=atol)
         np.testing.assert_allclose(K @ v, value, atol=atol)
+        if isinstance(kernel, gk.RationalQuadratic):  # 1e-600 has a logarithm
+            assert K.logsumexp(np.zeros(20))[3] == pytest.approx(0.0, abs=atol)
+            continue
         with pytest.raises(ValueError, match="logarithms"):
             K.logsumexp(np.zeros(20))
+
+
+SLOW_TAILS = {
+    "inverse multiquadric": (gk.InverseMultiquadric(2.0), 0.5, 2.0),
+    "rational quadratic": (gk.RationalQuadratic(1.0), 1.0, 1.0),
+    "slower": (gk.RationalQuadratic(3.0, alpha=0.3), 0.3, 3.0),
+    "slowest": (gk.RationalQuadratic(1.0, alpha=0.02), 0.02, 1.0),
+    "long": (gk.InverseMultiquadric(1e60), 0.5, 1e60),
+    "short": (gk.InverseMultiquadric(1e-60), 0.5, 1e-60),
+    "a multiple": (5.0 * gk.InverseMultiquadric(1.0), 0.5, 1.0),
+    "a scale for each feature": (gk.InverseMultiquadric([1.0, 4.0]), 0.5, np.array([1.0, 4.0])),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_TAILS)
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba-cpu", marks=pytest.mark.slow)])
+def test_slow_tails_out_of_range_against_extended_precision(name, backend):
+    """Pairs at distances from 1e-3 to 1e290 of each other: 1e-200 is a number, though the square of 1e200 is none."""
+    if np.finfo(np.longdouble).maxexp < 16000:
+        pytest.skip("needs the range of extended precision")
+    kernel, alpha, scale = SLOW_TAILS[name]
+    weight = 5.0 if name == "a multiple" else 1.0
+    unit = scale if np.isscalar(scale) else 1.0
+    sizes = np.array([0.0, 1e-3, 1.0, 30.0, 1e90, 1e154, 1e200, 1e225])
+    X = np.stack([sizes, 0.5 * sizes], axis=1) * unit
+    K, wide = kernel(X, backend=backend), X.astype(np.longdouble) / scale
+    gaps = wide[:, None] - wide
+    s = (gaps**2).sum(axis=-1)
+    u = (1 + s) if isinstance(kernel.terms[0][1], gk.InverseMultiquadric) else 1 + s / (2 * alpha)
+    exact = weight * u**-alpha
+    np.testing.assert_allclose(K.to_dense(), exact.astype(float), rtol=1e-12, atol=1e-300)
+    for j in range(len(X)):  # one source at a time: nothing hides behind nearer ones
+        v = np.eye(len(X))[j]
+        value, slope = K.value_and_gradient(v)
+        np.testing.assert_allclose(value, exact[:, j].astype(float), rtol=1e-12, atol=1e-300)
+        along = -weight * u[:, j, None] ** (-alpha - 1) * gaps[:, j] / scale
+        along *= 2 * alpha if isinstance(kernel.terms[0][1], gk.InverseMultiquadric) else 1
+        np.testing.assert_allclose(
+            slope * scale, (along * scale).astype(float), rtol=1e-11, atol=1e-250
+        )
+    logs = K.logsumexp(np.zeros(len(X)))
+    np.testing.assert_allclose(logs, np.log(exact.sum(axis=1)).astype(float), atol=1e-11)
+    one = K[:, :1].logsumexp(np.zeros(1))
+    # logarithms of c^2 and of s, some thousand units, of which the difference is taken
+    np.testing.assert_allclose(one, np.log(exact[:, 0]).astype(float), rtol=1e-12, atol=1e-12)
 
 
 def test_far_points_stay_apart_and_twins_together():
@@ -486,7 +536,7 @@ def test_far_points_stay_apart_and_twins_together():
     np.testing.assert_allclose(K, expected, rtol=1e-14)
     # in units of the scale: 1e60 is far for a scale of 1e-100, and squares of ratios must fit, too
     with pytest.raises(ValueError, match="beyond the range"):
-        gk.RationalQuadratic(1e-100)(np.array([[0.0], [1e60]]))
+        gk.Riesz(1.5)(np.array([[0.0], [1e160]]))
     two = np.array([[-1e150], [1e150], [0.0]])
     np.testing.assert_allclose(gk.Energy()(two) @ [1.0, 2.0, 3.0], [-7e150, -5e150, -3e150])
 
