@@ -30,6 +30,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 KERNELS = [make() for make in CATALOGUE.values()] + [Gaussian(1.0) + 0.5 * Matern32(2.0)]
 # Tp/s that 85 % of the bound must reach
 GOALS = {64: 0.30, 100: 0.20}
+# slots of the loop that sums differences or products chunk by chunk (bench/cuda_static.py), staging left out
+BEFORE = {64: 98.3}
 
 
 def clouds(n, m, d, shift=0.0):
@@ -139,3 +141,5 @@ def test_programs_reach_their_goal_without_spills(shape):
             each = cuda_outer.slots(found, d)
             assert d < each <= FEATURE_SLOTS * d + PAIR_SLOTS
             assert 0.85 * cuda_outer.bound(each) >= goal
+            if d in BEFORE:
+                assert each <= BEFORE[d]
