@@ -26,6 +26,8 @@ LARGEST = 2**22
 ROWS = 256
 # Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
 SCALING, FINAL = 0.5, 24
+# Largest cost over eps from which on no way leads down, and relative change of the potentials' exponentials at which steps end.
+NEAR, SETTLED = 10.0, 1e-5
 # Potentials that change by more than this factor have left the terms that are kept: what was rounded to zero is 1e-38.
 LOST = 1e15
 # Cost of staying where one is, in largest squared distances, where that is not allowed.
@@ -233,6 +235,8 @@ def sinkhorn(
     C_t = C[:k].transpose(0, 2, 1)
     # From the largest distance down: started at the blur itself, potentials of far samples take thousands of iterations.
     lengths = [length * SCALING**i for i in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
+    if (length / blur) ** 2 < 2 * NEAR:
+        lengths = []
     for at, steps in [*((at, 1) for at in lengths), (blur, FINAL)]:
         eps = at * at
         plan = np.multiply(C, np.float32(-1 / eps))
@@ -269,19 +273,9 @@ def _scaled(
 
     .. math:: v \leftarrow a / M^T (a / M v), \qquad w \leftarrow \sqrt{w\, r / M w}
 
-    Parameters
-    ----------
-    exponent : array of shape (2 c, n, n)
-        E, (potential of j - cost) / eps and the logarithm of the weight of j; M afterwards.
-    a : array of shape (c, n)
-    own : array of shape (c, n)
-        Potential of the symmetric problems over eps.
-    steps : int
-
-    Returns
-    -------
-    log-sum-exps of the rows of the first problems, v and w, the changes of the potentials as factors; None where the columns
-    that no row's largest term belongs to have lost their digits.
+    E (2 c, n, n) is (potential of j - cost) / eps and the logarithm of the weight of j, and M afterwards; own (c, n) the potential
+    of the symmetric problems over eps. Returns log-sum-exps of the rows of the first problems, v and w, the changes of the
+    potentials as factors; None where columns that no row's largest term belongs to have lost their digits.
     """
     k = len(a)
     top = exponent.max(axis=2)
@@ -294,9 +288,11 @@ def _scaled(
         for _ in range(steps):
             rows = np.matmul(M, change[:, :, None])[:, :, 0]
             columns = np.matmul((a / rows[:k])[:, None], M[:k])[:, 0]
-            v = np.where(a > 0, a / columns, 1)
+            before, v = change, np.where(a > 0, a / columns, 1)
             w = np.sqrt(change[k:] * (r / rows[k:]))
             change = np.concatenate([v, w])
+            if np.abs(change - before).max() < SETTLED * change.min():
+                break
         largest = np.maximum(change, 1 / change).max()
     if not largest < LOST:
         return None
