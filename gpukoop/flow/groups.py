@@ -27,7 +27,7 @@ ROWS = 256
 # Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
 SCALING, FINAL = 0.5, 24
 # Largest cost over eps from which on no way leads down, and relative change of the potentials' exponentials at which steps end.
-NEAR, SETTLED = 10.0, 1e-5
+NEAR, SETTLED = 10.0, 1e-4
 # Potentials that change by more than this factor have left the terms that are kept: what was rounded to zero is 1e-38.
 LOST = 1e15
 # Cost of staying where one is, in largest squared distances, where that is not allowed.
@@ -217,7 +217,8 @@ def sinkhorn(
     transported to itself, so that the plan among particles looks as that to fresh samples does; groups of one stay as they are.
     """
     k = len(Z)
-    C = np.concatenate([squares(Z, X), squares(Z, Z)]) / np.float32(2)
+    C = np.concatenate([squares(Z, X), squares(Z, Z)])
+    C *= np.float32(0.5)
     length = max(float(np.sqrt(2 * C.max())), blur)
     if unbiased:
         several = (a > 0).sum(axis=1) > 1
