@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpukoop.verdict.counts import holm
+from gpukoop.verdict.counts import holm, least_stray
 from gpukoop.verdict.line import Line
 
 # Lines that are about the particles as a set and not about their law.
 ABOUT_COPIES = ("memorisation", "diversity")
+# Fewer particles or data than this tell little: 25 per cent of 60 particles, 16 of 100 must be off the law of as many samples to be seen.
+FEW = 100
+# Measures among which the line about the support takes the worst.
+MEASURES = 4
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,16 @@ class Report:
         return all(line.name in ABOUT_COPIES for line in self.failures)
 
     @property
+    def conclusive(self) -> bool:
+        """Whether there are enough points, 100 of either, that no difference found means something; a failure always does."""
+        return min(self.sizes) >= FEW or not self.passed
+
+    @property
+    def least_seen(self) -> float:
+        """The share of particles that would have to lie farther off than all data for the line about the support to fail."""
+        return least_stray(*self.sizes, self.level / (MEASURES * max(1, len(self.lines))))
+
+    @property
     def worst(self) -> Line:
         """The line with the smallest p-value."""
         return min(self.lines, key=lambda line: line.p_value)
@@ -85,8 +99,10 @@ class Report:
         """The verdict in one sentence."""
         n, m = self.sizes
         if self.passed:
-            few = "" if min(n, m) >= 100 else ", but so few points tell little"
-            return f"No difference found: {n:,} particles look like fresh samples of the law of {m:,} points{few}."
+            found = f"No difference found: {n:,} particles look like fresh samples of the law of {m:,} points"
+            if self.conclusive:
+                return f"{found}."
+            return f"{found}, but so few points tell little: less than {self.least_seen:.0%} of the particles off the law are not seen."
         names = ", ".join(line.name for line in self.failures)
         return f"Off the law ({names}): fresh samples would differ so much in less than {self.level:.0%} of all cases."
 
