@@ -81,7 +81,21 @@ class JudgedMixin:
         weight = getattr(self, "sample_weight_", None)
         options = {"held_out": self._kept_aside(), "sample_weight": weight, **options}
         report = diagnose(Z, self._data(), law, random_state=random_state, **options)
-        return report if report.passed else replace(report, advice=self._advice(report))
+        return replace(
+            report,
+            advice="" if report.passed else self._advice(report),
+            remark=self._remark(),
+        )
+
+    def _remark(self) -> str:
+        """Return what a report says of the fit itself: modes that a handful of samples carry are not followed."""
+        carried = vars(self).get("carried_")
+        left = 0 if carried is None else int(np.sum(~np.asarray(carried)))
+        return (
+            f"{left} of {len(carried)} modes are carried by a handful of samples and were not followed"
+            if left
+            else ""
+        )
 
     def _advice(self, report: Report) -> str:
         """Return what to try where a report fails."""

@@ -34,6 +34,8 @@ class Report:
         p-values by line, adjusted for their number (Holm).
     advice : str
         What to try, if an estimator was judged that is off its law.
+    remark : str
+        What an estimator says of its fit.
     """
 
     lines: tuple[Line, ...]
@@ -42,6 +44,7 @@ class Report:
     particles: np.ndarray = field(repr=False)
     data: np.ndarray = field(repr=False)
     advice: str = ""
+    remark: str = ""
 
     @property
     def adjusted(self) -> dict[str, float]:
@@ -113,10 +116,11 @@ class Report:
             f"  {'OFF' if line.name in failed else 'ok ':3} {line.name:{width}}  p = {adjusted[line.name]:<8.2g} {line.text}"
             for line in self.lines
         ]
-        return "\n".join([self.verdict, *rows, *self._try()])
+        return "\n".join([self.verdict, *rows, *self._words()])
 
-    def _try(self) -> list[str]:
-        return [f"What to try: {self.advice}."] if self.advice else []
+    def _words(self) -> list[str]:
+        remark = [f"{self.remark}."] if self.remark else []
+        return remark + ([f"What to try: {self.advice}."] if self.advice else [])
 
     def _repr_html_(self) -> str:
         adjusted, failed = self.adjusted, {line.name for line in self.failures}
@@ -126,5 +130,5 @@ class Report:
             for line in self.lines
         )
         head = "<tr><th></th><th>line</th><th>p, adjusted</th><th>what it means</th></tr>"
-        after = "".join(f"<p>{html.escape(line)}</p>" for line in self._try())
+        after = "".join(f"<p>{html.escape(line)}</p>" for line in self._words())
         return f"<p>{html.escape(self.verdict)}</p><table>{head}{rows}</table>{after}"
