@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import ptx_cells
 import ptx_matrix
+import ptx_mma
 
 HERE = Path(__file__).resolve().parent
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
@@ -53,7 +54,7 @@ CASES += [
     *((k, "symmetric", 3, 1, "float32") for k in ("laplace", "energy", "sum")),
     *((k, "symmetric", 2, 2, "float64") for k in ("gaussian", "riesz", "sum")),
 ]
-CASES += ptx_cells.CASES + ptx_matrix.CASES
+CASES += ptx_cells.CASES + ptx_matrix.CASES + ptx_mma.CASES
 MERGED = [
     ("gaussian", "value_and_gradient", 17, 1, "float32"),
     ("gaussian", "logsumexp_and_gradient", 2, 1, "float64"),
@@ -111,6 +112,8 @@ def run(case):
         return ptx_cells.run(case, built)
     if case in ptx_matrix.CASES:
         return ptx_matrix.run(case)
+    if case in ptx_mma.CASES:
+        return ptx_mma.run(case)
     import oracle
 
     from gpukoop.cuda import launch_plan

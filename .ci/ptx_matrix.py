@@ -5,6 +5,13 @@ import time
 import numpy as np
 
 OPS = ("product", "gradient", "value_and_gradient", "logsumexp", "logsumexp_and_gradient")
+OUTER = [
+    ("gaussian", "product", 64),
+    ("laplace", "product", 100),
+    ("laplace", "logsumexp", 37),
+    ("gaussian", "logsumexp", 48),
+    ("rational_quadratic", "product", 26),
+]
 # "matrix", name of a kernel, op, d, t, dtype, precision
 CASES = [
     *(("matrix", "gaussian", op, 17, 1, "float32", "3xtf32") for op in OPS),
@@ -13,6 +20,8 @@ CASES = [
     ("matrix", "laplace", "logsumexp_and_gradient", 33, 1, "float32", "3xtf32"),
     ("matrix", "gaussian", "product", 300, 1, "float32", "3xtf32"),
     *(("matrix", "laplace", op, 16, 3, "float32", "fp32") for op in OPS[:3]),
+    # outer products in registers: whole chunks of features and a ragged last one, with close pairs and without
+    *(("matrix", name, op, d, 1, "float32", "fp32") for name, op, d in OUTER),
     *(("matrix", "rational_quadratic", op, 20, 1, "float64", "fp32") for op in OPS[2::2]),
 ]
 
@@ -25,7 +34,6 @@ def run(case):
 
     from gpukoop.cuda import compile_entry
     from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
-    from gpukoop.kernels.cuda.matrix.shape import THREADS
     from gpukoop.kernels.cuda.program import compile_ptx
     from gpukoop.kernels.formula.catalogue import CATALOGUE
     from gpukoop.testing import tolerance
@@ -48,7 +56,7 @@ def run(case):
                 modules[shape] = ptxcpu.Module(code, check=True)[program.name]
             flat = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in arguments]
             raw = [ptxcpu.Ptr(a) if isinstance(a, np.ndarray) else a for a in flat]
-            modules[shape].launch((*grid, 1), (THREADS, 1, 1), raw, order=self.order)
+            modules[shape].launch((*grid, 1), (shape.threads, 1, 1), raw, order=self.order)
 
     kernel, (n, m) = CATALOGUE[name](4.0), (30, 300)
     rng = np.random.default_rng(d)

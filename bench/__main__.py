@@ -34,8 +34,12 @@ CPU_TABLES = (
     "kswgd",
     "million",
     "flows",
+    "jko",
     "koopman",
     "fields",
+    "kinetics",
+    "wells",
+    "systems",
     "verdict",
     "truth",
     "bars",
@@ -44,8 +48,9 @@ CPU_TABLES = (
     "tables",
     "cuda_static",
     "cuda_tensor",
+    "cuda_outer",
 )
-CUDA_TABLES = ("cuda_device", "cuda_runs", "cuda_static", "cuda_tensor")
+CUDA_TABLES = ("cuda_device", "cuda_runs", "cuda_static", "cuda_tensor", "cuda_outer")
 
 
 def machine() -> dict[str, str]:

@@ -46,7 +46,8 @@ def solve_rows(n: int, scale: float = 0.8, ridge: float = 0.1) -> list[dict[str,
                 return_info=True,
             )
         row = {"bench": f"solve, n = {n:,}, d = 3", "preconditioner": str(preconditioner)}
-        row |= {"iterations": info.n_iter, "at_most": limit, "residual": float(info.residual.max())}
+        row |= {"iterations": info.n_iter, "by_fourier": info.n_fourier, "at_most": limit}
+        row |= {"residual": float(info.residual.max())}
         row |= {"converged": info.converged, "rank": info.rank}
         row |= {"cpu_s": time.process_time() - start, "wall_s": time.perf_counter() - wall}
         found.append(row)

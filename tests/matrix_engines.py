@@ -6,10 +6,12 @@ already (asserted) is what they compute, but for the order of additions.
 
 import fragments
 import numpy as np
+import outer_products
 
 from gpukoop.kernels.cuda.form import log2_phi
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue
+from gpukoop.kernels.cuda.matrix.outer.shape import OuterShape
 from gpukoop.kernels.cuda.program import label
 from gpukoop.kernels.formula.profile import KernelSum, trace
 from gpukoop.kernels.reference import evaluate
@@ -26,7 +28,8 @@ class HostEngine(AbstractEngine):
 
     def pairs(self, program, shape, grid, arguments):
         self.shapes.append(shape)
-        self.close += fragments.run(program.functions.trace, shape, grid, arguments)
+        emulation = outer_products if isinstance(shape, OuterShape) else fragments
+        self.close += emulation.run(program.functions.trace, shape, grid, arguments)
 
     def inner(self, x, y, out, tensor):
         self.products += 1
@@ -104,9 +107,10 @@ class NumPyEngine(HostEngine):
 
 
 class SimulatorEngine(HostEngine):
-    """The generated epilogue, thread by thread."""
+    """The generated epilogue and the loop of outer products, thread by thread."""
 
     simulator = True
+    threads = (2, 4)
 
     def __init__(self, load, block):
         super().__init__()
@@ -114,6 +118,28 @@ class SimulatorEngine(HostEngine):
 
     def launch(self, entry, blocks, arguments):
         self.load(entry.name, entry.source)[blocks, self.block](*arguments)
+
+    def pairs(self, program, shape, grid, arguments):
+        if not isinstance(shape, OuterShape):
+            return super().pairs(program, shape, grid, arguments)
+        import sys
+        from unittest import mock
+
+        from numba import cuda
+        from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+        def array(memory, shape, dtype, alignment=None):
+            # The simulator refuses to hear of alignment; like it, one array for each line of the frame.
+            line, fresh = sys._getframe(1).f_lineno, np.full(shape, np.nan, np.float32)
+            return memory._allocations.setdefault(
+                line, fresh
+            )  # at once: these threads are real ones
+
+        self.shapes.append(shape)
+        flat = [a.ravel() if isinstance(a, np.ndarray) else a for a in arguments]
+        # far pairs overflow on purpose
+        with mock.patch.object(FakeCUDAShared, "array", array), np.errstate(all="ignore"):
+            cuda.jit(program.build())[grid, shape.threads](*flat)
 
 
 OPS = ("value_and_gradient", "logsumexp_and_gradient", "product", "gradient", "logsumexp")
@@ -143,7 +169,14 @@ def simulate():
     # every kernel at the first size, one at each other: a case takes a second
     pairs = [(sizes[0], kernel) for kernel in kernels]
     pairs += zip(sizes[1:], kernels, strict=True)
-    for ((n, m, d, t, precision, dtype), kernel), op in itertools.product(pairs, OPS):
+    cases = list(itertools.product(pairs, OPS))
+    # outer products: two blocks of targets and three tiles of sources, two chunks of features and a ragged one
+    cases += [
+        (((19, 70, d, 1, "fp32", "float32"), kernels[d % 2]), op)
+        for d in (38, 33)
+        for op in OPS[2::2]
+    ]
+    for ((n, m, d, t, precision, dtype), kernel), op in cases:
         rng = np.random.default_rng(m + d)
         X = (rng.normal(size=(n, d)) + 3).astype(dtype)
         Y = (rng.normal(size=(m, d)) + 3).astype(dtype)
@@ -156,6 +189,8 @@ def simulate():
             V[1:2] = -np.inf
         engine = SimulatorEngine(load, SIMULATOR_BLOCK)
         got = matrix_cuda.reduce(engine, kernel, op, X, Y, V, precision=precision)
+        if bool(engine.shapes) != (d > 24):
+            complaints.append(f"{kernel!r} {op} {d}: {engine.shapes} is not the way it should take")
         exact = getattr(oracle, op)(oracle.terms_of(kernel), X, Y, V)
         bound = tolerance(kernel, X, Y, V, op)
         got, exact, bound = (a if isinstance(a, tuple) else (a,) for a in (got, exact, bound))

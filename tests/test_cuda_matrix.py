@@ -20,6 +20,7 @@ from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.fused import fits
+from gpukoop.kernels.cuda.matrix.outer.shape import OuterShape, suits
 from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
 from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.memory import Memory
@@ -93,6 +94,9 @@ def run(kernel, op, X, Y, V, precision="fp32", tol=None):
     if tensor and fits(op, X.shape[1], t, parts):
         assert engine.products == 0
         assert {shape.parts for shape in engine.shapes} == {parts}
+    elif not tensor and suits(op, X.shape[1], t, X.dtype.name):
+        assert engine.products == 0
+        assert {type(shape) for shape in engine.shapes} == {OuterShape}
     else:
         assert engine.products > 0
         assert engine.tensor_products == (engine.products if tensor else 0)

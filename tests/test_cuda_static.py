@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpukoop.kernels.cuda.form import forms
+from gpukoop.kernels.cuda.pairs.shape import specify
 from gpukoop.kernels.formula.profile import trace
 from gpukoop.kernels.operation import OPERATIONS, PRODUCT
 
@@ -56,6 +57,29 @@ def test_slots_stay_within_their_goal_and_what_they_were(index):
     assert row["spills"] == row["stack"] == row["local"] == 0
     # Four blocks of 128 threads on an SM need at most 128; many columns trade blocks for exponentials.
     assert row["registers"] <= (128 if t == 1 else 168)
+
+
+# A product d = 3 in float64 before frames: slots a pair with what stages a tile, (919 - 701 + 32 * 701) / 512, and double-precision
+# instructions, of which a multiprocessor issues half as many.
+BEFORE_DOUBLE = 44.24, 388 / 16
+
+
+def test_a_product_in_float64_costs_no_more_than_before():
+    """Its exponential is code and no special function, so what is counted is the whole loop over a tile."""
+    ptx = static.compile_ptx(static.Gaussian(1.0), "product", d=3, dtype="float64", form="dot")
+    of = specify(PRODUCT, "float64", "dot", 3, 1)
+    sass, resources = static.assemble(ptx)
+    (name,) = (entry for entry in resources if "_dot_d3" in entry and "pack" not in entry)
+    pairs, tile = sorted(
+        (b for b in static.loops(sass)[name] if "DSETP" in b and "LDS" in b), key=len
+    )
+    passes = of.tile // of.group
+    slots = (len(tile) - len(pairs) + passes * len(pairs)) / (of.targets * of.tile)
+    double = sum(code[0] == "D" for code in pairs) / (of.targets * of.group)
+    assert (of.targets, of.group, of.tile) == (4, 4, 128)
+    assert slots <= BEFORE_DOUBLE[0]
+    assert double <= BEFORE_DOUBLE[1] + 1  # 16 DSETPs, which run on the same units
+    assert resources[name]["spills"] == resources[name]["stack"] == 0
 
 
 def test_difference_form_in_three_dimensions():

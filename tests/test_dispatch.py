@@ -378,7 +378,9 @@ def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
     monkeypatch.setattr(reduce_cuda.lists, "MIN_PAIRS", 2**30)
     assert "lists of tiles" in gk.Gaussian()(X, backend="numba-cuda", tol=1e-3).explain().way
     wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda")
-    assert wide.explain().way == "products of matrices, precision fp32, where points are apart"
+    words = "products of matrices {}, precision {}, where points are apart"
+    assert wide.explain().way == words.format("in registers", "fp32")
+    assert wide.explain("gradient").way == words.format("by tiles in memory", "fp32")
 
 
 def test_one_cloud_on_a_device_costs_what_visiting_each_pair_once_costs():

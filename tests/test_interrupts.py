@@ -261,10 +261,6 @@ def test_a_fork_while_other_threads_sum():
 # --- BLAS
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open fault: once in some five runs OpenBLAS stays at one thread, though the limit that was lifted last wrote the number back",
-)
 def test_concurrent_eigsh_leaves_blas_its_threads():
     code = """
         import threading, warnings, numpy as np, scipy.linalg

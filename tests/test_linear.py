@@ -1,14 +1,19 @@
 """Systems, log-determinants, traces and slopes in the scales, against dense algebra and scikit-learn."""
 
 import warnings
+from collections import Counter
+from copy import copy
 
 import numpy as np
 import pytest
 from devices import KINDS, host, with_values
+from scipy.spatial.distance import cdist
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.kernel_ridge import KernelRidge
 
 import gpukoop as gk
+from gpukoop.backends import FourierBackend, NumbaCPUBackend
+from gpukoop.linear.system import System
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 3))
@@ -241,3 +246,64 @@ def test_on_a_device(lent):
         lambda K: gk.scale_derivative(K, Y),
     ):
         np.testing.assert_allclose(call(K), call(here), rtol=1e-6)
+
+
+def counting(monkeypatch):
+    """Return who ran how many sums, filled as they run."""
+    ran = Counter()
+    run = FourierBackend.run, NumbaCPUBackend.run
+    for backend, of in zip((FourierBackend, NumbaCPUBackend), run, strict=True):
+
+        def counted(self, request, V, of=of):
+            ran[self.name] += 1
+            return of(self, request, V)
+
+        monkeypatch.setattr(backend, "run", counted)
+    return ran
+
+
+def test_fourier_sums_iterate_and_exact_ones_judge(monkeypatch):
+    """What iterates is seen in the backends; the residual is held against one of exact sums in blocks."""
+    rng = np.random.default_rng(3)
+    P = rng.uniform(-2, 2, size=(12_000, 2))
+    z = np.sin(3 * P).sum(axis=1)
+    K = gk.Gaussian(0.5)(P)
+    assert K.explain().backend == "numba-cpu"
+    ran = counting(monkeypatch)
+    x, info = gk.solve(K, z, ridge=0.1, return_info=True)
+    assert info.converged
+    assert info.n_fourier == info.n_iter > 0
+    assert ran == {"fourier": info.n_iter, "numba-cpu": 1}
+    rest = z - 0.1 * x
+    for i in range(0, 12_000, 2_000):
+        rest[i : i + 2_000] -= np.exp(-2 * cdist(P[i : i + 2_000], P, "sqeuclidean")) @ x
+    np.testing.assert_allclose(np.linalg.norm(rest) / np.linalg.norm(z), info.residual, rtol=1e-3)
+    # A backend by name is kept.
+    with pytest.warns(ConvergenceWarning):
+        _, info = gk.solve(
+            gk.Gaussian(0.5)(P, backend="numba-cpu"), z, ridge=0.1, max_iter=1, return_info=True
+        )
+    assert info.n_fourier == 0 < info.n_iter
+
+
+def test_bad_fourier_sums_are_left(monkeypatch):
+    """Sums that are 30 % off, or of the wrong sign, cost an attempt, not the answer."""
+    P = np.random.default_rng(4).uniform(-2, 2, size=(3_000, 2))
+    K, z = gk.Gaussian(0.5)(P), np.sin(3 * P).sum(axis=1)
+
+    def wrong(factor):
+        def twin(system):
+            rough = copy(system)
+            rough.exact = False
+            rough.K = factor * system.K
+            return rough
+
+        return twin
+
+    for factor in (1.3, -1.0):
+        monkeypatch.setattr(System, "by_fourier", wrong(factor))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, info = gk.solve(K, z, ridge=0.1, return_info=True)
+        assert info.converged
+        assert info.n_fourier < info.n_iter

@@ -1,5 +1,6 @@
 """Threads: quotas of containers, errors in one slice, and BLAS after limits that overlap (issue 12)."""
 
+import concurrent.futures
 import os
 import threading
 import time
@@ -81,26 +82,65 @@ def test_every_item_is_taken_once(n_threads):
     assert sorted(taken) == list(range(3, 1000, 7))
 
 
-def test_blas_has_its_threads_again_after_overlapping_limits():
+def blas_numbers():
     from threadpoolctl import threadpool_info
 
-    def counts():
-        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
-    with one_thread(1):
-        pass
-    before = counts()
-    inside, leave = threading.Barrier(2), threading.Barrier(2)
 
-    def first():
+class Thread:
+    """A thread that does what it is told and stays alive in between: newer threadpoolctl gives the number to a living one."""
+
+    def __init__(self):
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def __call__(self, do, *arguments):
+        return self.pool.submit(do, *arguments).result(timeout=60)
+
+
+@pytest.mark.parametrize("last", ["the one that came first", "the one that came last"])
+def test_blas_has_its_threads_again_after_overlapping_limits(last):
+    first, second, limit = Thread(), Thread(), one_thread(1)
+    with limit:
+        pass  # loads the libraries
+    before = blas_numbers()
+    first(limit.__enter__)
+    second(limit.__enter__)
+    assert set(blas_numbers()) == {1}
+    order = [second, first] if last == "the one that came first" else [first, second]
+    order[0](limit.__exit__)
+    assert set(blas_numbers()) == {1}
+    order[1](limit.__exit__)
+    assert blas_numbers() == before
+
+
+def test_nobody_owns_the_number_of_blas_threads_afterwards():
+    from threadpoolctl import threadpool_limits
+
+    first, second, limit = Thread(), Thread(), one_thread(1)
+    before = blas_numbers()
+    first(limit.__enter__)
+    second(limit.__enter__)
+    first(limit.__exit__)
+    second(limit.__exit__)
+    with threadpool_limits(3, user_api="blas"):  # in a third thread, while both live
+        assert set(blas_numbers()) == {3}
+    assert blas_numbers() == before
+
+
+def test_a_number_of_the_users_is_not_lost_to_ours():
+    from threadpoolctl import threadpool_limits
+
+    user, other, limit = Thread(), Thread(), one_thread(1)
+    before = blas_numbers()
+    theirs = user(lambda: threadpool_limits(3, user_api="blas"))
+    other(limit.__enter__)
+    user(theirs.__exit__, None, None, None)
+    other(limit.__exit__)
+    assert blas_numbers() == before
+    # Around ours, in one thread.
+    with threadpool_limits(3, user_api="blas"):
         with one_thread(1):
-            inside.wait()
-        leave.wait()
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    with one_thread(1):
-        inside.wait()
-        leave.wait()  # the first has left, the second is still within
-    thread.join()
-    assert counts() == before
+            assert set(blas_numbers()) == {1}
+        assert set(blas_numbers()) == {3}
+    assert blas_numbers() == before

@@ -99,7 +99,8 @@ class Preconditioner:
         kept = values > _ROUNDING * values.max(initial=0.0)
         values, vectors = values[kept], vectors[:, kept]
         self.rank = len(values)
-        self._U = F @ xp.asarray(vectors / np.sqrt(values))  # (n, r), orthonormal
+        # U = F W has orthonormal columns. It is not formed: that would be the dearest product of all, and hold F twice.
+        self._F, self._W = F, xp.asarray(vectors / np.sqrt(values))
         # Where F is all of K, the rest is the shift alone.
         low = values.min() if self.rank == rank and self.rank else 0.0
         least = low + system.shift
@@ -112,8 +113,12 @@ class Preconditioner:
 
     def solve(self, R: Array) -> Array:
         """Return P^-1 R."""
-        return R + self._U @ (self._inverse[:, None] * (self._U.T @ R))
+        return R + self._scaled(self._inverse, R)
 
     def root(self, R: Array) -> Array:
         """Return P^-1/2 R."""
-        return R + self._U @ (self._root[:, None] * (self._U.T @ R))
+        return R + self._scaled(self._root, R)
+
+    def _scaled(self, shares: Array, R: Array) -> Array:
+        """Return U diag(shares) U' R."""
+        return self._F @ (self._W @ (shares[:, None] * (self._W.T @ (self._F.T @ R))))

@@ -2,6 +2,7 @@ r"""The system :math:`A = K + \mu I` of a symmetric operator K: its checks, its 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ from gpukoop.algebra import AbstractOperator, Identity
 from gpukoop.algebra.base import product
 from gpukoop.algebra.combination import Combination
 from gpukoop.arrays import Array, namespace, native_array, same_memory, to_host
+from gpukoop.dispatch import choose
 from gpukoop.draws import check_positive
+from gpukoop.kernels.operation import PRODUCT
 from gpukoop.operator import KernelOperator
 
 # Of |u' K w| between random vectors: rounding and approximate sums stay below, a matrix that is not symmetric does not.
 _ASYMMETRY = 1e-3
+# Of Fourier sums in the place of exact ones: as good as double precision makes them, since their cost hardly depends on it.
+_FOURIER = 1e-12
 
 
 class System:
@@ -25,7 +30,14 @@ class System:
     K : operator of shape (n, n)
         Symmetric. Multiples of the identity in it join the ridge.
     ridge : float >= 0
+
+    Attributes
+    ----------
+    exact : bool
+        Whether products are those of K, and not of :meth:`by_fourier`.
     """
+
+    exact = True
 
     def __init__(self, K: Any, ridge: float, rng: np.random.Generator) -> None:
         if not isinstance(K, AbstractOperator):
@@ -64,6 +76,26 @@ class System:
     def __matmul__(self, V: Array) -> Array:
         """Return (K + ridge I) V in float64."""
         return product(self.K, V).astype(float) + self.shift * V
+
+    def by_fourier(self) -> System | None:
+        """Return this system with Fourier sums of :math:`10^{-12}` for exact ones, or None where those are not cheaper.
+
+        A backend or a tolerance that the user chose stays. Nothing promises that the sums are good enough: residuals of the
+        system itself say so.
+        """
+        K = self.K
+        if not isinstance(K, KernelOperator) or K.tol is not None or K.backend is not None:
+            return None
+        if K.dtype != np.float64:
+            return None
+        quick = K._with(tol=_FOURIER)
+        if choose(quick.request(PRODUCT, 1), None).backend != "fourier":
+            return None
+        twin = copy(self)
+        # By name, so that rows which miss the tolerance stay as they are: an exact product for each iteration is what this avoids.
+        twin.exact = False
+        twin.K = quick._with(backend="fourier")
+        return twin
 
     def columns(self, index: np.ndarray) -> Array:
         """Return some columns of K in float64, (n, q)."""

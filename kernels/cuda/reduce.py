@@ -27,6 +27,7 @@ from gpukoop.kernels.cuda.engine import (
 )
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
+from gpukoop.kernels.cuda.matrix.choice import products_of
 from gpukoop.kernels.cuda.matrix.text import load, view
 from gpukoop.kernels.cuda.memory import Memory
 from gpukoop.kernels.cuda.packing import Clouds
@@ -185,11 +186,10 @@ def _sizes(request: Request) -> tuple[Sizes, bool]:
 def way(request: Request) -> str:
     """Return in words how a request is summed, as far as its sizes decide; the points decide the rest."""
     if matrix_cuda.applies(request.dtype, request.d, request.precision):
-        return f"products of matrices, precision {request.precision}, where points are apart"
+        return products_of(request)
     sizes, once = _sizes(request)
-    words = "each pair once" if once else "every pair"
-    few = ", or lists of tiles without those too far away"
-    return words + few if lists.possible(sizes) else words
+    few = ", or lists of tiles without those too far away" if lists.possible(sizes) else ""
+    return ("each pair once" if once else "every pair") + few
 
 
 def share(request: Request) -> float:

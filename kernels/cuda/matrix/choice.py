@@ -18,9 +18,12 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.form import smooth
+from gpukoop.kernels.cuda.matrix.fused import fits
+from gpukoop.kernels.cuda.matrix.outer.shape import suits
 from gpukoop.kernels.cuda.matrix.precision import TF32_ROUNDING, C, error_factor, nearness
 from gpukoop.kernels.formula.profile import AbstractKernel, Trace, trace
 from gpukoop.kernels.reference import evaluate
+from gpukoop.kernels.request import Request
 
 # Pairs of a sample by which close pairs are counted, and the smallest problem that is worth one.
 SAMPLE = 512
@@ -104,6 +107,18 @@ def choose(
         words = f"{cloud.share:.2g} of the pairs are close, more than {most:.2g}"
         return Choice("difference", "fp32", cut, f"{words}: differences are faster")
     return Choice("matrix", precision, cut, "few pairs are close")
+
+
+def products_of(request: Request) -> str:
+    """Return in words how points are multiplied, as far as sizes decide; the points themselves may want differences."""
+    r, tensor = request, request.precision != "fp32"
+    parts = 1 + (r.precision == "3xtf32")
+    if tensor:
+        tiled = not fits(r.operation.name, r.d, r.t, parts)
+    else:
+        tiled = not suits(r.operation.name, r.d, r.t, r.dtype)
+    where = "by tiles in memory" if tiled else "in registers"
+    return f"products of matrices {where}, precision {r.precision}, where points are apart"
 
 
 def _parts(kernel: AbstractKernel) -> list[Trace]:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from gpukoop.kernels.arrays import Array
+from gpukoop.kernels.cuda.matrix.outer.shape import COLUMNS, ROWS, OuterShape
 from gpukoop.kernels.cuda.matrix.precision import FEWEST_FEATURES
-from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape
+from gpukoop.kernels.cuda.matrix.shape import Shape
 from gpukoop.kernels.cuda.matrix.text import Entry
 from gpukoop.kernels.cuda.program import Program, performance_warning
 from gpukoop.kernels.cuda.specification import BLOCK
@@ -29,10 +30,14 @@ FIRST_WITH_TF32 = (8, 0)
 
 
 class AbstractEngine(ABC):
-    """Arrays of ``xp``, products of matrices, and launches of generated kernels of ``block`` threads."""
+    """Arrays of ``xp``, products of matrices, and launches of generated kernels of ``block`` threads.
+
+    ``threads`` are those of a block that multiplies in registers, along targets and along sources.
+    """
 
     xp: ModuleType
     block: int = BLOCK
+    threads: tuple[int, int] = (ROWS, COLUMNS)
     simulator: bool = False
 
     @abstractmethod
@@ -49,9 +54,13 @@ class AbstractEngine(ABC):
 
     @abstractmethod
     def pairs(
-        self, program: Program, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+        self,
+        program: Program,
+        shape: Shape | OuterShape,
+        grid: tuple[int, int],
+        arguments: tuple[Any, ...],
     ) -> None:
-        """Launch a tensor-core program (:mod:`gpukoop.kernels.cuda.matrix.tensor`)."""
+        """Launch a program over pairs (:mod:`gpukoop.kernels.cuda.matrix.tensor`, :mod:`gpukoop.kernels.cuda.matrix.outer.loop`)."""
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which a reduction runs."""
@@ -173,13 +182,17 @@ class CuPyEngine(AbstractEngine):
             call(*(self._device(a) for a in arguments))
 
     def pairs(
-        self, program: Program, shape: Shape, grid: tuple[int, int], arguments: tuple[Any, ...]
+        self,
+        program: Program,
+        shape: Shape | OuterShape,
+        grid: tuple[int, int],
+        arguments: tuple[Any, ...],
     ) -> None:
         """Launch by CuPy with raw pointers."""
         call = self._function(program)
         # A pointer and no view: describing an array to Numba takes ten times as long as the launch.
         raw = (np.uint64(a.data.ptr) if isinstance(a, self.xp.ndarray) else a for a in arguments)
-        call((*grid, 1), (THREADS, 1, 1), tuple(raw))
+        call((*grid, 1), (shape.threads, 1, 1), tuple(raw))
 
     def _device(self, argument: Any) -> Any:
         if not isinstance(argument, self.xp.ndarray):

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import float32, types
 from numba.cuda.extending import intrinsic
 
-from gpukoop.kernels.cuda.device import device, u
+from gpukoop.kernels.cuda.device import SIMULATED, device, u
 from gpukoop.kernels.cuda.form import log2_phi
 from gpukoop.kernels.cuda.functions import CudaPrinter
 from gpukoop.kernels.formula.expr import Number
@@ -94,6 +94,17 @@ def arrived(typingctx):
     return types.void(), codegen
 
 
+if SIMULATED:
+    # What the instructions do, for frames that use no tensor cores: the simulator runs no PTX, and there a copy has arrived at once.
+    def copy16(tile, i, source, j):
+        """Copy four numbers."""
+        for e in range(4):
+            tile[i + e] = source[j + e]
+
+    def arrived():
+        """Wait for nothing."""
+
+
 zero, k1 = float32(0.0), u(1)
 
 
@@ -109,9 +120,9 @@ def squares(a, b, i, j, d):
     return total
 
 
-def registers(targets: int) -> tuple[Any, Any]:
+def registers(targets: int, width: int = 4) -> tuple[Any, Any]:
     """Return pick and put for rows of registers of ``targets`` groups; an index known only at run time would move them to memory."""
-    TARGETS, k4 = u(targets), u(4)
+    TARGETS, WIDTH = u(targets), u(width)
 
     @device
     def pick(numbers, w, row):
@@ -125,12 +136,12 @@ def registers(targets: int) -> tuple[Any, Any]:
 
     @device
     def put(numbers, w, value):
-        """Store number w of registers with four a row."""
+        """Store number w of registers with ``width`` a row."""
         for r in range(TARGETS):
-            for e in range(k4):
+            for e in range(WIDTH):
                 number = numbers[r, e]
                 # A select for each register instead of one indexed store: registers have no addresses.
-                numbers[r, e] = value if w == r * k4 + e else number
+                numbers[r, e] = value if w == r * WIDTH + e else number
 
     return pick, put
 

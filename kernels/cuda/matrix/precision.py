@@ -9,8 +9,9 @@ tf32      points rounded to TF32 first, norms taken from the rounded points: the
 ========= ============================================================================================
 
 Up to :func:`gpukoop.kernels.cuda.matrix.fused.fits` features these are programs on tensor cores that take the 11 bits as numbers of
-16 bits with a power of two for each point: the same parts at twice the rate (:mod:`gpukoop.kernels.cuda.matrix.packing`). Wider
-points, and fp32, go through tiles in memory.
+16 bits with a power of two for each point: the same parts at twice the rate (:mod:`gpukoop.kernels.cuda.matrix.packing`). In fp32,
+sums of one column are multiplied in registers of CUDA cores (:mod:`gpukoop.kernels.cuda.matrix.outer.loop`). Wider points, several
+columns and gradients in fp32 go through tiles in memory.
 
 TF32 has the exponent of float32 and 11 significant bits, 10 of them explicit. Products of two such numbers are exact
 in float32, so only the order of additions differs between matrix units and an ordinary product of rounded numbers.

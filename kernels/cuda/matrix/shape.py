@@ -54,6 +54,11 @@ class Shape(AbstractSpecification):
     close: bool
 
     @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return THREADS
+
+    @property
     def log(self) -> bool:
         """Whether weights are logarithms."""
         return "logsumexp" in self.op

@@ -8,11 +8,10 @@ x, y     padded                       centred, pre-scaled: q = |x - y|^2
 tile     (rows, count)                inner products, then what the epilogue makes of them; one workspace
 ======== ============================ ===================================================================
 
-Sums of one column are made in the epilogue. Several columns, and gradients, are a second product of the
-tile with weights. Gradients are x sum_j p_j - sum_j p_j y_j over pairs that are not close, where nothing cancels, and
-differences for the others. Across tiles everything is added in float64, in order: results repeat bit for bit. Errors:
-see :mod:`gpukoop.kernels.cuda.matrix.precision` and :mod:`gpukoop.kernels.cuda.matrix.choice`. Points that fit into the registers
-of tensor cores have no tile at all (:mod:`gpukoop.kernels.cuda.matrix.fused`).
+Sums of one column are made in the epilogue. Several columns, and gradients, are a second product of the tile with weights; gradients
+are x sum_j p_j - sum_j p_j y_j over pairs that are not close, where nothing cancels, and differences for the others. Across tiles
+everything is added in float64, in order: results repeat bit for bit. Errors: see ``precision`` and ``choice``. No tile at all have
+points that fit into the registers of tensor cores (``fused``), and float32 sums of one column on CUDA cores (``outer``).
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from gpukoop.kernels.cuda.matrix.choice import Choice, choose, measure
 from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.epilogue import ROWS, Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.fused import Sums, fits
+from gpukoop.kernels.cuda.matrix.outer.shape import suits
+from gpukoop.kernels.cuda.matrix.outer.sums import OuterSums
 from gpukoop.kernels.cuda.matrix.precision import (
     FEWEST_FEATURES,
     Points,
@@ -155,15 +156,15 @@ class _Run:
         xp, key = self.xp, f"cloud {self.trace.prescale!r} {precision}"
         nx, ny = self.nx, self.ny
         if key not in memory:
-            memory[key] = measure(
-                self.x[: self.n], self.y[: self.m], nx[: self.n], ny[: self.m], precision, xp
-            )
+            n, m = self.n, self.m
+            memory[key] = measure(self.x[:n], self.y[:m], nx[:n], ny[:m], precision, xp)
         dtype = self.x.dtype.name
         choice = choose(self.kernel, self.op, self.m, self.d, dtype, precision, tol, memory[key])
         memory["matrix"] = self.choice = choice
         self.tensor, self.n_parts = choice.precision != "fp32", 1 + (choice.precision == "3xtf32")
         self.fused = self.tensor and fits(self.op, self.d, self.t, self.n_parts)
-        if choice.path == "matrix" and not self.fused:
+        self.outer = not self.tensor and suits(self.op, self.d, self.t, dtype)
+        if choice.path == "matrix" and not (self.fused or self.outer):
             self.left = self._points(self.x, nx, 0)
             self.right = self._points(self.y, ny, 1)
         return choice
@@ -176,12 +177,13 @@ class _Run:
 
     def result(self) -> dict[str, Array]:
         """Return the outputs, (n, t) and (n, t, d), by name."""
-        if self.fused:
+        if self.fused or self.outer:
+            points = self.X, self.Y, self.x[: self.n], self.y[: self.m], self.V[: self.m]
+            request = self.engine, self.trace, label(self.kernel), self.op, *points
+            last = self.choice.cut, self.memory
+            sums = OuterSums(*request, *last) if self.outer else Sums(*request, self.n_parts, *last)
             with self.engine.scope():
-                return Sums(
-                    self.engine, self.trace, label(self.kernel), self.op, self.X, self.Y, self.x[: self.n],
-                    self.y[: self.m], self.V[: self.m], self.n_parts, self.choice.cut, self.memory,
-                ).result()  # fmt: skip
+                return sums.result()
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)
         found = {}
         if spec.value or spec.exponent:
