@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.arrays import points
 from gpukoop.checks import real_array
 from gpukoop.maps import torus
 
@@ -20,7 +21,7 @@ def featurize(trajectory: Any, features: str | Callable[[Any], Any] = "phi psi")
     Parameters
     ----------
     trajectory : mdtraj.Trajectory, MDAnalysis Universe, array, or list of these
-        An array (n, d) is returned as it is; one of positions (n, atoms, 3) needs a callable, for it does not say which atom
+        An array (n, d) is returned as it is, where it is; one of positions (n, atoms, 3) needs a callable, for it does not say which atom
         is which.
     features : "phi psi", "ca distances", "heavy atom distances" or callable
         Cosines and sines of the backbone torsions, phi and psi of each residue in turn as far as they exist, first all phi,
@@ -54,7 +55,8 @@ def featurize(trajectory: Any, features: str | Callable[[Any], Any] = "phi psi")
         elif package == "MDAnalysis":
             found = _mdanalysis(trajectory, features)
         elif getattr(trajectory, "ndim", 0) == 2:
-            found = real_array(trajectory, "trajectory")
+            native, home = points(trajectory, "trajectory")
+            return home.restore(native.astype(float))
         else:
             raise TypeError(
                 f"trajectory is of type {type(trajectory).__name__}, expected an mdtraj.Trajectory or MDAnalysis Universe (pip "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, namespace, points
+from gpukoop.arrays import Array, like, namespace, native_array, points
 from gpukoop.draws import check_count, check_positive
 
 
@@ -124,7 +124,14 @@ def pairs(trajectories: Any, lag: int, *, stride: int = 1) -> tuple[Array, Array
     (array([ 0.,  1., 10.]), array([ 2.,  3., 12.]))
     """
     runs = runs_of(trajectories)
-    step = check_count(stride, "stride")
+    X, Y = _pairs(runs, lag, check_count(stride, "stride"))
+    first = runs[0].iloc[:1] if hasattr(runs[0], "iloc") else runs[0][:1]
+    home = native_array(first, "trajectories[0]")[1]
+    return home.restore(X), home.restore(Y)
+
+
+def _pairs(runs: list[Any], lag: int, step: int) -> tuple[Array, Array]:
+    """Return the pairs of runs, NumPy's or CuPy's."""
     check_lag(runs, lag)
     parts: list[tuple[Array, Array]] = []
     for i, run in enumerate(runs):
@@ -143,7 +150,7 @@ def pairs_of_runs(
     """Return X, Y and the time between them, for a ``fit`` that was given ``lag``; raise if it was given Y too."""
     if successors is not None:
         raise ValueError("successors= and lag= both say what follows X: pass one of them")
-    X, Y = pairs(trajectories, lag)
+    X, Y = _pairs(runs_of(trajectories), lag, 1)
     return X, Y, lag * check_positive(frame_time, "frame_time")
 
 

@@ -231,6 +231,11 @@ def test_partial_results_are_checked(client, points, monkeypatch, op):
         "a row too many": lambda parts: tuple(np.concatenate([p, p[:1]]) for p in parts),
         "float32": lambda parts: tuple(p.astype("float32") for p in parts),
         "nothing": lambda parts: (),
+        "lists": lambda parts: tuple(p.tolist() for p in parts),
+        "masked": lambda parts: tuple(np.ma.masked_less(p, 0.0) for p in parts),
+        "complex": lambda parts: tuple(p + 0j for p in parts),
+        "transposed": lambda parts: tuple(np.moveaxis(p, 0, -1) for p in parts)[::-1] + parts,
+        "no tuple": lambda parts: None,
     }
     result_of = gd.result_of
     for spoil in spoiled.values():

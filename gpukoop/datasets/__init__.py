@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpukoop.arrays import like, native_array
 from gpukoop.checks import check_length, real_array
 from gpukoop.datasets import diffusions, fields, manifolds, shapes, uneven
 from gpukoop.datasets.diffusions import double_well, ornstein_uhlenbeck, quadruple_well
@@ -159,7 +160,7 @@ def exact(name: str, n_eigenvalues: int = 12, **parameters: Any) -> dict[str, An
     return answer
 
 
-def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
+def potential(name: str, Z: ArrayLike, **parameters: Any) -> Any:
     """Return the potential V of a law at the rows of Z, shape (n,); the law is exp(-V) / Z.
 
     Parameters
@@ -174,17 +175,17 @@ def potential(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
     Returns
     -------
     float64 array of shape (n,)
-        V, without the constant that normalises the law.
+        V, without the constant that normalises the law; in the library and on the device of Z.
     """
     function = _known(POTENTIAL, name, "potential", parameters)
     with np.errstate(over="ignore"):
         V = function(_rows(Z, name), **parameters)
     if not np.isfinite(V).all():
         raise ValueError("Z has points so far out that their potential leaves the range of float64")
-    return V
+    return _beside(Z, V)
 
 
-def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
+def density(name: str, Z: ArrayLike, **parameters: Any) -> Any:
     """Return the normalised density of a law at the rows of Z, shape (n,); on the sphere by unit of area.
 
     Parameters
@@ -200,13 +201,15 @@ def density(name: str, Z: ArrayLike, **parameters: Any) -> np.ndarray:
     Returns
     -------
     float64 array of shape (n,)
+        In the library and on the device of Z.
 
     Examples
     --------
     >>> print(density("checkerboard", [[0.5, 0.5], [0.5, -0.5]]))
     [0.125 0.   ]
     """
-    return _known(DENSITY, name, "density", parameters)(_rows(Z, name), **parameters)
+    p = _known(DENSITY, name, "density", parameters)(_rows(Z, name), **parameters)
+    return _beside(Z, p)
 
 
 def _known(
@@ -237,6 +240,12 @@ def _check_parameter(name: str, value: Any) -> None:
         diffusions.check_barrier(value)
     else:
         check_length(value, name, zero=name in ("noise", "gap"))
+
+
+def _beside(Z: ArrayLike, values: np.ndarray) -> Any:
+    """Return float64 numbers in the library and on the device of Z; they are computed on the host."""
+    native, home = native_array(Z, "Z")
+    return home.restore(like(values, native.astype(float, copy=False)))
 
 
 def _rows(Z: ArrayLike, name: str) -> np.ndarray:

@@ -193,7 +193,8 @@ def project_torus(Z: np.ndarray, *, R: float = 2.0, rho: float = 0.8) -> np.ndar
         Library and dtype of Z.
     """
     R, rho = check_radii(R, rho)
-    return _embed_torus(torus_angles(Z, R=R), R, rho)
+    native, home = rows_of(Z, 3)
+    return home.restore(_embed_torus(torus_angles(native, R=R), R, rho))
 
 
 def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
@@ -211,10 +212,10 @@ def torus_angles(Z: np.ndarray, *, R: float = 2.0) -> np.ndarray:
     array of shape (n, 2)
         In radians.
     """
-    Z, R = rows_of(Z, 3), check_length(R, "R")
-    t = np.arctan2(Z[:, 1], Z[:, 0])
-    f = np.arctan2(Z[:, 2], np.hypot(Z[:, 0], Z[:, 1]) - R)
-    return np.stack([t, f], axis=1)
+    (native, home), R = rows_of(Z, 3), check_length(R, "R")
+    x, y, z = native.T
+    angles = np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y) - R)], axis=1)
+    return home.restore(angles)
 
 
 def _embed_torus(angles: np.ndarray, R: float, rho: float) -> np.ndarray:

@@ -214,7 +214,10 @@ def _values(model: Any, observable: Any) -> np.ndarray:
                 "array a run, one row a frame"
             )
         rows = spread_rows(material.lengths, len(model.phi_))
-        parts = [np.asarray(f)[o::s] for f, (o, s) in zip(lists, rows, strict=True)]
+        parts = [
+            to_host(native_array(f, "features")[0])[o::s]
+            for f, (o, s) in zip(lists, rows, strict=True)
+        ]
         one = parts[0].ndim == 1
         values = np.concatenate([_rows(part) for part in parts])
         values = points(values, "features")[0]

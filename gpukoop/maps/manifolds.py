@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpukoop.arrays import Array, namespace, native_array, points
+from gpukoop.arrays import Array, Home, namespace, native_array, points
 from gpukoop.checks import check_length
 
 
@@ -51,7 +51,7 @@ def angles(Z: Any, period: float = 2 * math.pi) -> Array:
     array of shape (n, k)
         In [-period / 2, period / 2]; library and dtype of Z.
     """
-    native, home = _in_pairs(Z), native_array(Z, "Z")[1]
+    native, home = _in_pairs(Z)
     check_length(period, "period")
     scale = native.dtype.type(period / (2 * math.pi))
     return home.restore(namespace(native).arctan2(native[:, 1::2], native[:, ::2]) * scale)
@@ -70,8 +70,8 @@ def project_torus(Z: Array) -> Array:
     -------
     array of shape (n, 2 k)
     """
-    Z = _in_pairs(Z)
-    return project_sphere(Z.reshape(-1, 2)).reshape(Z.shape)
+    native, home = _in_pairs(Z)
+    return home.restore(project_sphere(native.reshape(-1, 2)).reshape(native.shape))
 
 
 def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
@@ -80,7 +80,7 @@ def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
     Parameters
     ----------
     Z : array of shape (n, 2)
-        NumPy or CuPy; the origin, which has no nearest point, goes to (1, 0).
+        The origin, which has no nearest point, goes to (1, 0).
     arc : float, default=2 pi
         Length of the arc, as in :func:`gpukoop.datasets.circle`.
 
@@ -89,14 +89,14 @@ def project_circle(Z: Array, *, arc: float = 2 * math.pi) -> Array:
     array of shape (n, 2)
         Library and dtype of Z. Fits ``KSWGD(project=...)``.
     """
-    Z, arc = rows_of(Z, 2), check_length(arc, "arc")
-    xp = namespace(Z)
-    angle = xp.arctan2(Z[:, 1], Z[:, 0])
+    (native, home), arc = rows_of(Z, 2), check_length(arc, "arc")
+    xp = namespace(native)
+    angle = xp.arctan2(native[:, 1], native[:, 0])
     if arc < 2 * math.pi:
         # measured from the middle of the arc in (-pi, pi], the nearest point is the clipped angle
         from_middle = xp.mod(angle - arc / 2 + math.pi, 2 * math.pi) - math.pi
         angle = arc / 2 + xp.clip(from_middle, -arc / 2, arc / 2)
-    return xp.stack([xp.cos(angle), xp.sin(angle)], axis=1)
+    return home.restore(xp.stack([xp.cos(angle), xp.sin(angle)], axis=1))
 
 
 def project_sphere(Z: Array) -> Array:
@@ -112,12 +112,12 @@ def project_sphere(Z: Array) -> Array:
     array of shape (n, d)
         Rows of length 1; library and dtype of Z.
     """
-    Z = rows_of(Z)
-    xp = namespace(Z)
-    length = (Z**2).sum(axis=1, keepdims=True) ** 0.5
+    native, home = rows_of(Z)
+    xp = namespace(native)
+    length = (native**2).sum(axis=1, keepdims=True) ** 0.5
     lost = length == 0
-    first = (xp.arange(Z.shape[1]) == 0).astype(Z.dtype)
-    return xp.where(lost, first, Z / xp.where(lost, 1, length))
+    first = (xp.arange(native.shape[1]) == 0).astype(native.dtype)
+    return home.restore(xp.where(lost, first, native / xp.where(lost, 1, length)))
 
 
 def project_simplex(Z: Array) -> Array:
@@ -137,26 +137,27 @@ def project_simplex(Z: Array) -> Array:
     ----------
     .. [1] M. Held, P. Wolfe, H. P. Crowder, Validation of subgradient optimization, Mathematical Programming 6, 1974.
     """
-    Z = rows_of(Z)
-    xp = namespace(Z)
-    falling = xp.sort(Z, axis=1)[:, ::-1]
-    theta = (xp.cumsum(falling, axis=1) - 1) / xp.arange(1, Z.shape[1] + 1).astype(Z.dtype)
-    return xp.maximum(Z - theta.max(axis=1, keepdims=True), 0)
+    native, home = rows_of(Z)
+    xp = namespace(native)
+    falling = xp.sort(native, axis=1)[:, ::-1]
+    places = xp.arange(1, native.shape[1] + 1).astype(native.dtype)
+    theta = (xp.cumsum(falling, axis=1) - 1) / places
+    return home.restore(xp.maximum(native - theta.max(axis=1, keepdims=True), 0))
 
 
-def rows_of(Z: Array, d: int | None = None) -> Array:
-    """Return points (n, d) as an array of their own library and dtype, or raise."""
-    native, _ = native_array(Z, "Z")
+def rows_of(Z: Any, d: int | None = None) -> tuple[Array, Home]:
+    """Return points (n, d) as an array of their own dtype and their home, or raise."""
+    native, home = native_array(Z, "Z")
     native, _ = points(native.astype(float) if native.dtype.kind in "iu" else native, "Z")
     if d not in (None, native.shape[1]):
         raise ValueError(f"Z has shape {native.shape}: pass an array of shape (n, {d})")
-    return native
+    return native, home
 
 
-def _in_pairs(Z: Any) -> Array:
-    native = rows_of(Z)
+def _in_pairs(Z: Any) -> tuple[Array, Home]:
+    native, home = rows_of(Z)
     if native.shape[1] % 2:
         raise ValueError(
             f"Z has shape {native.shape}: pass an array of shape (n, 2 k), a cosine and a sine for each angle"
         )
-    return native
+    return native, home

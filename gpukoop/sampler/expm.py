@@ -32,7 +32,7 @@ def expm_action(A: Any, B: Any, t: float = 1.0) -> Array:
     Parameters
     ----------
     A : array of shape (D, D)
-        Square and finite, NumPy or CuPy.
+        Square and finite, of any library.
     B : array of shape (D,) or (D, k)
     t : float
         Any finite number, negative too.
@@ -66,6 +66,7 @@ def expm_action(A: Any, B: Any, t: float = 1.0) -> Array:
     >>> float(expm_action(np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([0.0, 1.0]), t=3.0)[0])
     3.0
     """
+    home = native_array(A, "A")[1]
     A, B, t = _checked(A, B, t)
     xp = namespace(A)
     norm = abs(t) * float(xp.abs(A).sum(axis=0).max())
@@ -80,7 +81,7 @@ def expm_action(A: Any, B: Any, t: float = 1.0) -> Array:
             result = _taylor(A, B, t, n_steps, xp)
     if not bool(xp.isfinite(result).all()):
         raise _overflow(A, t)
-    return result
+    return home.restore(result)
 
 
 def dense_exponential(A: Array, t: float = 1.0) -> Array:

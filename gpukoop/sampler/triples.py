@@ -69,7 +69,7 @@ class Triples:
     Parameters
     ----------
     data : array of shape (n, d)
-        float64, NumPy or CuPy.
+        Read as NumPy's or CuPy's.
     teacher : teacher or None
     seed : int
     """
@@ -79,7 +79,8 @@ class Triples:
     seed: int
 
     def __post_init__(self) -> None:
-        points(self.data, "data")
+        # Of tensors: their memory, read as an array, since batches are drawn and gathered in it.
+        object.__setattr__(self, "data", points(self.data, "data")[0])
         if self.teacher is not None:
             check_kind(self.teacher, AbstractTeacher, "teacher")
         check_count(self.seed, "seed", least=0)
