@@ -111,6 +111,45 @@ def _leaves(n: int, random_state: Any = None) -> np.ndarray:
     return np.column_stack([radius * np.cos(t), radius * np.sin(t)])
 
 
+def _clifford(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    a, b = rng.vonmises(1, 0.8, n), rng.vonmises(-2, 2, n)
+    torus = np.column_stack([np.cos(a), np.sin(a), 0.4 * np.cos(b), 0.4 * np.sin(b)])
+    return torus + 0.02 * rng.standard_normal((n, 4))
+
+
+def _five_normals(n: int, random_state: Any = None) -> np.ndarray:
+    fixed, rng = np.random.default_rng(41), np.random.default_rng(random_state)
+    centres = 4 * fixed.standard_normal((5, 7))
+    shapes = fixed.standard_normal((5, 7, 7)) * fixed.gamma(1, 0.5, (5, 7, 1))
+    k = rng.choice(5, n, p=[0.5, 0.25, 0.125, 0.0625, 0.0625])
+    return centres[k] + np.einsum("nij,nj->ni", shapes[k], rng.standard_normal((n, 7)))
+
+
+def _gammas(n: int, random_state: Any = None) -> np.ndarray:
+    g = np.random.default_rng(random_state).gamma([0.7, 2.0, 5.0], size=(n, 3))
+    return np.column_stack([g[:, 0], g[:, 0] * g[:, 1], g[:, 2] - g[:, 1]])
+
+
+def _far_cross(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    lies = rng.random((n, 1)) < 0.3
+    bar = np.where(lies, [3, 0.05], [0.1, 2]) * rng.uniform(-1, 1, (n, 2))
+    bar += [1e6, -3e5]
+    return bar
+
+
+def _beta(n: int, random_state: Any = None) -> np.ndarray:
+    return np.random.default_rng(random_state).beta(0.4, 0.6, (n, 2))
+
+
+def _sheets(n: int, random_state: Any = None) -> np.ndarray:
+    waves = np.random.default_rng(5).standard_normal((3, 12))
+    rng = np.random.default_rng(random_state)
+    z = rng.standard_normal((n, 3))
+    return np.sin(z @ waves) + 0.1 * z[:, :1] + 0.05 * rng.standard_normal((n, 12))
+
+
 UNSEEN: dict[str, Draw] = {
     "Y with thin limbs": _skeleton,
     "chain of parabolas, 4-d": _parabolas,
@@ -128,7 +167,15 @@ UNSEEN: dict[str, Draw] = {
     "Pareto 2.5, 3-d": _pareto,
     "cube with a gap, 3-d": _cut_cube,
     "three leaves": _leaves,
+    "uneven Clifford torus, 4-d": _clifford,
+    "five normals of falling weights, 7-d": _five_normals,
+    "products of gammas, 3-d": _gammas,
+    "cross a million units away": _far_cross,
+    "beta(.4, .6), squared": _beta,
+    "sine sheets, 12-d": _sheets,
 }
+# The last of them, which the verdict had not met either.
+FRESH = dict(list(UNSEEN.items())[-6:])
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:

@@ -35,11 +35,11 @@ SCRIPT = """
     ends = []
     for name in ("numpy", "numba-cpu"):
         flow = gk.KSWGD(n_components=8, total_time=1.0, backend=name, random_state=0).fit(X)
-        ends.append(flow.sample(50))
+        ends.append(flow.sample(19))
         assert flow.backend_ == name
     assert np.abs(ends[0] - ends[1]).max() < 1e-6
-    gk.MMDFlow(n_iter=3, random_state=0).fit(X).sample(20)
-    gk.WassersteinFlow(n_iter=2, random_state=0).fit(X).sample(20)
+    gk.MMDFlow(n_iter=3, random_state=0).fit(X).sample(19)
+    gk.WassersteinFlow(n_iter=2, random_state=0).fit(X).sample(19)
     np.save(sys.argv[1] + "/X.npy", X)
     common = ["sample", "kswgd", "--data", sys.argv[1] + "/X.npy", "--particles", "9", "--components", "4", "--quiet"]
     assert main([*common, "--out", sys.argv[1] + "/Z.npz"]) == 0

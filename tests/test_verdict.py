@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 import gpukoop as gk
 from bench import laws
 from gpukoop import datasets, metrics
-from gpukoop.verdict import counts, neighbours, permutation
+from gpukoop.verdict import axes, counts, neighbours, permutation
 from gpukoop.verdict.clouds import prepared
 from gpukoop.verdict.loops import line_energies
 
@@ -174,12 +174,76 @@ def test_cells_are_hypergeometric():
         mine = np.bincount(cell[:40], minlength=6)
         total = np.bincount(cell, minlength=6)
         p.append(
-            [counts.most_uneven(mine, total, 40, 90)[0], counts.chi_squared(mine, total, 40, 90, 5)]
+            [
+                counts.most_uneven(mine, total, 40, 90)[0],
+                counts.chi_squared(mine, total, 40, 90, 5, rng),
+            ]
         )
     below = (np.array(p) < 0.05).sum(axis=0)
     assert (below <= at_most(0.05, 400)).all()
     assert below[1] > 5
     assert counts.most_uneven(np.array([30, 5]), np.array([40, 40]), 35, 80)[0] < 1e-4
+
+
+def test_rare_cells_are_compared_with_drawn_counts():
+    """Twenty particles among 900 samples: the chi-squared law calls a third more than its level wrong, drawn counts do not."""
+    rng = np.random.default_rng(8)
+    p = []
+    for _ in range(100):
+        cell = rng.integers(40, size=920)
+        mine, total = (np.bincount(c, minlength=40) for c in (cell[:20], cell))
+        p.append(counts.chi_squared(mine, total, 20, 920, 5, rng))
+    low, high = stats.binom.interval(1 - 1e-4, 100, 0.05)
+    assert low <= (np.array(p) <= 0.05).sum() <= high
+    total = np.array([30, 30, 30])
+    mine = np.array([9, 1, 2])
+    space = [
+        (a, b, 12 - a - b) for a in range(13) for b in range(13 - a)
+    ]  # every table, by its exact probability
+    law = stats.multivariate_hypergeom(total, 12)
+    statistic = lambda t: ((np.array(t) - 4) ** 2).sum()
+    exact = sum(law.pmf(t) for t in space if statistic(t) >= statistic(mine))
+    found = counts.chi_squared(mine, total, 12, 90, 5, rng)
+    assert found == pytest.approx(exact, abs=4 * np.sqrt(exact / counts.DRAWN))
+
+
+@pytest.mark.parametrize(("n", "m"), [(20, 900), (900, 20), (25, 30), (60, 60)])
+def test_widths_of_few_have_the_law_of_permutations(n, m):
+    """In the middle, and in both tails, where the normal law is off by a factor of thirty."""
+    rng = np.random.default_rng(9)
+    score = stats.chi2.ppf((np.arange(n + m) + 0.5) / (n + m), 1)
+    score -= score.mean()
+    np.testing.assert_allclose(axes._scores(n + m, 1), score, rtol=1e-9, atol=1e-9)
+    ranks = rng.permuted(np.tile(np.arange(n + m), (20_000, 1)), axis=1)
+    sums = score[ranks[:, :n]].sum(axis=1)
+    order = np.argsort(sums)
+    for place in (20, 200, 2_000, 8_000, 12_000, 18_000, 19_800, 19_980):
+        p, _ = axes._width(ranks[order[place]].astype(float), n, score, rng)
+        exact = 2 * min(place, 20_000 - place) / 20_000
+        # never far below, so that the level holds: (60, 60) has thinner tails than the gamma law
+        assert 0.75 * exact < p < 3 * exact, place
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 60), (100, 400), (40, 900)])
+def test_what_strays_so_few_show_is_said(n, m):
+    """So many particles in front of all others, which are mixed at random, are seen half of the time; half as many are not."""
+    rng = np.random.default_rng(11)
+    share = counts.least_stray(n, m, 1e-3)
+
+    def seen(strays):
+        found = []
+        for _ in range(200):
+            mine = rng.permutation(n + m - strays) < n - strays
+            mine = np.append(np.ones(strays, bool), mine)
+            score = -np.arange(n + m, dtype=float)
+            found.append(
+                counts.most_isolated(np.append(score[mine], score[~mine]), n, rng)[0] < 1e-3
+            )
+        return np.mean(found)
+
+    assert seen(round(1.25 * share * n)) > 0.5
+    assert seen(round(share * n / 2)) < 0.5
+    assert counts.least_stray(3, 5, 1e-3) == 1.0
 
 
 # --- the report
@@ -273,6 +337,22 @@ def test_odd_data_are_judged_too():
     assert few.passed
     assert "so few points tell little" in few.verdict
     assert gk.diagnose(cloud(300, 1).astype(np.float32), cloud(400, 2)).passed
+
+
+def test_small_sets_raise_no_alarm_without_a_cause():
+    """Twenty to ninety points of heavy and of skewed laws: no line may lean on what holds for many."""
+    alarms = 0
+    sizes = [(20, 20), (20, 500), (60, 60), (90, 30), (500, 25)]
+    for seed in range(60):
+        n, m = sizes[seed % len(sizes)]
+        rng = np.random.default_rng([seed, 5])
+        X, Z = (np.exp(rng.standard_normal((k, 2))) * rng.standard_t(3, (k, 2)) for k in (m, n))
+        alarms += not gk.diagnose(Z, X, n_permutations=399, random_state=seed).passed
+    assert alarms <= at_most(0.02, 60)
+    X, Z = cloud(60, 1), cloud(60, 2)
+    assert not gk.diagnose(Z + 1.5, X).passed
+    assert not gk.diagnose(np.concatenate([Z[:40], 6 + cloud(20, 3)]), X).passed  # a third strays
+    assert not gk.diagnose(X, X).passed  # copies
 
 
 def test_repeated_rows_do_not_hide_copies():

@@ -64,7 +64,7 @@ def test_a_bad_end_warns_once_and_names_line_and_remedy(wells):
     flow = gk.KSWGD(
         n_components=2, n_landmarks=100, total_time=0.2, init="gaussian", random_state=0
     ).fit(wells[0])
-    flow.sample(20)  # too few to judge
+    flow.sample(19)  # too few to judge
     assert not hasattr(flow, "report_")
     with pytest.warns(
         ConvergenceWarning,
@@ -79,6 +79,42 @@ def test_a_bad_end_warns_once_and_names_line_and_remedy(wells):
     flow.fit(wells[0])
     assert not hasattr(flow, "report_")
     assert not hasattr(flow, "converged_")
+
+
+def test_few_points_are_judged_and_the_rest_is_said_once():
+    """Sixty samples cannot show 17 per cent of strays: a silent pass would be read as a good end."""
+    X = datasets.moons(60, 0)
+    flow = gk.KSWGD(random_state=0).fit(X)
+    with pytest.warns(
+        ConvergenceWarning, match=r"cannot be judged by 60 particles and 60 samples.* 25% of"
+    ):
+        flow.sample(60)
+    assert flow.report_.passed
+    assert not flow.report_.conclusive
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.sample(60, random_state=1)
+        assert "so few points tell little" in str(flow.report_)
+        flow.sample(200)  # what more particles tell is kept, and said once
+    assert flow.report_.sizes == (200, 60)
+    narrow = lambda n, rng: 0.3 * X[rng.integers(len(X), size=n)]
+    far = gk.KSWGD(init=narrow, step_size=1e-3, total_time=1e-3).fit(X)
+    with pytest.warns(ConvergenceWarning, match="KSWGD ended off the law"):
+        far.sample(30, random_state=0)
+    assert far.report_.conclusive
+    assert not far.converged_
+
+
+def test_few_particles_of_many_samples_are_judged_again(good):
+    flow = clone(good).fit(np.concatenate([good.X_, good.X_held_out_]))
+    with pytest.warns(ConvergenceWarning, match="cannot be judged by 30 particles"):
+        flow.sample(30)
+    assert not flow.report_.conclusive
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.sample(400)
+    assert flow.report_.conclusive
+    assert flow.report_.sizes[0] == 400
 
 
 def test_converged_is_found_when_asked_for_after_transport(good, wells):

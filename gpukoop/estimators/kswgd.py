@@ -115,7 +115,7 @@ class KSWGD(
     backend_ : str
         Who computes the sums of a step.
     report_ : gpukoop.verdict.Report
-        After the first :meth:`sample` of at least 100 particles: whether they are on the law of the data.
+        After the first :meth:`sample` of at least 20 particles: whether they are on the law of the data.
     X_held_out_ : array or None
         The samples kept aside.
     n_iter_, converged_, history_ : int, bool, dict

@@ -16,12 +16,13 @@ from gpukoop.draws import RandomState, check_positive
 from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
+from gpukoop.verdict.report import FEW
 
 # The first sample is judged by at most so many particles and data: half a second, and differences too small for them to
 # show are no reason to warn.
 JUDGED = 2_000
-# Fewer particles than this tell nothing.
-LEAST = 100
+# Fewer particles than this tell nothing; fewer than FEW, or of fewer samples, only what is far off, and a warning says so.
+LEAST = 20
 # Particles of an unasked diagnosis, and of a score at least and at most.
 DRAWN, SCORED = 2_000, (1_000, 10_000)
 # Samples kept aside are worth it from so many on.
@@ -80,7 +81,21 @@ class JudgedMixin:
         weight = getattr(self, "sample_weight_", None)
         options = {"held_out": self._kept_aside(), "sample_weight": weight, **options}
         report = diagnose(Z, self._data(), law, random_state=random_state, **options)
-        return report if report.passed else replace(report, advice=self._advice(report))
+        return replace(
+            report,
+            advice="" if report.passed else self._advice(report),
+            remark=self._remark(),
+        )
+
+    def _remark(self) -> str:
+        """Return what a report says of the fit itself: modes that a handful of samples carry are not followed."""
+        carried = vars(self).get("carried_")
+        left = 0 if carried is None else int(np.sum(~np.asarray(carried)))
+        return (
+            f"{left} of {len(carried)} modes are carried by a handful of samples and were not followed"
+            if left
+            else ""
+        )
 
     def _advice(self, report: Report) -> str:
         """Return what to try where a report fails."""
@@ -150,25 +165,31 @@ class ConvergedByVerdict(JudgedMixin):
         Warns
         -----
         ConvergenceWarning
-            If the first sample of 100 particles or more after a fit is off the law of the data, or copies them;
-            ``report_`` says more.
+            If the first sample of 20 particles or more after a fit is off the law of the data, or copies them, or if there are
+            too few particles or data (100) to tell; ``report_`` says more. Of less than 20 particles nothing is said.
         """
         Z = super().sample(  # type: ignore[misc]
             n_samples, random_state, checkpoint=checkpoint, checkpoint_every=checkpoint_every
         )
-        if "report_" not in vars(self) and "_silent" not in vars(self) and len(Z) >= LEAST:
-            self.report_ = self.diagnose(Z, n_points=JUDGED)
-            self._on_law = self.report_.on_law
-            if not self.report_.passed:
-                worst = self.report_.failures[0]
+        if "_silent" not in vars(self) and self._tells_more(len(Z)):
+            before = vars(self).get("report_")
+            self.report_ = report = self.diagnose(Z, n_points=JUDGED)
+            self._on_law = report.on_law if report.conclusive else None
+            said = _warning(report)
+            if said and (before is None or not report.passed):
                 warnings.warn(
-                    f"{type(self).__name__} ended off the law of its data: {worst.text} ({worst.name}, p = "
-                    f"{worst.p_value:.1g}). What to try: {self.report_.advice}. print(estimator.report_) "
-                    "says more.",
+                    f"{type(self).__name__} {said}. print(estimator.report_) says more.",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
         return Z
+
+    def _tells_more(self, n: int) -> bool:
+        """Return whether n particles would tell what no sample since the fit has told."""
+        report = vars(self).get("report_")
+        if report is None:
+            return n >= LEAST
+        return not report.conclusive and report.sizes[0] < FEW <= n
 
     def _arrived(self, Z: Array) -> None:
         """Remember where the particles of a run ended, before the verdict is asked for."""
@@ -182,13 +203,31 @@ class ConvergedByVerdict(JudgedMixin):
         if len(self._ended) < LEAST:
             return self._settled  # too few to judge: the moments of the modes vanish
         if self._on_law is None:
-            self._on_law = self.diagnose(self._ended, n_points=JUDGED).on_law
+            report = self.diagnose(self._ended, n_points=JUDGED)
+            self._on_law = report.on_law and (report.conclusive or self._settled)
         return self._on_law
 
     @converged_.setter
     def converged_(self, settled: bool) -> None:
         """Remember whether the flow itself had nothing left to do, for particles too few to judge."""
         self._settled = settled
+
+
+def _warning(report: Report) -> str:
+    """Return what is to be said of a first sample, or nothing."""
+    if not report.passed:
+        worst = report.failures[0]
+        return (
+            f"ended off the law of its data: {worst.text} ({worst.name}, p = {worst.p_value:.1g}). "
+            f"What to try: {report.advice}"
+        )
+    if report.conclusive:
+        return ""
+    n, m = report.sizes
+    return (
+        f"cannot be judged by {n} particles and {m} samples, {FEW} of either are the least: less than "
+        f"{report.least_seen:.0%} of the particles off the law would not be seen"
+    )
 
 
 def check_fraction(fraction: Any) -> None:

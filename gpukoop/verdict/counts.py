@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Expected counts below which the chi-squared law is not that of the statistic (Cochran's rule), and counts drawn in its place.
+EXPECTED, DRAWN = 5, 9_999
+
 
 def beyond(
     particles: np.ndarray, reference: np.ndarray, rank: int, rng: np.random.Generator
@@ -47,13 +50,31 @@ def most_isolated(score: np.ndarray, n: int, rng: np.random.Generator) -> tuple[
     from scipy.stats import hypergeom
 
     N = len(score)
-    sizes = 2 ** np.arange(2, max(3, int(np.log2(N))))
-    sizes = sizes[sizes <= max(4, N // 4)]
+    sizes = _numbers(N)
     order = np.lexsort((rng.random(N), -score))
     mine = np.cumsum(order < n)[sizes - 1]
     tails = hypergeom.sf(mine - 1, N, n, sizes)
     best = int(np.argmin(tails))
     return min(1.0, len(sizes) * float(tails[best])), int(mine[best]), int(sizes[best])
+
+
+def least_stray(n: int, m: int, level: float) -> float:
+    """Return the least share of n particles that must lie farther than all m samples for ``most_isolated`` to fall below a level."""
+    from scipy.stats import hypergeom
+
+    N, sizes = n + m, _numbers(n + m)
+    strays = np.arange(1, n + 1)[:, None]
+    # behind them particles and samples come as they would
+    others = np.maximum(sizes - strays, 0) * (n - strays) // np.maximum(N - strays, 1)
+    held = np.minimum(strays + others, sizes)
+    seen = len(sizes) * hypergeom.sf(held - 1, N, n, sizes).min(axis=1) < level
+    return float(np.argmax(seen) + 1) / n if seen.any() else 1.0
+
+
+def _numbers(N: int) -> np.ndarray:
+    """Return the numbers of most isolated points that are looked at: 4, 8, 16, ... up to a quarter of all."""
+    sizes = 2 ** np.arange(2, max(3, int(np.log2(N))))
+    return sizes[sizes <= max(4, N // 4)]
 
 
 def most_uneven(mine: np.ndarray, total: np.ndarray, n: int, N: int) -> tuple[float, int]:
@@ -72,8 +93,18 @@ def most_uneven(mine: np.ndarray, total: np.ndarray, n: int, N: int) -> tuple[fl
     return min(1.0, 2 * float(min(tails)) * len(total)), worst
 
 
-def chi_squared(mine: np.ndarray, total: np.ndarray, n: int, N: int, fewest: int) -> float:
-    """Return the chi-squared p-value of disjoint cells; those of fewer points than ``fewest`` are one cell together."""
+def chi_squared(
+    mine: np.ndarray,
+    total: np.ndarray,
+    n: int,
+    N: int,
+    fewest: int,
+    rng: np.random.Generator,
+) -> float:
+    """Return the chi-squared p-value of disjoint cells; those of fewer points than ``fewest`` are one cell together.
+
+    Where a cell may expect fewer than five of either kind, the statistic is compared with that of drawn counts.
+    """
     from scipy.stats import chi2
 
     small = total < fewest
@@ -81,9 +112,16 @@ def chi_squared(mine: np.ndarray, total: np.ndarray, n: int, N: int, fewest: int
     mine, total = (a[cells[1] > 0] for a in cells)
     if len(total) < 2:
         return 1.0
-    gap = mine - total * n / N
-    statistic = np.sum(gap**2 / total) * N * (N - 1) / (n * (N - n))
-    return float(chi2.sf(statistic, len(total) - 1))
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        gap = counts - total * n / N
+        return np.sum(gap**2 / total, axis=-1) * N * (N - 1) / (n * (N - n))
+
+    seen = statistic(mine)
+    if total.min() * min(n, N - n) >= EXPECTED * N:
+        return float(chi2.sf(seen, len(total) - 1))
+    drawn = statistic(rng.multivariate_hypergeometric(total, n, size=DRAWN, method="marginals"))
+    return float((1 + np.sum(drawn >= seen * (1 - 1e-9))) / (1 + DRAWN))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpukoop.verdict.counts import holm
+from gpukoop.verdict.counts import holm, least_stray
 from gpukoop.verdict.line import Line
 
 # Lines that are about the particles as a set and not about their law.
 ABOUT_COPIES = ("memorisation", "diversity")
+# Fewer particles or data than this tell little: 25 per cent of 60 particles, 16 of 100 must be off the law of as many samples to be seen.
+FEW = 100
+# Measures among which the line about the support takes the worst.
+MEASURES = 4
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Report:
         p-values by line, adjusted for their number (Holm).
     advice : str
         What to try, if an estimator was judged that is off its law.
+    remark : str
+        What an estimator says of its fit.
     """
 
     lines: tuple[Line, ...]
@@ -38,6 +44,7 @@ class Report:
     particles: np.ndarray = field(repr=False)
     data: np.ndarray = field(repr=False)
     advice: str = ""
+    remark: str = ""
 
     @property
     def adjusted(self) -> dict[str, float]:
@@ -63,6 +70,16 @@ class Report:
         return all(line.name in ABOUT_COPIES for line in self.failures)
 
     @property
+    def conclusive(self) -> bool:
+        """Whether there are enough points, 100 of either, that no difference found means something; a failure always does."""
+        return min(self.sizes) >= FEW or not self.passed
+
+    @property
+    def least_seen(self) -> float:
+        """The share of particles that would have to lie farther off than all data for the line about the support to fail."""
+        return least_stray(*self.sizes, self.level / (MEASURES * max(1, len(self.lines))))
+
+    @property
     def worst(self) -> Line:
         """The line with the smallest p-value."""
         return min(self.lines, key=lambda line: line.p_value)
@@ -85,8 +102,10 @@ class Report:
         """The verdict in one sentence."""
         n, m = self.sizes
         if self.passed:
-            few = "" if min(n, m) >= 100 else ", but so few points tell little"
-            return f"No difference found: {n:,} particles look like fresh samples of the law of {m:,} points{few}."
+            found = f"No difference found: {n:,} particles look like fresh samples of the law of {m:,} points"
+            if self.conclusive:
+                return f"{found}."
+            return f"{found}, but so few points tell little: less than {self.least_seen:.0%} of the particles off the law are not seen."
         names = ", ".join(line.name for line in self.failures)
         return f"Off the law ({names}): fresh samples would differ so much in less than {self.level:.0%} of all cases."
 
@@ -97,10 +116,11 @@ class Report:
             f"  {'OFF' if line.name in failed else 'ok ':3} {line.name:{width}}  p = {adjusted[line.name]:<8.2g} {line.text}"
             for line in self.lines
         ]
-        return "\n".join([self.verdict, *rows, *self._try()])
+        return "\n".join([self.verdict, *rows, *self._words()])
 
-    def _try(self) -> list[str]:
-        return [f"What to try: {self.advice}."] if self.advice else []
+    def _words(self) -> list[str]:
+        remark = [f"{self.remark}."] if self.remark else []
+        return remark + ([f"What to try: {self.advice}."] if self.advice else [])
 
     def _repr_html_(self) -> str:
         adjusted, failed = self.adjusted, {line.name for line in self.failures}
@@ -110,5 +130,5 @@ class Report:
             for line in self.lines
         )
         head = "<tr><th></th><th>line</th><th>p, adjusted</th><th>what it means</th></tr>"
-        after = "".join(f"<p>{html.escape(line)}</p>" for line in self._try())
+        after = "".join(f"<p>{html.escape(line)}</p>" for line in self._words())
         return f"<p>{html.escape(self.verdict)}</p><table>{head}{rows}</table>{after}"

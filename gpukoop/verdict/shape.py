@@ -101,7 +101,7 @@ def basins(clouds: Clouds, rng: np.random.Generator) -> Line | None:
         mine, theirs = (np.bincount(tree.query(A)[1], minlength=size) for A in (Z, R))
         total = mine + theirs
         p, worst = most_uneven(mine, total, n, n + m)
-        p = 2 * min(p, chi_squared(mine, total, n, n + m, FEWEST))
+        p = 2 * min(p, chi_squared(mine, total, n, n + m, FEWEST, rng))
         found.append((p, mine[worst] / n, theirs[worst] / m, size))
     if not found:
         return None
