@@ -89,10 +89,10 @@ class JudgedMixin:
 
     def _remark(self) -> str:
         """Return what a report says of the fit itself: modes that a handful of samples carry are not followed."""
-        carried = vars(self).get("carried_")
-        left = 0 if carried is None else int(np.sum(~np.asarray(carried)))
+        carried = np.asarray(vars(self).get("carried_", True))
+        left = int(np.sum(~carried))
         return (
-            f"{left} of {len(carried)} modes are carried by a handful of samples and were not followed"
+            f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
             if left
             else ""
         )
