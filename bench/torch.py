@@ -9,6 +9,8 @@ from typing import Any
 TITLE = "Autograd: one training iteration, value and gradient in X (float32, CPU tensors)"
 
 BLUR = 0.5
+# Objectives of a training step, and how many scales their kernel has.
+STEPS = {"sinkhorn": 0, "mmd, one scale": 1, "mmd": 3}
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
@@ -18,7 +20,10 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     except ImportError:
         return [{"sum": "PyTorch is not installed"}]
     sizes = [(1_000, 3)] if quick else [(1_000, 3), (5_000, 3), (1_024, 784)]
-    return [row(torch, n, d, name) for n, d in sizes for name in ("mmd", "sinkhorn")]
+    table = [row(torch, n, d, name) for n, d in sizes for name in ("mmd", "sinkhorn")]
+    return table + [
+        step_row(torch, name, *((256, 64) if quick else (1_024, 784))) for name in STEPS
+    ]
 
 
 def row(torch: Any, n: int, d: int, name: str) -> dict[str, Any]:
@@ -68,14 +73,18 @@ def gradient(torch: Any, distance: Callable[[Any], Any], X: Any) -> Any:
     return torch.autograd.grad(distance(X), X)[0]
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+def interleaved(
+    runs: dict[str, Callable[[], Any]],
+    repetitions: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return the best time of each, taken in turns so that a busy machine is busy for all."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repetitions):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     return best
 
 
@@ -105,7 +114,7 @@ def dense_sinkhorn(torch: Any, X: Any, Y: Any, blur: float, n_iter: int = 100) -
 
 
 def geomloss(
-    torch: Any, name: str, Y: Any, blur: float, scale: float
+    torch: Any, name: str, Y: Any, blur: float, scale: float, scaling: float = 0.8
 ) -> Callable[[Any], Any] | None:
     """Return GeomLoss's distance with matrices in memory (its fastest way at these sizes), or None."""
     try:
@@ -115,5 +124,56 @@ def geomloss(
     if name == "mmd":
         loss = SamplesLoss("gaussian", blur=scale, backend="tensorized")
         return lambda X: 2 * loss(X, Y)
-    loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.8, backend="tensorized")
+    loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized")
     return lambda X: loss(X, Y)
+
+
+def step_row(torch: Any, name: str, n: int, d: int) -> dict[str, Any]:
+    """Time the velocity of a batch in a generator's training, its network aside, beside a loss of the same kernel and blur."""
+    import numpy as np
+
+    from gpukoop.generators.objectives import choices
+    from gpukoop.generators.toward import toward
+
+    chance = torch.Generator().manual_seed(0)
+    Z, X = (torch.randn(n, d, generator=chance) for _ in "zx")
+    Z = 1.1 * Z + 1 / d**0.5
+    objective = name.partition(",")[0]
+    chosen = choices(X.numpy(), objective, d**0.5 if STEPS[name] == 1 else None, None, 1e-2, None)
+    velocity = toward(objective, chosen, None, X, None, np.random.default_rng(0), chance)
+    runs = {"ours": lambda: velocity(Z, 0)[0]}
+    if objective == "mmd":
+        runs["torch"] = lambda: (
+            -n / 2 * gradient(torch, lambda Z: dense_mixture(torch, Z, X, chosen), Z)
+        )
+    # GeomLoss at its default scaling, the quicker and coarser one
+    found = geomloss(torch, objective, X, chosen.blur, chosen.scales[0], 0.5)
+    if found is not None and STEPS[name] < 2:
+        runs["GeomLoss"] = lambda: gradient(torch, found, Z)
+    seconds = interleaved(runs, 5, time.process_time)
+    ours, exact = runs["ours"](), None
+    if objective == "mmd":
+        wide = gradient(torch, lambda Z: dense_mixture(torch, Z, X.double(), chosen), Z.double())
+        exact = -n / 2 * wide
+    return {
+        "sum": f"training step, {name}",
+        "n = m": n,
+        "d": d,
+        **{f"{k} ms": round(1e3 * s, 2) for k, s in seconds.items()},
+        **{f"{k} / ours": round(s / seconds["ours"], 1) for k, s in seconds.items() if k != "ours"},
+        "gradient error": None
+        if exact is None
+        else f"{float((ours - exact).abs().max() / exact.abs().max()):.1e}",
+    }
+
+
+def dense_mixture(torch: Any, Z: Any, X: Any, chosen: Any) -> Any:
+    """MMD^2 of a mixture, particles repelled by the others, with matrices in memory; what moves no particle is left out."""
+
+    def total(A: Any, B: Any) -> Any:
+        S = torch.cdist(A, B) ** 2
+        pairs = zip(chosen.scales, chosen.weights, strict=True)
+        return sum(w * torch.exp(S * (-0.5 / s**2)) for s, w in pairs).sum()
+
+    n = len(Z)
+    return total(Z, Z) / (n * (n - 1)) - 2 * total(Z, X) / n**2

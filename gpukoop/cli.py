@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--persistence", type=_count, default=1, help="optimizer steps a batch")
     train.add_argument("--rate", type=float, default=2e-3, help="learning rate at the start")
     train.add_argument("--device", help="cpu or cuda")
-    train.add_argument("--no-labels", action="store_true", help="not conditional on labels")
+    train.add_argument(
+        "--no-labels", action="store_true", help="draw all classes alike; labels serve the features"
+    )
     train.add_argument(
         "--classifier", action="store_true", help="score in features of a classifier, too"
     )

@@ -300,6 +300,15 @@ def test_features_by_name():
     few = {"latent_dim": 2, "n_iter": 2, "batch_size": 40, "random_state": 0}
     g = gk.Generator(objective="sinkhorn", **few).fit(images, parity)
     assert g.sample(3, 1).shape == (3, 8, 8)
+    # labels that serve the features alone: the same classifier, and nobody is asked for a class
+    alike = gk.Generator(objective="mmd", conditional=False, **few).fit(images, parity)
+    assert alike.classes_ is None
+    assert alike.sample(3).shape == (3, 8, 8)
+    assert not np.array_equal(
+        alike.sample(9), gk.Generator(objective="mmd", **few).fit(images).sample(9)
+    )
+    with pytest.raises(ValueError, match="fitted without labels"):
+        alike.sample(3, 1)
     for bad, words in (("classifier", "labels of at least two"), ("vgg", "choose one of auto")):
         with pytest.raises(ValueError, match=words):
             gk.Generator(features=bad, **few).fit(images)

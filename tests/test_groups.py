@@ -147,7 +147,7 @@ def test_batches_of_one_law_stand_still_on_average(objective):
         elif objective == "energy":
             flow = groups.mmd(z, y, a, (), ())
         else:
-            flow = groups.mmd(z, y, a, s, [x * x / len(s) for x in s])
+            flow = groups.mmd(z, y, a, s, chosen.weights)
         radial[False].append((flow.velocity[0] * Z).sum() / np.linalg.norm(flow.velocity))
     score = {k: np.mean(v) / (np.std(v) / np.sqrt(len(v))) for k, v in radial.items()}
     assert abs(score[True]) < 4
@@ -162,3 +162,39 @@ def test_large_batches_and_a_chosen_backend_are_left_to_sums():
     assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, "numpy"), *few) is None
     assert toward.grouped("w2", choices(X, "w2", None, None, 1e-2, None), *few) is None
     assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, None), *few) is not None
+
+
+def test_sinkhorn_by_products_and_by_logarithms_agree(monkeypatch):
+    """One exponential a pair for all steps; where the blur is so small that columns lose their digits, logarithms take over."""
+    _, X, labels = batch((20, 31), 60)
+    Z = (X[::-1] * 1.2).copy()
+    where = groups.Groups(labels)
+    z, x = Z[where.rows], X[where.rows]
+    quick_way, ways = groups._scaled, []
+    note = lambda *given: ways.append(quick_way(*given) is not None) or None
+    for blur, kept in ((5.0, True), (0.3, False)):
+        monkeypatch.setattr(groups, "_scaled", quick_way)
+        quick = groups.sinkhorn(z, x, where.a, blur, unbiased=True)
+        monkeypatch.setattr(groups, "_scaled", note)
+        ways.clear()
+        slow = groups.sinkhorn(z, x, where.a, blur, unbiased=True)
+        assert all(ways) == kept
+        width = np.abs(slow.velocity).max()
+        np.testing.assert_allclose(quick.velocity, slow.velocity, atol=1e-3 * width)
+        np.testing.assert_allclose(quick.energy, slow.energy, rtol=1e-4)
+
+
+def test_kernels_of_a_mixture_are_as_large_in_the_mean():
+    """Each kernel over its mean: gradients of one length; few dimensions keep s^2 alone, and no scale is made up for without end."""
+    X = np.random.default_rng(0).normal(size=(400, 50)).astype(np.float32)
+    chosen = choices(X, "mmd", None, None, 1e-2, None)
+    S = ((X[:, None] - X) ** 2).sum(axis=2)[np.triu_indices(400, 1)]
+    means = [
+        w / s**2 * np.exp(-S / (2 * s * s)).mean()
+        for s, w in zip(chosen.scales, chosen.weights, strict=True)
+    ]
+    np.testing.assert_allclose(means, 1 / 3, rtol=1e-3)
+    narrow = choices(X, "mmd", 0.1, None, 1e-2, None)
+    assert narrow.weights[0] == pytest.approx(0.01 * 1e4)
+    plane = choices(X[:, :2], "mmd", (1.0, 2.0), None, 1e-2, None)
+    assert plane.weights == (0.5, 2.0)

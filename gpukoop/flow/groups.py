@@ -26,6 +26,10 @@ LARGEST = 2**22
 ROWS = 256
 # Sinkhorn: blur is reached from the width of the clouds by this factor a step, and then kept for so many.
 SCALING, FINAL = 0.5, 24
+# Largest cost over eps from which on no way leads down, and relative change of the potentials' exponentials at which steps end.
+NEAR, SETTLED = 10.0, 1e-4
+# Potentials that change by more than this factor have left the terms that are kept: what was rounded to zero is 1e-38.
+LOST = 1e15
 # Cost of staying where one is, in largest squared distances, where that is not allowed.
 FORBIDDEN = 100.0
 
@@ -213,7 +217,8 @@ def sinkhorn(
     transported to itself, so that the plan among particles looks as that to fresh samples does; groups of one stay as they are.
     """
     k = len(Z)
-    C = np.concatenate([squares(Z, X), squares(Z, Z)]) / np.float32(2)
+    C = np.concatenate([squares(Z, X), squares(Z, Z)])
+    C *= np.float32(0.5)
     length = max(float(np.sqrt(2 * C.max())), blur)
     if unbiased:
         several = (a > 0).sum(axis=1) > 1
@@ -231,21 +236,68 @@ def sinkhorn(
     C_t = C[:k].transpose(0, 2, 1)
     # From the largest distance down: started at the blur itself, potentials of far samples take thousands of iterations.
     lengths = [length * SCALING**i for i in range(int(np.log(blur / length) / np.log(SCALING)) + 1)]
-    for at in [*lengths, *[blur] * FINAL]:
+    if (length / blur) ** 2 < 2 * NEAR:
+        lengths = []
+    for at, steps in [*((at, 1) for at in lengths), (blur, FINAL)]:
         eps = at * at
-        made = soft(C, np.concatenate([g, f[k:]]), eps)
-        # one side after the other, and of a symmetric problem half of the way
-        f = np.concatenate([made[:k], (f[k:] + made[k:]) / 2])
-        g = soft(C_t, f[:k], eps)
-    eps = blur * blur
-    exponent = (np.concatenate([g, f[k:]]) / eps + log_b)[:, None] - C / np.float32(eps)
+        plan = np.multiply(C, np.float32(-1 / eps))
+        plan += (np.concatenate([g, f[k:]]) / eps + log_b)[:, None]
+        found = _scaled(plan, a, f[k:] / eps, steps)
+        if found is not None:
+            rows, v, w = found
+            f = np.concatenate([-eps * rows, f[k:] + eps * np.log(w)])
+            g = g + eps * np.log(v)
+            continue
+        for _ in range(steps):
+            made = soft(C, np.concatenate([g, f[k:]]), eps)
+            # one side after the other, and of a symmetric problem half of the way
+            f = np.concatenate([made[:k], (f[k:] + made[k:]) / 2])
+            g = soft(C_t, f[:k], eps)
+    if found is None:
+        exponent = (np.concatenate([g, f[k:]]) / eps + log_b)[:, None] - C / np.float32(eps)
+        plan = np.exp(exponent - exponent.max(axis=2)[:, :, None])
+    else:
+        plan *= np.concatenate([v, w])[:, None]
     # Rows normalised anew: after a fixed number of iterations the plan's rows need not have converged, and a mean must have
     # weight 1.
-    plan = np.exp(exponent - _lse(exponent)[:, :, None])
+    plan /= plan.sum(axis=2)[:, :, None]
     value = (f * b).sum(axis=1, dtype=float)
     return Flowing(
         _pulled(Z, X, plan[:k], plan[k:]), value[:k] + (g * a).sum(axis=1, dtype=float) - value[k:]
     )
+
+
+def _scaled(
+    exponent: np.ndarray, a: np.ndarray, own: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    r"""Take steps of Sinkhorn by products with :math:`M_{ij} = e^{E_{ij} - \max_j E_{ij}}`, one exponential a pair for all of them.
+
+    .. math:: v \leftarrow a / M^T (a / M v), \qquad w \leftarrow \sqrt{w\, r / M w}
+
+    E (2 c, n, n) is (potential of j - cost) / eps and the logarithm of the weight of j, and M afterwards; own (c, n) the potential
+    of the symmetric problems over eps. Returns log-sum-exps of the rows of the first problems, v and w, the changes of the
+    potentials as factors; None where columns that no row's largest term belongs to have lost their digits.
+    """
+    k = len(a)
+    top = exponent.max(axis=2)
+    exponent -= top[:, :, None]
+    M = np.exp(exponent, out=exponent)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        # what a particle's own potential would be if its row alone decided
+        r = np.exp(-top[k:] - own)
+        change = np.ones_like(top)
+        for _ in range(steps):
+            rows = np.matmul(M, change[:, :, None])[:, :, 0]
+            columns = np.matmul((a / rows[:k])[:, None], M[:k])[:, 0]
+            before, v = change, np.where(a > 0, a / columns, 1)
+            w = np.sqrt(change[k:] * (r / rows[k:]))
+            change = np.concatenate([v, w])
+            if np.abs(change - before).max() < SETTLED * change.min():
+                break
+        largest = np.maximum(change, 1 / change).max()
+    if not largest < LOST:
+        return None
+    return top[:k] + np.log(rows[:k]), v, w
 
 
 def _lse(exponent: np.ndarray) -> np.ndarray:

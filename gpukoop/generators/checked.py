@@ -27,7 +27,8 @@ def check_parameters(generator: Any) -> None:
         raise ValueError("scale is empty: pass a number, several, or None for the median rule")
     for length in () if generator.scale is None else lengths:
         check_positive(length, "scale")
-    check_flag(generator.mixed_precision, "mixed_precision")
+    for name in ("mixed_precision", "conditional"):
+        check_flag(getattr(generator, name), name)
     network, features = generator.network, generator.features
     if network is not None and not callable(network):
         raise TypeError(

@@ -35,18 +35,15 @@ def train(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     folder(out)
     X, y = samples(arguments.data)
-    if arguments.no_labels:
-        y = None
     if arguments.classifier and (y is None or min(X.shape[1:3]) < 8):
-        raise ValueError(
-            "--classifier needs images of at least 8 x 8 pixels with labels: drop it, or --no-labels"
-        )
+        raise ValueError("--classifier needs images of at least 8 x 8 pixels with labels: drop it")
     generator = Generator(
         objective=arguments.objective,
         n_iter=arguments.steps,
         batch_size=arguments.batch,
         latent_dim=arguments.latent,
         persistence=arguments.persistence,
+        conditional=not arguments.no_labels,
         learning_rate=arguments.rate,
         device=arguments.device,
         random_state=arguments.seed,
@@ -145,7 +142,7 @@ def report(generator: Generator, X: Any, y: Any, arguments: argparse.Namespace) 
     facts: dict[str, Any] = {
         "data": str(arguments.data),
         "objective": generator.objective,
-        "conditional": y is not None,
+        "conditional": generator.classes_ is not None,
         "steps": generator.n_iter_,
         "steps_asked": generator.n_iter,
         "seconds": float(generator.history_["seconds"][-1]) if generator.n_iter_ else 0.0,

@@ -57,6 +57,8 @@ class Generator(DrawingMixin, BaseEstimator):
         -> (b, p), or a tuple of such, whose objectives are added; lengths are then in units of the first. None compares points as
         they are. "auto" does so for tables, takes "convolutions" (random ones) for images and "classifier" (a small one, trained on
         the labels first) for labelled images: ``gpukoop.generators.features``.
+    conditional : bool
+        False draws all classes alike: labels then serve the features alone.
     scale : float or sequence of float, optional
         Of the Gaussian kernels, in units of the data; by default a mixture around the median distance within a class.
     blur : float, optional
@@ -99,7 +101,7 @@ class Generator(DrawingMixin, BaseEstimator):
         "step", "distance" at the looks: energy distance to the samples kept aside, in units of what as many fresh samples
         show (about 1 is as good as data). Lengths are in units of the data.
     classes_ : array, optional
-        Labels given to ``fit``.
+        Labels given to ``fit``, of a conditional generator.
     network_ : torch.nn.Module
         The running mean; it works in units of the data's width around their mean.
     n_features_in_, n_iter_ : int
@@ -116,6 +118,7 @@ class Generator(DrawingMixin, BaseEstimator):
         critic: str = "kernel",
         latent_dim: int = 16,
         features: Any = "auto",
+        conditional: bool = True,
         scale: float | tuple[float, ...] | None = None,
         blur: float | None = None,
         regularization: float = REGULARIZATION,
@@ -139,6 +142,7 @@ class Generator(DrawingMixin, BaseEstimator):
         self.critic = critic
         self.latent_dim = latent_dim
         self.features = features
+        self.conditional = conditional
         self.scale = scale
         self.blur = blur
         self.regularization = regularization
@@ -174,7 +178,7 @@ class Generator(DrawingMixin, BaseEstimator):
         X : array or tensor of shape (m, d), (m, height, width) or (m, height, width, colours)
             Images are flattened; ``sample`` gives them back in their shape.
         y : array of shape (m,), optional
-            Labels: the generator is then conditional, ``sample(n, y=label)``.
+            Labels: the generator is then conditional, ``sample(n, y=label)``, unless ``conditional`` is False.
         callback : callable, optional
             ``callback(step, generator, metrics)`` after each step; returning True stops. ``generator.sample`` works in it.
         checkpoint : path, optional
@@ -234,7 +238,8 @@ class Generator(DrawingMixin, BaseEstimator):
         self.shape_ = tuple(int(s) for s in np.shape(X)[1:])
         self.n_features_in_ = native.shape[1]
         labels = None if y is None else checked_labels(y, len(native))
-        self.classes_ = None if labels is None else np.unique(labels)
+        known = np.unique([] if labels is None else labels)
+        self.classes_ = known if self.conditional and len(known) else None
         numbered = np.arange(len(native))[:, None].astype(float)
         kept, _, aside = set_aside(numbered, None, self.validation_fraction)
         rows = kept[:, 0].astype(int)
@@ -246,14 +251,14 @@ class Generator(DrawingMixin, BaseEstimator):
         self.X_ = native
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
         standard = ((native[rows] - self.centre_) / self.width_).astype(np.float32)
-        classes = None
-        if labels is not None:
-            classes = (labels[rows, None] == self.classes_).astype(np.float32)
+        numbers = None if labels is None else np.searchsorted(known, labels[rows])
         seed = seed_from(self.random_state)
         seen = features = None
-        looks, numbers = self.features, None if classes is None else classes.argmax(axis=1)
+        looks = self.features
         if isinstance(looks, str):
             looks = named_features(looks, native[rows], numbers, self.shape_, seed % 2**63)
+        numbers = numbers if self.conditional else None
+        classes = None if numbers is None else np.eye(len(known), dtype=np.float32)[numbers]
         if looks is not None:
             seen = Seen(looks, self.centre_, self.width_, self.shape_, device)
             features = seen.of_samples(standard, numbers)

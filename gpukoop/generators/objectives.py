@@ -48,7 +48,9 @@ DRIFT_SCALES = (0.05, 0.1, 0.2)
 BLUR, SINKHORN_ITER, SINKHORN_TOL, SCALING = 0.05, 50, 1e-2, 0.6
 # In more dimensions all distances of a batch are alike: at a scale that is small beside them only the nearest sample would be seen,
 # and particles crowd at typical ones (bench/results.md).
-MANY, WIDE_DRIFT_SCALES, WIDE_BLUR = 30, (0.3, 0.5, 0.8), 0.7
+MANY, WIDE_SCALES, WIDE_BLUR = 30, (0.3, 0.5, 0.8), 0.7
+# Points whose pairs weigh the kernels of a mixture, and the least mean of a kernel that is made up for.
+PAIRED, LEAST = 1_000, 1e-4
 REGULARIZATION = 1e-2
 # Functions of the closed-form classifier.
 LANDMARKS = 100
@@ -63,6 +65,8 @@ class Choices:
     ----------
     scales : tuple of float
         Of the Gaussian kernels of a mixture.
+    weights : tuple of float
+        What each kernel of the mixture is multiplied by.
     blur : float
     regularization : float
     n_projections : int
@@ -70,6 +74,7 @@ class Choices:
     """
 
     scales: tuple[float, ...]
+    weights: tuple[float, ...]
     blur: float
     regularization: float = REGULARIZATION
     n_projections: int = PROJECTIONS
@@ -82,8 +87,8 @@ class Choices:
 
     @property
     def mixture(self) -> AbstractKernel:
-        """Gaussians of all scales, each times scale^2: so their gradients are lengths and none outshouts the others."""
-        parts = [Gaussian(s) * (s * s / len(self.scales)) for s in self.scales]
+        """Gaussians of all scales times their weights."""
+        parts = [Gaussian(s) * w for s, w in zip(self.scales, self.weights, strict=True)]
         whole: AbstractKernel = parts[0]
         for part in parts[1:]:
             whole = whole + part
@@ -101,8 +106,8 @@ def choices(
     """Return the choices for samples X; what is None is derived from them."""
     many = X.shape[1] > MANY
     if scale is None:
-        drifting = WIDE_DRIFT_SCALES if many else DRIFT_SCALES
-        relative = drifting if objective == "drift" else MIXTURE
+        narrow = DRIFT_SCALES if objective == "drift" else MIXTURE
+        relative = WIDE_SCALES if many else narrow
         # with m = 1 the rule is the median distance over sqrt(2 log 2), whatever the number of samples
         median = median_scale(X, 1) * float(np.sqrt(2 * np.log(2)))
         scales = tuple(c * median for c in relative)
@@ -111,8 +116,27 @@ def choices(
     width = float(np.sqrt(X.var(axis=0, dtype=float).sum()))
     relative_blur = WIDE_BLUR if many else BLUR
     return Choices(
-        scales, relative_blur * width if blur is None else blur, regularization, backend=backend
+        scales,
+        mixed(X, scales) if many else tuple(s * s / len(scales) for s in scales),
+        relative_blur * width if blur is None else blur,
+        regularization,
+        backend=backend,
     )
+
+
+def mixed(X: np.ndarray, scales: tuple[float, ...]) -> tuple[float, ...]:
+    r"""Return :math:`s^2 / (S\, E\, e^{-|x - x'|^2 / 2 s^2})` for each of S scales: none outshouts the others.
+
+    s^2 makes gradients lengths. In many dimensions a kernel that is narrower than the distances is some 10^-3 for all pairs;
+    over its mean it says as much as a wide one, and what it says is local.
+    """
+    from scipy.spatial.distance import pdist
+
+    rows = np.linspace(0, len(X) - 1, min(len(X), PAIRED)).astype(int)
+    squares = pdist(X[rows].astype(float), "sqeuclidean")
+    means = (np.exp(-squares / (2 * s * s)).mean() if len(squares) else 1.0 for s in scales)
+    # beside a scale far below all distances, whose mean underflows, the others are all there is
+    return tuple(s * s / (len(scales) * max(m, LEAST)) for s, m in zip(scales, means, strict=True))
 
 
 def _sinkhorn(X: Array, c: Choices, rng: np.random.Generator) -> Field:

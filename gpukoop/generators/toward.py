@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 # Particles and the number of the step -> velocity and the objective's value.
 Toward = Callable[[Any, int], tuple[Any, float]]
-# Sinkhorn in a larger group goes by products (flow/sinkhorn_dense.py), which take no exponentials of pairs. There particles are
-# also transported to themselves; the error falls as one over their number. So do few dimensions: their blur is small, and the
-# fixed number of iterations here does not reach it.
-FEW = 600
 
 
 def toward(
@@ -106,16 +102,14 @@ def grouped(
         return None
     batch, many = groups.Groups(labels), X.shape[1] > MANY
     largest = int(batch.sizes.max())
-    if len(batch.sizes) * largest**2 > groups.LARGEST or (
-        objective == "sinkhorn" and (not many or largest > FEW)
-    ):
+    # In few dimensions the blur is small, and the fixed number of Sinkhorn's iterations here does not reach it.
+    if len(batch.sizes) * largest**2 > groups.LARGEST or (objective == "sinkhorn" and not many):
         return None
     centre = X.mean(axis=0)
     at = (X - centre)[batch.rows]
     scales = choices.scales
     if objective == "mmd":
-        weights = [s * s / len(scales) for s in scales]
-        flow = lambda z: groups.mmd(z, at, batch.a, scales, weights, unbiased=True)
+        flow = lambda z: groups.mmd(z, at, batch.a, scales, choices.weights, unbiased=True)
     elif objective == "energy":
         flow = lambda z: groups.mmd(z, at, batch.a, (), (), unbiased=True)
     elif objective == "drift":
