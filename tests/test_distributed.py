@@ -331,6 +331,7 @@ def test_the_end_of_the_scheduler_is_told_in_seconds(monkeypatch, end):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_worker_keeps_its_blocks_on_its_device():
     """Counted on the stand-in: points are copied once, as long as the worker holds them; then weights in, sums out."""
     from device_counter import counted_device, counted_sums
