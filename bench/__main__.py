@@ -159,7 +159,7 @@ def _table(name: str, quick: bool) -> dict[str, Any]:
     rows = module.rows(quick)
     took = time.perf_counter() - start
     # a table with bars says which of them were missed; small sizes are no proof
-    broken = [] if quick else getattr(module, "failures", lambda table: [])(rows)
+    broken: list[str] = [] if quick else getattr(module, "failures", lambda table: [])(rows)
     return {"title": module.TITLE, "rows": rows, "seconds": round(took, 1), "broken": broken}
 
 

@@ -5,8 +5,8 @@
 Each usable backend is timed on a grid of (n, d, t); a non-negative least squares fit gives seconds a pair, a feature and
 a column, and ratios at d = 3 give the factors of gradients, log-sum-exp and float64: ``gpukoop/backends.py``. Fourier sums
 are timed on clouds and scales that weigh points, stencils and modes differently: ``kernels/fourier/cost.py``. ``--device cuda``
-measures a device alone: its backend, the rates of one and two clouds (``kernels/cuda/pairs/rates.py``) and of copies. What this
-machine cannot run is left as it is, and its origin stays in the comment.
+measures a device alone: its backend, the rates of one and two clouds (``kernels/cuda/pairs/rates.py``), of copies, and, where
+cuFINUFFT loads, of Fourier sums. What this machine cannot run is left as it is, and its origin stays in the comment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from scipy.optimize import nnls
 
 import gpukoop as gk
 from bench.__main__ import machine
+from gpukoop.arrays import to_host
 from gpukoop.backends import BACKENDS, RATES
 from gpukoop.kernels.cuda.pairs import rates as device_cost
 from gpukoop.kernels.cuda.pairs.rates import Rates
 from gpukoop.kernels.fourier import cost as fourier_cost
 from gpukoop.kernels.fourier.cost import FourierRate
+from gpukoop.kernels.fourier.devices import library
 from gpukoop.kernels.fourier.memory import Memory
 from gpukoop.kernels.operation import PRODUCT
 
@@ -101,18 +103,20 @@ def fit(backend: str) -> str:
     return f'    "{backend}": Rate({numbers}),'
 
 
-def fit_fourier() -> FourierRate:
-    """Return the rates of Fourier sums on the host, each timed with a new cloud as a step of a flow sees it."""
-    pair = RATES["numba-cpu"].pair + 3 * RATES["numba-cpu"].feature
+def fit_fourier(xp: Any = np) -> FourierRate:
+    """Return the rates of Fourier sums where arrays of ``xp`` are, each timed with a new cloud as a step of a flow sees it."""
+    exact = RATES["numba-cpu" if xp is np else "numba-cuda"]
+    rate = fourier_cost.rate_of("cpu" if xp is np else "cuda")
+    pair = exact.pair + 3 * exact.feature
     rows, times = [], []
     for n, d, scale, tol, dtype in FOURIER_GRID:
         rng = np.random.default_rng(0)
-        X = rng.standard_normal((n, d)).astype(dtype)
-        v = rng.standard_normal((n, 1)).astype(dtype)
+        X = xp.asarray(rng.standard_normal((n, d)).astype(dtype))
+        v = xp.asarray(rng.standard_normal((n, 1)).astype(dtype))
         kernel = gk.Gaussian(scale)
         accuracy = fourier_cost.density_accuracy(tol, fourier_cost.TYPICAL_DENSITY)
         boxes = Memory().candidates(kernel, X, X, tol)
-        found = fourier_cost.choose(kernel, boxes, n, n, accuracy, tol, False, fourier_cost.RATE)
+        found = fourier_cost.choose(kernel, boxes, n, n, accuracy, tol, False, rate)
         if found is None:
             raise RuntimeError(f"no Fourier grid for {FOURIER_GRID}: the design is wrong")
         box, grid = found
@@ -127,7 +131,7 @@ def fit_fourier() -> FourierRate:
         for _ in range(4):
             K = kernel(X.copy(), backend="fourier", tol=tol)
             begin = time.perf_counter()
-            K @ v
+            to_host(K @ v)  # waits for a device
             best = min(best, time.perf_counter() - begin)
         rows.append(cost)
         times.append(best)
@@ -158,6 +162,18 @@ def rewrite_fourier(rate: FourierRate, where: dict[str, Any]) -> str:
         lambda _: f"{origin}\nRATE = FourierRate({numbers})",
         text,
         count=1,
+        flags=re.MULTILINE,
+    )
+
+
+def with_device_fourier(text: str, rate: FourierRate, stamp: str) -> str:
+    """Return the text of ``cost.py`` with new rates of a device and their origin."""
+    numbers = ", ".join(f"{k}={v:.2g}" for k, v in asdict(rate).items())
+    line = f"# Of a device, measured: {stamp}. Rewritten by bench/calibrate.py --device cuda."
+    return re.sub(
+        r"^# Of a device.*\nDEVICE_RATE = .*$",
+        lambda _: f"{line}\nDEVICE_RATE = FourierRate({numbers})",
+        text,
         flags=re.MULTILINE,
     )
 
@@ -245,6 +261,14 @@ def main() -> int:
         text = with_copy_rate(text, rate, stamp)
         if not arguments.dry_run:
             DEVICE.write_text(rewritten(DEVICE.read_text(), rates, stamp))
+        found = library()
+        if isinstance(found, str):
+            print(f"fourier on a device: left as it is, {found}")
+        else:
+            fourier = fit_fourier(cupy)
+            print(fourier, flush=True)
+            if not arguments.dry_run:
+                FOURIER.write_text(with_device_fourier(FOURIER.read_text(), fourier, stamp))
     for name in arguments.backends or names:
         reason = BACKENDS[name].missing()
         if reason is not None:

@@ -6,6 +6,7 @@ first used.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,12 @@ if TYPE_CHECKING:  # what __getattr__ finds at run time, for type checkers and e
     from gpukoop.verdict import diagnose
 
 __version__ = "0.2.0"
+
+# They ask Python to be told of its end, which it refuses once the main thread is over: a first fit in a function of atexit
+# would fail, since scikit-learn imports them.
+with suppress(ImportError):  # where there are no processes
+    import_module("concurrent.futures.process")
+    import_module("concurrent.futures.thread")
 
 # Where the names live that are imported when they are first used.
 _HOMES = {

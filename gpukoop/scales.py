@@ -87,6 +87,22 @@ def check_scales(kernel: AbstractKernel, dtype: np.dtype) -> None:
         )
 
 
+def beyond_range(kernel: AbstractKernel, *clouds: Array) -> bool:
+    """Tell whether squares of distances between these points may be no numbers; on a device nobody looks."""
+    if any(is_cupy(A) or not A.size for A in clouds):
+        return False
+    largest, limit = _reach(kernel, *clouds)
+    return largest > limit
+
+
+def _reach(kernel: AbstractKernel, *clouds: Array) -> tuple[float, float]:
+    """Return the largest coordinate over the shortest scale, and up to which size squared distances are in the range."""
+    # Sums see squares in units of the scale; Riesz kernels have scale 1.
+    shortest = min(radial.length for _, radial in kernel.terms)
+    largest = max(max(float(A.max()), -float(A.min())) for A in clouds) / shortest
+    return largest, float(np.sqrt(np.finfo(clouds[0].dtype).max)) / (4 * clouds[0].shape[1])
+
+
 def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     """Return points whose distances have squares in the range of the dtype, and the same sums; the same arrays as a rule.
 
@@ -97,10 +113,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     if any(is_cupy(A) or not A.size for A in clouds):
         return clouds
     dtype = clouds[0].dtype
-    # Sums see squares in units of the scale; Riesz kernels have scale 1.
-    scales = [radial.length for _, radial in kernel.terms]
-    largest = max(max(float(A.max()), -float(A.min())) for A in clouds) / min(scales)
-    limit = float(np.sqrt(np.finfo(dtype).max)) / (4 * clouds[0].shape[1])
+    largest, limit = _reach(kernel, *clouds)
     smallest = float(np.sqrt(np.finfo(dtype).tiny)) / float(np.finfo(dtype).eps)
     slow, grows = (
         any(isinstance(radial, kind) for _, radial in kernel.terms)
@@ -109,6 +122,7 @@ def within_range(kernel: AbstractKernel, *clouds: Array) -> tuple[Array, ...]:
     if largest <= limit and not (grows and 0 < largest < smallest):
         return clouds
     if not slow and not grows:
+        scales = [radial.length for _, radial in kernel.terms]
         nearer = _brought_in(clouds, limit * min(scales) / 2, DECAYED * max(scales))
         if nearer is not None:
             return nearer

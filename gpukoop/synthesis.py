@@ -31,13 +31,15 @@ _NAMES = 20
 class _Column:
     """One column as sorted numbers, and the way back to its values.
 
-    ``decimals`` is None where digits do not end; ``values`` are those of categories in the order of their numbers.
+    ``decimals`` is None where digits do not end; ``values`` are those of categories in the order of their numbers. Dates and
+    times have a clock: the first tick, ticks a step, and steps from the first to the last.
     """
 
     name: Any
     numbers: np.ndarray
     decimals: int | None
     values: np.ndarray | None
+    clock: tuple[int, int, int] | None
 
     def restored(self, z: np.ndarray) -> np.ndarray:
         from scipy.stats import norm
@@ -47,6 +49,11 @@ class _Column:
         x = np.interp(norm.cdf(z), places, np.sort(self.numbers))
         if self.decimals is not None:
             x = np.round(x, self.decimals)
+        if self.clock is not None:
+            origin, step, last = self.clock
+            # Floats of 2^53 and more are rounded, at the far end past the last of all.
+            steps = np.minimum(x, np.nextafter(2.0**64, 0)).astype(np.uint64)
+            return (np.uint64(step) * np.minimum(steps, np.uint64(last))).view(np.int64) + origin
         return x if self.values is None else self.values[x.astype(int)]
 
 
@@ -63,7 +70,7 @@ def synthesize(
     Parameters
     ----------
     frame : pandas or polars DataFrame
-        Columns of numbers, whole numbers, flags, text or categories, without missing values. A target is a column like others.
+        Columns of numbers, whole numbers, flags, text, categories, dates or times, without missing values. A target is a column like others.
     n_samples : int, optional
         New rows; as many as there are by default.
     estimator : object with ``fit(X)`` and ``sample(n, random_state=)``, optional
@@ -84,14 +91,15 @@ def synthesize(
     Raises
     ------
     TypeError
-        If it is no frame, or a column holds dates or objects.
+        If it is no frame, or a column holds objects of several types.
     ValueError
         If values are missing or not finite, or a column of text has a different one in every row; the message names the column.
 
     Notes
     -----
     Recipe: ranks become normal scores. Categories are numbered by the mean of the first principal component of the other
-    columns, so that neighbours are alike. New values lie between the smallest and the largest of the column, with no more
+    columns, so that neighbours are alike. Dates and times are counted in the largest step that all of a column are multiples of:
+    days stay days. New values lie between the smallest and the largest of the column, with no more
     digits than those. This keeps no secret: rare rows may be recognised; it gives no guarantee of privacy.
 
     References
@@ -140,6 +148,10 @@ def synthesize(
 def _scores(frame: Any, names: list[Any], rng: np.random.Generator) -> tuple[list[_Column], Any]:
     """Return the columns as numbers and their normal scores, (n, d)."""
     raw = {name: _values(frame, name) for name in names}
+    clocks = {name: _clock(x) for name, x in raw.items() if _is_time(frame[name])}
+    for name, (origin, step, _) in clocks.items():
+        # Unsigned: the years from 1677 to 2262 in nanoseconds do not fit into a signed difference.
+        raw[name] = (raw[name] - origin).view(np.uint64) // np.uint64(step)
     numeric = [name for name in names if raw[name].dtype.kind in "fiub"]
     S = np.empty((len(frame), len(names)))
     for name in numeric:
@@ -156,7 +168,7 @@ def _scores(frame: Any, names: list[Any], rng: np.random.Generator) -> tuple[lis
             S[:, j] = _normal_scores(x, rng)
         x = x.astype(float)
         ends = (k for k in range(_DECIMALS + 1) if np.array_equal(np.round(x, k), x))
-        columns.append(_Column(name, x, next(ends, None), values))
+        columns.append(_Column(name, x, next(ends, None), values, clocks.get(name)))
     return columns, S
 
 
@@ -169,15 +181,30 @@ def _values(frame: Any, name: Any) -> np.ndarray:
         raise ValueError(
             f"column {name!r} has {missing} missing value(s): fill them or drop these rows first"
         )
+    if _is_time(column):
+        ticks = column.to_physical().to_numpy() if polars else column.astype("int64").to_numpy()
+        return np.array(ticks, dtype=np.int64)
     x = np.asarray(column)
     text = str(frame.schema[name] if polars else column.dtype).lower()
     if x.dtype.kind in "fiub" and "categor" not in text and "enum" not in text:
         if not np.isfinite(x).all():
             raise ValueError(f"column {name!r} contains NaN or inf: repair these rows first")
         return x
-    if x.dtype.kind in "Mm" or "date" in text or "duration" in text:
-        raise TypeError(f"column {name!r} holds dates or times: turn them into numbers first")
     return x.astype(object)
+
+
+def _is_time(column: Any) -> bool:
+    """Tell whether a column holds dates, times or durations, which both libraries keep as whole numbers of ticks."""
+    if hasattr(column, "to_physical"):
+        return bool(column.dtype.is_temporal())
+    return getattr(column.dtype, "kind", "") in "mM"
+
+
+def _clock(ticks: np.ndarray) -> tuple[int, int, int]:
+    """Return the earliest tick, the largest step that leads from it to all others, and the steps to the last."""
+    since = (ticks - ticks.min()).view(np.uint64)
+    step = max(1, int(np.gcd.reduce(since)))
+    return int(ticks.min()), step, int(since.max()) // step
 
 
 def _numbered(name: Any, x: np.ndarray, main: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,13 @@ import gpukoop as gk
 from gpukoop.backends import BACKENDS
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    # Workers have the cores already: BLAS threads of several that wait for each other cost twice the processor time.
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--require",

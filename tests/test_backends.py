@@ -203,6 +203,7 @@ def test_every_dimension_and_columns(backend, name, d, t, require):
             check(backend, name, case, "float32", "logsumexp_and_gradient", d)
 
 
+@pytest.mark.slow
 def test_columns_and_dimensions_of_keops(require, compiled):
     require("keops")
     for case in ("plain", "shifted", "ragged"):

@@ -212,5 +212,13 @@ def test_copies_are_measured_and_written_where_they_are_used(cupy):
     rates = calibrate.DEVICE.read_text()
     found = calibrate.rewritten(rates, calibrate.Rates(1e12, 2e12), "A card, 2026-11-28")
     assert "RATES = Rates(apart=1e+12, once=2e+12)" in found
+    fourier = calibrate.FOURIER.read_text()
+    rate = calibrate.FourierRate(1e-3, 2e-10, 3e-11, 4e-10, 5e-13, 3.0)
+    after = calibrate.with_device_fourier(fourier, rate, "A card, 2026-11-28")
+    pairs = zip(fourier.splitlines(), after.splitlines(), strict=True)
+    assert [new for old, new in pairs if old != new] == [
+        "# Of a device, measured: A card, 2026-11-28. Rewritten by bench/calibrate.py --device cuda.",
+        "DEVICE_RATE = FourierRate(start=0.001, point=2e-10, cell=3e-11, mode=4e-10, pair=5e-13, float64=3)",
+    ]
     assert "A card, 2026-11-28" in found
     assert len(found.splitlines()) == len(rates.splitlines())

@@ -70,6 +70,7 @@ def test_train_writes_a_folder_and_sample_reads_it(data, tmp_path, capsys):
     assert "--steps belongs to fit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tables_and_data_without_labels(data, tmp_path):
     table = tmp_path / "X.npy"
     np.save(table, np.random.default_rng(0).normal(size=(90, 3)))

@@ -15,7 +15,7 @@ import gpukoop as gk
 from gpukoop.backends import BACKENDS
 from gpukoop.cuda import compile_entry
 from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
-from gpukoop.kernels.cuda.matrix import packing
+from gpukoop.kernels.cuda.matrix import fused, packing
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
 from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
@@ -178,6 +178,23 @@ def test_close_pairs_are_differences(op, precision):
     # the oracle's long double holds 2^-16445
     for kernel in (Gaussian(0.1), Laplace(0.1)) if "log" not in op else (Laplace(0.1),):
         assert check(kernel, op, X, Y, V, precision).close > 60
+
+
+@pytest.mark.parametrize("op", ["gradient", "value_and_gradient"])
+def test_columns_of_a_gradient_are_launched_together(op, monkeypatch):
+    """One launch for all columns and 112 features; one a column where memory holds no more, with the same sums."""
+    X, Y, V = data(90, 300, 120, 7, 0.0, 2.0, "float32")
+    kernel, found = Laplace(2.0), []
+    for words, launches in ((fused.TILES, 2), (1, 14)):
+        monkeypatch.setattr(fused, "TILES", words)
+        # several splits a column, the last one ragged
+        monkeypatch.setattr(fused, "BLOCKS", 21)
+        engine = check(kernel, op, X, Y, V, "3xtf32")
+        assert len(engine.shapes) == launches
+        assert engine.close >= 4
+        found.append(as_tuple(run(kernel, op, X, Y, V, "3xtf32")[0]))
+    for together, alone in zip(*found, strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_all_points_equal_cost_no_digits_in_a_million_addends(monkeypatch):

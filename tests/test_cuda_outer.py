@@ -44,7 +44,7 @@ def clouds(n, m, d, shift=0.0):
 
 # one target, one source; a block of targets and one more, two tiles of sources and one more source; a whole chunk of features
 @pytest.mark.parametrize(
-    ("n", "m", "d"), [(1, 300, 25), (70, 1, 32), (65, 257, 100), (40, 90, 270)]
+    ("n", "m", "d"), [(1, 300, 25), (70, 1, 32), (65, 257, 100), (40, 90, 260)]
 )
 @pytest.mark.parametrize("op", ["product", "logsumexp"])
 def test_sums_are_within_the_one_tolerance(op, n, m, d):
@@ -109,7 +109,7 @@ def test_registers_take_what_costs_them_fewer_slots():
     assert not suits("product", WIDEST_TILE, 1, "float32")
     most = max(d for d in range(1, 2000) if suits("product", d, 1, "float32"))
     assert FEATURE_SLOTS * most + PAIR_SLOTS <= most + TILE_SLOTS
-    assert most == 280
+    assert most == 262
     # the last barrier before what belongs to a tile is read comes a chunk after it was asked for
     assert WIDEST_TILE >= CHUNK
 

@@ -12,7 +12,7 @@ import pytest
 
 import gpukoop as gk
 from gpukoop.backends import BACKENDS, COPY_RATE, RATES, AbstractBackend, Rate
-from gpukoop.kernels.operation import GRADIENT, LOGSUMEXP, PRODUCT
+from gpukoop.kernels.operation import GRADIENT, LOGSUMEXP, OPERATIONS, PRODUCT
 from gpukoop.kernels.request import Request
 from gpukoop.testing import check_backend, expected_failed_checks
 
@@ -377,6 +377,11 @@ def test_the_explanation_names_the_ways_of_a_device(monkeypatch):
     assert gk.Gaussian()(X, X.copy(), backend="numba-cuda").explain().way == "every pair"
     monkeypatch.setattr(reduce_cuda.lists, "MIN_PAIRS", 2**30)
     assert "lists of tiles" in gk.Gaussian()(X, backend="numba-cuda", tol=1e-3).explain().way
+    # arrays of a device: what a flow repeats is recorded there, but not lists, which wait
+    request = replace(once.request(OPERATIONS["product"], 1), library="cupy", device="cuda:0")
+    graph = "; replayed from a CUDA graph where steps of a flow repeat"
+    assert reduce_cuda.way(request) == "each pair once" + graph
+    assert graph not in reduce_cuda.way(replace(request, tol=1e-3))
     wide = gk.Gaussian()(np.zeros((100, 64), "float32"), backend="numba-cuda")
     words = "products of matrices {}, precision {}, where points are apart"
     assert wide.explain().way == words.format("in registers", "fp32")

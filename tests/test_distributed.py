@@ -231,6 +231,11 @@ def test_partial_results_are_checked(client, points, monkeypatch, op):
         "a row too many": lambda parts: tuple(np.concatenate([p, p[:1]]) for p in parts),
         "float32": lambda parts: tuple(p.astype("float32") for p in parts),
         "nothing": lambda parts: (),
+        "lists": lambda parts: tuple(p.tolist() for p in parts),
+        "masked": lambda parts: tuple(np.ma.masked_less(p, 0.0) for p in parts),
+        "complex": lambda parts: tuple(p + 0j for p in parts),
+        "transposed": lambda parts: tuple(np.moveaxis(p, 0, -1) for p in parts)[::-1] + parts,
+        "no tuple": lambda parts: None,
     }
     result_of = gd.result_of
     for spoil in spoiled.values():
@@ -326,6 +331,7 @@ def test_the_end_of_the_scheduler_is_told_in_seconds(monkeypatch, end):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_worker_keeps_its_blocks_on_its_device():
     """Counted on the stand-in: points are copied once, as long as the worker holds them; then weights in, sums out."""
     from device_counter import counted_device, counted_sums

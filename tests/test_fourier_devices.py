@@ -8,7 +8,9 @@ import types
 import numpy as np
 import pytest
 
+import gpukoop as gk
 from gpukoop.kernels.fourier import devices, nufft
+from gpukoop.kernels.operation import PRODUCT
 
 
 @pytest.fixture
@@ -166,3 +168,24 @@ def test_sliced_sums_of_a_device_stay_in_the_callers_thread(monkeypatch):
         sums._batch([lambda *a: line(*a)[0]], X, X, np.ones((4, 1)), theta, value, None)
         assert (set(threads) == {threading.get_ident()}) is own
         assert len(threads) == 6
+
+
+def test_points_on_a_device_cost_the_rates_of_a_device(monkeypatch):
+    """What a device takes decides there, for what is asked and for what is planned; the host's rates stay the host's."""
+    from dataclasses import replace
+
+    from device_counter import counted_device
+
+    from gpukoop.kernels.fourier import cost
+    from gpukoop.kernels.fourier.geometry import Geometry
+    from gpukoop.kernels.fourier.reduce import seconds
+
+    fast = cost.FourierRate(*(a / 16 for a in (2e-2, 2e-8, 3e-10, 6e-8, 3e-10)))
+    monkeypatch.setattr(cost, "DEVICE_RATE", fast)
+    X = np.random.default_rng(0).normal(size=(2_000, 2)).astype("float32")
+    here = gk.Gaussian(1.0)(X, tol=1e-4).request(PRODUCT, 1)
+    there = replace(here, device="cuda:0", library="cupy")
+    assert seconds(there, ()) == pytest.approx(seconds(here, ()) / 16)
+    with counted_device() as cupy:
+        assert Geometry(cupy.asarray(X), cupy.asarray(X), ()).rate is fast
+    assert Geometry(X, X, ()).rate is cost.RATE

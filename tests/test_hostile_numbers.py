@@ -5,12 +5,15 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import logsumexp
 
 import gpukoop as gk
 from gpukoop import metrics
 from gpukoop.flow import sinkhorn
+from gpukoop.flow.drmmd import drmmd_field, kale_field
+from gpukoop.flow.memory import Kept
 from gpukoop.operator import median_scale
 from gpukoop.spectrum import DiffusionMap, eigsh
 
@@ -185,6 +188,58 @@ def test_drmmd_in_float32_with_a_small_regularization():
         assert np.isfinite(flow.fit(X.astype("float32")).transport(Z.astype("float32"))).all()
 
 
+DRMMD = {
+    "laplace": (gk.Laplace(1.0), 300, 3, 0.1, 60),
+    "twenty features": (gk.Matern32(5.0), 400, 20, 0.03, 80),
+    "a sum of kernels": (gk.Gaussian(1.0) + 0.5 * gk.Laplace(2.0), 300, 3, 1e-3, 50),
+    "every sample on ten others": (gk.Gaussian(1.0), 30, 2, 0.05, 100),
+    "one landmark": (gk.InverseMultiquadric(1.0), 300, 3, 0.2, 1),
+    "almost constant": (gk.Gaussian(100.0), 300, 1, 1e-3, 100),
+    "hardly regularised": (gk.Gaussian(1.0), 300, 3, 1e-6, 50),
+    "hardly regularised, all landmarks": (gk.Gaussian(1.0), 200, 3, 1e-6, 200),
+}
+
+
+@pytest.mark.parametrize("name", DRMMD)
+def test_drmmd_by_landmarks_against_their_definition(name):
+    """E = (1 + l) / l (MMD^2 - |shrunk part of the projected witness|^2) >= 0, whatever the kernel; it fell to -1e10."""
+    kernel, m, d, lam, q = DRMMD[name]
+    X, Z = normal(m, d), normal(40, d, 1) + 0.5
+    X = np.repeat(X, 10, axis=0) if m == 30 else X
+    L = X[np.random.default_rng(2).choice(len(X), q, replace=False)]
+    matrix = lambda A, B: kernel(A, B).to_dense()
+    values, vectors = np.linalg.eigh(matrix(L, L))
+    keep = values > len(L) * np.finfo(float).eps * values[-1]
+    white = vectors[:, keep] / np.sqrt(values[keep])
+    phi, psi = matrix(X, L) @ white, matrix(Z, L) @ white
+    gap = psi.mean(axis=0) - phi.mean(axis=0)
+    solved = np.linalg.solve(phi.T @ phi / len(X) + lam * np.eye(len(gap)), gap)
+    squared = matrix(X, X).mean() + matrix(Z, Z).mean() - 2 * matrix(Z, X).mean()
+    # outside the span of the landmarks the regularised inverse is 1 / lambda
+    energy = (1 + lam) * (gap @ solved + max(0.0, squared - gap @ gap) / lam)
+    for dtype, accuracy in (("float64", 1e-6), ("float32", 1e-3)):
+        field = drmmd_field(kernel, X.astype(dtype), regularization=lam, landmarks=L.astype(dtype))
+        motion = field(Z.astype(dtype), Kept(), np.random.default_rng(0), 0)
+        assert motion.velocity.dtype == dtype
+        assert motion.energy == pytest.approx(energy, rel=accuracy, abs=1e-6 * (1 + lam) / lam)
+        if dtype == "float64":
+            exact = motion.velocity
+    np.testing.assert_allclose(motion.velocity, exact, atol=1e-3 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("make", [drmmd_field, kale_field])
+def test_a_regularization_below_the_rounding_of_float32(make):
+    X, Z = normal(200, 3), normal(50, 3, 1)
+    at = lambda dtype, lam: make(gk.Gaussian(1.0), X.astype(dtype), regularization=lam)(
+        Z.astype(dtype), Kept(), np.random.default_rng(0), 0
+    )
+    for lam in (1e-3, 1e-6, 1e-8):
+        half, exact = at("float32", lam), at("float64", lam)
+        assert half.energy == pytest.approx(exact.energy, rel=1e-5)  # .7 % off with KALE at 1e-6
+        scale = np.abs(exact.velocity).max()
+        np.testing.assert_allclose(half.velocity, exact.velocity, atol=1e-5 * scale)
+
+
 # --- Sinkhorn
 
 
@@ -268,6 +323,51 @@ def test_multiple_eigenvalues_of_a_matrix(multiplicity):
     found, vectors = eigsh((A + A.T) / 2, k, method="block", random_state=0)
     np.testing.assert_allclose(found, np.sort(values)[::-1][:k], atol=1e-9)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=1e-10)
+
+
+CROWDED = {
+    "two clusters beyond the width": ([1.0] * 20 + [0.9] * 40, 50),
+    "three": ([1.0] * 17 + [0.95] * 18 + [0.9] * 19, 54),
+    "cut within one": ([1.0] * 100, 24),
+    "and one alone": ([2.0] + [1.0] * 33, 36),
+    "far apart by 1e-5": (list(1 - 1e-5 * np.arange(20)), 24),
+    "far apart by 1e-9": (list(1 - 1e-9 * np.arange(20)), 22),
+    "on top of the bulk": ([1.0] * 40, 45),
+    "beside the bulk": ([1.0] * 3 + [0.31] * 33, 37),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_crowded_eigenvalues(name):
+    """Residuals stand still between restarts while crowded eigenvalues come apart: that is no stall (3e-5 off, with a warning)."""
+    top, k = CROWDED[name]
+    diagonal = np.concatenate([top, np.linspace(0.3, 0.0, 1000 - len(top))])
+    order = np.random.default_rng(0).permutation(1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = eigsh(sparse.diags(diagonal[order]), k, method="block", random_state=1)
+    np.testing.assert_allclose(found, np.sort(diagonal)[::-1][:k], atol=1e-11)
+
+
+def test_the_largest_of_negative_eigenvalues():
+    for diagonal in (np.arange(1.0, 601.0), np.r_[np.ones(20), np.arange(10.0, 590.0)]):
+        found, _ = eigsh(-sparse.diags(diagonal), 22, method="block", random_state=0)
+        np.testing.assert_allclose(found, -np.sort(diagonal)[:22], atol=1e-9)
+
+
+@pytest.mark.parametrize("copies", [2, 6, 17, 30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lanczos_looks_for_hidden_copies(copies, dtype):
+    """One vector sees one copy of an eigenvalue, and others by rounding only: 6 to 15 of 17 to 34 were found."""
+    points = 0.5 * np.arange(12.0)[:, None]
+    piece = np.exp(-cdist(points, points, "sqeuclidean"))
+    A = sparse.kron(sparse.eye(copies), piece).tocsr().astype(dtype)
+    k = copies + 1
+    exact = np.sort(np.tile(np.linalg.eigvalsh(piece), copies))[::-1][:k]
+    found, vectors = eigsh(A, k, method="lanczos", random_state=0)
+    accuracy = 1e-10 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(found, exact, atol=accuracy)
+    np.testing.assert_allclose(A @ vectors, vectors * found, atol=10 * accuracy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -359,7 +459,7 @@ def test_compiled_sums_with_points_out_of_range(kernel, dtype):
         X = normal(20, 2).astype(dtype)
         X[places, 0] = far * np.array([1.0, -1.5])[: len(places)]
         others = np.setdiff1d(np.arange(20), places)
-        if not kernel.positive or isinstance(kernel, gk.RationalQuadratic):
+        if not kernel.positive:
             with pytest.raises(ValueError, match="beyond the range"):
                 kernel(X, backend="numba-cpu")
             continue
@@ -368,13 +468,63 @@ def test_compiled_sums_with_points_out_of_range(kernel, dtype):
         near = kernel(X[others].astype(float), backend="numpy")
         expected, along = near.value_and_gradient(v[others].astype(float))
         atol = 1e-5 if dtype == "float32" else 1e-13
+        if isinstance(kernel, gk.RationalQuadratic):  # a difference of logarithms, of 79 and 665
+            atol = 20 * 1.5 * (79 * 1.2e-7 if dtype == "float32" else 665 * 2.2e-16)
         np.testing.assert_allclose(value[others], expected, atol=atol)
         np.testing.assert_allclose(slope[others], along, atol=atol)
         np.testing.assert_allclose(value[places], v[places] * K.diagonal()[places], atol=atol)
         np.testing.assert_allclose(slope[places], 0.0, atol=atol)
         np.testing.assert_allclose(K @ v, value, atol=atol)
+        if isinstance(kernel, gk.RationalQuadratic):  # 1e-600 has a logarithm
+            assert K.logsumexp(np.zeros(20))[3] == pytest.approx(0.0, abs=atol)
+            continue
         with pytest.raises(ValueError, match="logarithms"):
             K.logsumexp(np.zeros(20))
+
+
+SLOW_TAILS = {
+    "inverse multiquadric": (gk.InverseMultiquadric(2.0), 0.5, 2.0),
+    "rational quadratic": (gk.RationalQuadratic(1.0), 1.0, 1.0),
+    "slower": (gk.RationalQuadratic(3.0, alpha=0.3), 0.3, 3.0),
+    "slowest": (gk.RationalQuadratic(1.0, alpha=0.02), 0.02, 1.0),
+    "long": (gk.InverseMultiquadric(1e60), 0.5, 1e60),
+    "short": (gk.InverseMultiquadric(1e-60), 0.5, 1e-60),
+    "a multiple": (5.0 * gk.InverseMultiquadric(1.0), 0.5, 1.0),
+    "a scale for each feature": (gk.InverseMultiquadric([1.0, 4.0]), 0.5, np.array([1.0, 4.0])),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_TAILS)
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba-cpu", marks=pytest.mark.slow)])
+def test_slow_tails_out_of_range_against_extended_precision(name, backend):
+    """Pairs at distances from 1e-3 to 1e290 of each other: 1e-200 is a number, though the square of 1e200 is none."""
+    if np.finfo(np.longdouble).maxexp < 16000:
+        pytest.skip("needs the range of extended precision")
+    kernel, alpha, scale = SLOW_TAILS[name]
+    weight = 5.0 if name == "a multiple" else 1.0
+    unit = scale if np.isscalar(scale) else 1.0
+    sizes = np.array([0.0, 1e-3, 1.0, 30.0, 1e90, 1e154, 1e200, 1e225])
+    X = np.stack([sizes, 0.5 * sizes], axis=1) * unit
+    K, wide = kernel(X, backend=backend), X.astype(np.longdouble) / scale
+    gaps = wide[:, None] - wide
+    s = (gaps**2).sum(axis=-1)
+    u = (1 + s) if isinstance(kernel.terms[0][1], gk.InverseMultiquadric) else 1 + s / (2 * alpha)
+    exact = weight * u**-alpha
+    np.testing.assert_allclose(K.to_dense(), exact.astype(float), rtol=1e-12, atol=1e-300)
+    for j in range(len(X)):  # one source at a time: nothing hides behind nearer ones
+        v = np.eye(len(X))[j]
+        value, slope = K.value_and_gradient(v)
+        np.testing.assert_allclose(value, exact[:, j].astype(float), rtol=1e-12, atol=1e-300)
+        along = -weight * u[:, j, None] ** (-alpha - 1) * gaps[:, j] / scale
+        along *= 2 * alpha if isinstance(kernel.terms[0][1], gk.InverseMultiquadric) else 1
+        np.testing.assert_allclose(
+            slope * scale, (along * scale).astype(float), rtol=1e-11, atol=1e-250
+        )
+    logs = K.logsumexp(np.zeros(len(X)))
+    np.testing.assert_allclose(logs, np.log(exact.sum(axis=1)).astype(float), atol=1e-11)
+    one = K[:, :1].logsumexp(np.zeros(1))
+    # logarithms of c^2 and of s, some thousand units, of which the difference is taken
+    np.testing.assert_allclose(one, np.log(exact[:, 0]).astype(float), rtol=1e-12, atol=1e-12)
 
 
 def test_far_points_stay_apart_and_twins_together():
@@ -386,7 +536,7 @@ def test_far_points_stay_apart_and_twins_together():
     np.testing.assert_allclose(K, expected, rtol=1e-14)
     # in units of the scale: 1e60 is far for a scale of 1e-100, and squares of ratios must fit, too
     with pytest.raises(ValueError, match="beyond the range"):
-        gk.RationalQuadratic(1e-100)(np.array([[0.0], [1e60]]))
+        gk.Riesz(1.5)(np.array([[0.0], [1e160]]))
     two = np.array([[-1e150], [1e150], [0.0]])
     np.testing.assert_allclose(gk.Energy()(two) @ [1.0, 2.0, 3.0], [-7e150, -5e150, -3e150])
 
@@ -402,7 +552,7 @@ def test_energy_in_float32_out_of_range_is_refused_and_right_in_float64(unit):
     with pytest.raises(ValueError, match="beyond the range of float64"):
         gk.Energy()(X / unit * 1e200)
     with pytest.raises(ValueError, match="beyond the range of float64"):
-        gk.RationalQuadratic(1.0)(X / unit * 1e200)
+        (gk.RationalQuadratic(1.0) + gk.Gaussian(1.0))(X / unit * 1e200)
 
 
 def test_modes_by_mask_and_by_index():

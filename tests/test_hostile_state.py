@@ -474,6 +474,51 @@ def test_identity_tells_apart_what_decides_a_run():
     assert identity(named) == identity(named)
 
 
+# What a user may have changed between two runs: %s is 2 in the first, 3 in the second.
+EDITED = {
+    "a comprehension": "def f(x):\n    return [v * %s for v in x]",
+    "a lambda inside": "def f(x):\n    return (lambda y: y * %s)(x)",
+    "a global number": "S = %s\ndef f(x):\n    return x * S",
+    "a global array": "import numpy as np\nA = np.arange(5000.0) * %s\ndef f(x):\n    return x @ A",
+    "a default": "import numpy as np\ndef f(x, A=np.arange(5000.0) * %s):\n    return x @ A",
+    "a function called": "def g(x):\n    return x * %s\ndef f(x):\n    return g(x)",
+    "a recursion": "def f(x):\n    return x if x < %s else g(x)\ndef g(x):\n    return f(x - 1)",
+    "a method": "from sklearn.base import BaseEstimator\nclass f(BaseEstimator):\n    def go(self, x):\n        return x * %s",
+    "an attribute of a class": "class f:\n    c = %s\n    def go(self, x):\n        return x * self.c",
+    "a data class": (
+        "import dataclasses\n@dataclasses.dataclass\nclass f:\n    a: int = 1\n    def go(self, x):\n        return x * %s"
+    ),
+    "a kernel": "import gpukoop as gk\nclass f(gk.Gaussian):\n    def phi(self, q):\n        return q ** %s",
+    "a part": "from functools import partial\ndef g(c, x):\n    return c * x\nf = partial(g, %s)",
+}
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_edited_code_is_another_run(name):
+    def digest(number):
+        names = {"__name__": "users_file"}
+        exec(EDITED[name] % number, names)
+        thing = names["f"]
+        return identity(thing), identity(thing(1.0) if name == "a kernel" else thing)
+
+    assert digest(2) == digest(2)
+    assert all(a != b for a, b in zip(digest(2), digest(3), strict=True))
+
+
+def test_identity_of_what_looks_alike():
+    A = np.eye(2)
+    assert identity(A.dot) == identity(np.eye(2).dot) != identity((2 * A).dot)
+    assert identity(np.array(1.0)) != identity(np.array([1.0]))
+    assert identity({1: 2}) != identity({"1": 2})
+    first, second = (np.zeros(2, [(a, "f8"), (b, "f8")]) for a, b in ("xy", "yx"))
+    assert identity(first) != identity(second)
+    assert identity(np.linalg.norm) != identity(np.linalg.det)
+    unknown = {"o": object()}
+    exec("def f(x):\n    return o", unknown)
+    with pytest.raises(TypeError, match="checkpoint_name"):
+        identity(unknown["f"])
+
+
 @pytest.mark.parametrize(
     "other",
     [

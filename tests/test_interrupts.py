@@ -192,6 +192,32 @@ def test_work_after_the_main_thread_has_ended(when):
     assert done.stdout.splitlines() == [f"{name}: True" for name in calls], done.stderr
 
 
+@pytest.mark.parametrize("when", ["atexit", "daemon"])
+def test_a_first_fit_after_the_main_thread_has_ended(when):
+    """Nothing of scikit-learn is imported before, and joblib asks to be told of an end that has begun."""
+    code = f"""
+        import atexit, threading, warnings, numpy as np, gpukoop as gk
+        done = threading.Event()
+        def late():
+            warnings.simplefilter("ignore")
+            X = np.random.default_rng(0).normal(size=(60, 2))
+            with gk.use_backend("numpy"):
+                for flow in (gk.MMDFlow(n_iter=2), gk.KSWGD(n_components=3, total_time=0.1, random_state=0)):
+                    print(np.isfinite(flow.fit(X).sample(5)).all(), flush=True)
+            done.set()
+        def background():
+            threading.main_thread().join()
+            late()
+        if {when!r} == "atexit":
+            atexit.register(late)
+        else:
+            threading.Thread(target=background, daemon=True).start()
+            atexit.register(done.wait, 60)
+    """
+    done = run(code)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def _has_finufft():
     try:
         import finufft  # noqa: F401

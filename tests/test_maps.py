@@ -214,6 +214,7 @@ def test_any_callable_with_a_pullback_is_a_generator():
         G.regress(Y, Y, float("inf"))
 
 
+@pytest.mark.slow
 def test_a_torch_module_is_a_generator():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)

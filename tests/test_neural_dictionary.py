@@ -17,6 +17,7 @@ def learned():
     return gk.torch.NeuralDictionary(**OPTIONS).fit(X, successors=Y)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_its_functions(learned):
     Z, step = X[:6], 1e-5
     slopes = learned.gradient(Z)

@@ -101,16 +101,16 @@ def test_the_default_is_as_near_as_the_best_found_by_hand(dictionary, law):
 
 @pytest.mark.slow
 def test_trajectories_of_the_moons_end_a_fifth_off():
-    """Of 2,000 moons and 1,000 features .17 off, .59 with degree 6 in time and a ridge of 1e-3; of 300 features .22 here."""
+    """With all defaults .186 off; with 450 features .209, with 300 .22, with degree 6 in time and a ridge of 1e-3 besides .6."""
     X = gk.datasets.moons(2000, random_state=0)
     default, before = (
-        gk.KoopmanSampler(solver="exponential", n_features=300, random_state=0, **options)
+        gk.KoopmanSampler(solver="exponential", random_state=0, **options)
         .fit(X)
         .spectral_report(n_trajectories=N_TRAJECTORIES)
         .context["trajectory"]["1"]
-        for options in ({}, {"time_degree": 6, "reg": 1e-3})
+        for options in ({}, {"n_features": 300, "time_degree": 6, "reg": 1e-3})
     )
-    assert default < 0.25
+    assert default < 0.2
     assert before > 0.6
 
 

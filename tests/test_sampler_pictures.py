@@ -59,6 +59,7 @@ def test_neural_lift_learns(neural):
     assert abs(rate - difference).max() < 1e-6 * max(1.0, abs(rate).max())
 
 
+@pytest.mark.slow
 def test_neural_lift_is_a_dictionary_of_the_sampler(neural):
     X, lift = neural
     sampler = gk.KoopmanSampler(lift, random_state=0, n_triples=20_000).fit(X)

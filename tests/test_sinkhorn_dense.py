@@ -80,3 +80,24 @@ def test_the_flow_says_who_sums():
     X = clouds(30, 40, 2)[1]
     assert gk.WassersteinFlow().fit(X).backend_ == "numpy"
     assert gk.WassersteinFlow(backend="numba-cpu").fit(X).backend_ == "numba-cpu"
+
+
+def test_iterations_ask_blas_for_one_thread(monkeypatch):
+    # Their products take microseconds, and threads that wait for each other on a busy machine took 30 times all else.
+    from gpukoop import blas
+    from gpukoop.flow import sinkhorn
+    from gpukoop.flow.acceleration import Anderson
+
+    users, add = [], Anderson.add
+
+    def watched(*arguments):
+        users.append(blas._limit.users)
+        return add(*arguments)
+
+    monkeypatch.setattr(Anderson, "add", watched)
+    rng = np.random.default_rng(3)
+    p = sinkhorn.problem(rng.normal(size=(40, 2)), rng.normal(size=(50, 2)) + 1)
+    sinkhorn.solve(p, 0.2, n_iter=100, tol=1e-6)
+    assert len(users) > 5
+    assert min(users) == 1
+    assert blas._limit.users == 0

@@ -98,6 +98,22 @@ class Thread:
         return self.pool.submit(do, *arguments).result(timeout=60)
 
 
+@pytest.fixture(autouse=True)
+def several_blas_threads():
+    from gpukoop.blas import _libraries, _release
+
+    before = [library.num_threads for library in _libraries()]
+
+    def put(numbers):
+        for library, number in zip(_libraries(), numbers, strict=True):
+            library.set_num_threads(number)
+        _release()
+
+    put([2] * len(before))
+    yield
+    put(before)
+
+
 @pytest.mark.parametrize("last", ["the one that came first", "the one that came last"])
 def test_blas_has_its_threads_again_after_overlapping_limits(last):
     first, second, limit = Thread(), Thread(), one_thread(1)

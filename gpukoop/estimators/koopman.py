@@ -53,7 +53,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         A known velocity field in the units of X; None learns from the data alone. A teacher is not called when sampling.
     degree, time_degree : int or "auto"
         Of the polynomial dictionary; ``time_degree`` also of the affine part below. "auto": 4 and 6 for SAT; for the exponential
-        4, 3 or 2, by trajectories as ``reg``, and 2: more takes them off the data (moons at t = 1: .17 off with 2, .36 with 6).
+        4, 3 or 2, by trajectories as ``reg``, and 2: more takes them off the data (moons at t = 1: .19 off with 2, .36 with 6).
     scale, time_scale : float or "auto", float
         Length of the features, in units of the root mean square deviation of X (of X itself with a teacher), and in t. "auto"
         is 0.2 (two coordinates) to 1 (ten and more) times the median distance of landmarks.

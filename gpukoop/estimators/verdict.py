@@ -21,7 +21,8 @@ from gpukoop.verdict.report import FEW
 # The first sample is judged by at most so many particles and data: half a second, and differences too small for them to
 # show are no reason to warn.
 JUDGED = 2_000
-# Fewer particles than this tell nothing; fewer than FEW, or of fewer samples, only what is far off, and a warning says so.
+# Fewer particles than this tell nothing; fewer than FEW only what is far off, and so the report says;
+# of fewer samples no number of particles tells more, and a warning says so.
 LEAST = 20
 # Particles of an unasked diagnosis, and of a score at least and at most.
 DRAWN, SCORED = 2_000, (1_000, 10_000)
@@ -89,10 +90,10 @@ class JudgedMixin:
 
     def _remark(self) -> str:
         """Return what a report says of the fit itself: modes that a handful of samples carry are not followed."""
-        carried = vars(self).get("carried_")
-        left = 0 if carried is None else int(np.sum(~np.asarray(carried)))
+        carried = np.asarray(vars(self).get("carried_", True))
+        left = int(np.sum(~carried))
         return (
-            f"{left} of {len(carried)} modes are carried by a handful of samples and were not followed"
+            f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
             if left
             else ""
         )
@@ -166,7 +167,8 @@ class ConvergedByVerdict(JudgedMixin):
         -----
         ConvergenceWarning
             If the first sample of 20 particles or more after a fit is off the law of the data, or copies them, or if there are
-            too few particles or data (100) to tell; ``report_`` says more. Of less than 20 particles nothing is said.
+            fewer than 100 data to tell; ``report_`` says more. A sample of fewer than 100 particles that passes does not count
+            as the first: its ``report_`` says that so few tell little. Of less than 20 nothing is said.
         """
         Z = super().sample(  # type: ignore[misc]
             n_samples, random_state, checkpoint=checkpoint, checkpoint_every=checkpoint_every
@@ -221,9 +223,11 @@ def _warning(report: Report) -> str:
             f"ended off the law of its data: {worst.text} ({worst.name}, p = {worst.p_value:.1g}). "
             f"What to try: {report.advice}"
         )
-    if report.conclusive:
-        return ""
     n, m = report.sizes
+    if (
+        report.conclusive or m >= FEW
+    ):  # of few particles the report says so, and the next that are more are judged again
+        return ""
     return (
         f"cannot be judged by {n} particles and {m} samples, {FEW} of either are the least: less than "
         f"{report.least_seen:.0%} of the particles off the law would not be seen"

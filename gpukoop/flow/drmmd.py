@@ -3,6 +3,7 @@ r"""Regularised divergence flows: DrMMD, between MMD and chi-squared, and KALE, 
 ========= ======================================================
 l         regularization: infinity is MMD, 0 the divergence
 a (m,)    E_Z k(X, z) - E_X k(X, x)
+f         E_Z k(., z) - E_X k(., x), the witness
 K         K_XX / m in KALE
 ========= ======================================================
 
@@ -26,7 +27,14 @@ import numpy as np
 from gpukoop.arrays import Array, namespace
 from gpukoop.blas import one_thread
 from gpukoop.flow.descent import Field, Motion, mean, uniform
-from gpukoop.flow.gram import CG_TOL, LARGEST_DENSE, Gram, RidgeSolver, conjugate_gradient
+from gpukoop.flow.gram import (
+    CG_TOL,
+    LARGEST_DENSE,
+    Gram,
+    LandmarkSolver,
+    RidgeSolver,
+    conjugate_gradient,
+)
 from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.profile import AbstractKernel
 
@@ -36,6 +44,13 @@ NEWTON_ITER = 100
 HALVINGS = 40
 # exp(u) of a density ratio: beyond this the Newton step is cut.
 LARGEST_LOG = 500.0
+# The rounding of the witness is divided by the regularization: below so many eps everything is done in float64.
+WIDE = 20_000.0
+
+
+def _wide(X: Array, regularization: float) -> Array:
+    """Return the samples, in float64 where the rounding of their dtype would show."""
+    return X.astype(float) if regularization < WIDE * float(np.finfo(X.dtype).eps) else X
 
 
 def drmmd_field(
@@ -59,31 +74,46 @@ def drmmd_field(
     regularization : float
         lambda > 0.
     landmarks : array of shape (q, d), optional
-        Nystroem approximation of the covariance operator.
+        Nystroem approximation of the covariance operator, projected on their span: E stays at least MMD^2.
 
     Notes
     -----
     Not halved: for large lambda E tends to MMD^2. Stable for step_size about 0.1 lambda and below.
     """
-    lam = float(regularization)
+    dtype, lam = X.dtype, float(regularization)
     factor = (1 + lam) / lam
+    X = _wide(X, lam)
     b = uniform(X)
-    # Samples do not move, so their own sums are made once and not a step.
+    # Where the witness is solved with. Samples do not move, so their own sums are made once and not a step.
+    places = X if landmarks is None else landmarks.astype(X.dtype)
     towards_self = kernel(X, **options) @ b
+    at_places = towards_self if landmarks is None else kernel(places, X, **options) @ b
     e_xx = mean(towards_self, b)
-    solver = RidgeSolver(kernel, X, lam, landmarks, **options)
+    if landmarks is None:
+        solver: Any = RidgeSolver(kernel, X, lam, **options)
+    else:
+        solver = LandmarkSolver(kernel, X, lam, landmarks)
 
     def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
+        Z = Z.astype(X.dtype, copy=False)
         a = uniform(Z)
         zz, own = kernel(Z, **options).value_and_gradient(a)
-        seen = kernel(X, Z, **options) @ a
-        gap = seen - towards_self
-        with one_thread(len(X) ** 2):
-            alpha = solver.solve(gap, kept.coefficients)
-        energy = factor * (mean(zz) + e_xx - 2 * mean(seen, b) - float((gap * alpha).sum()))
-        # MMD's witness with corrected weights: both parts are one pass over the samples.
-        slope = own - kernel(Z, X, **options).gradient(b + alpha)
-        return Motion(-2 * factor * slope, energy, kept=Kept(coefficients=alpha))
+        seen = kernel(places, Z, **options) @ a
+        gap = seen - at_places
+        if landmarks is None:
+            with one_thread(len(X) ** 2):
+                alpha = solver.solve(gap, kept.coefficients)
+            # MMD's witness with corrected weights: both parts are one pass over the samples.
+            slope = own - kernel(Z, X, **options).gradient(b + alpha)
+            cross = mean(seen, b)
+        else:
+            alpha = solver.solve(gap)
+            zx, towards = kernel(Z, X, **options).value_and_gradient(b)
+            slope = own - towards - kernel(Z, places, **options).gradient(alpha)
+            cross = mean(zx)
+        energy = factor * (mean(zz) + e_xx - 2 * cross - float((gap * alpha).sum()))
+        velocity = (-2 * factor * slope).astype(dtype, copy=False)
+        return Motion(velocity, energy, kept=Kept(coefficients=alpha))
 
     return field
 
@@ -100,8 +130,9 @@ class Kale:
     def __init__(
         self, kernel: AbstractKernel, X: Array, regularization: float, **options: Any
     ) -> None:
-        self.kernel, self.X, self.lam, self.options = kernel, X, float(regularization), options
-        self.gram = Gram(kernel, X, **options)
+        self.kernel, self.lam, self.options = kernel, float(regularization), options
+        self.dtype, self.X = X.dtype, _wide(X, self.lam)
+        self.gram = Gram(kernel, self.X, **options)
 
     def density(self, seen: Array, start: Array | None = None) -> Array:
         """Return u, the logarithm of the optimal density ratio at the samples, (m,)."""
@@ -121,8 +152,9 @@ class Kale:
                 if float(trial.max()) < LARGEST_LOG:
                     there = self._residual(trial, seen)
                     # A smaller residual is asked, not a smaller objective: near the root the objective is flat to rounding.
-                    if float((there**2).sum()) < float((residual**2).sum()):
-                        improved = True
+                    with np.errstate(over="ignore"):  # a wild trial, and inf is no improvement
+                        improved = float((there**2).sum()) < float((residual**2).sum())
+                    if improved:
                         break
                 step /= 2
             if not improved:
@@ -153,7 +185,7 @@ class Kale:
 
     def __call__(self, Z: Array, kept: Kept, rng: Any = None, iteration: int = 0) -> Motion:
         """Return the velocity and KALE at the particles."""
-        xp = namespace(Z)
+        xp, Z = namespace(Z), Z.astype(self.X.dtype, copy=False)
         a, m, lam = uniform(Z), len(self.X), self.lam
         zz, own = self.kernel(Z, **self.options).value_and_gradient(a)
         seen = self.kernel(self.X, Z, **self.options) @ a
@@ -164,7 +196,8 @@ class Kale:
         # p log p - p + 1 without cancellation where p is near 1.
         energy = (1 + lam) * (mean(p * u - xp.expm1(u)) + squared / (2 * lam))
         slope = own - self.kernel(Z, self.X, **self.options).gradient(p / m)
-        return Motion(-(1 + lam) / lam * slope, energy, kept=Kept(log_density=u))
+        velocity = (-(1 + lam) / lam * slope).astype(self.dtype, copy=False)
+        return Motion(velocity, energy, kept=Kept(log_density=u))
 
 
 def kale_field(kernel: AbstractKernel, X: Array, *, regularization: float, **options: Any) -> Field:

@@ -18,8 +18,6 @@ CG_TOL = 1e-10
 CG_ITER = 2_000
 # Rows of K(X, landmarks) held at once when its Gram matrix is summed.
 ROWS = 2**14
-# Jitter of the landmark system, relative to its trace, in roundings.
-JITTER = 10.0
 
 
 class Gram:
@@ -64,55 +62,29 @@ class RidgeSolver:
         The samples' kernel.
     regularization : float
         lambda.
-    landmarks : array of shape (q, d), optional
-        Nystroem: K_XX is replaced by K_XL K_LL^+ K_LX; one pass of q^2 m operations, O(q^2) memory.
 
     Notes
     -----
-    Without landmarks: Cholesky once for m <= 4,000, conjugate gradients with warm starts beyond; their condition
-    number is at most (k(0) + lambda) / lambda.
+    Cholesky once for m <= 4,000, conjugate gradients with warm starts beyond; their condition number is at most
+    (k(0) + lambda) / lambda.
     """
 
     def __init__(
-        self,
-        kernel: AbstractKernel,
-        X: Array,
-        regularization: float,
-        landmarks: Array | None = None,
-        **options: Any,
+        self, kernel: AbstractKernel, X: Array, regularization: float, **options: Any
     ) -> None:
         self.ridge = len(X) * regularization
-        self.cross: Any = None
         self.factor: Array | None = None
-        self.gram = None
+        self.gram = Gram(kernel, X, **options)
         xp = namespace(X)
-        if landmarks is not None:
-            self.cross = kernel(X, landmarks, **options)
-            # In float64: the rounding of a float32 Gram matrix makes it indefinite by far more than the jitter.
-            L = landmarks.astype(float)
-            inner = kernel(L).to_dense()
-            squares = inner * 0.0
-            for start in range(0, len(X), ROWS):
-                B = kernel(X[start : start + ROWS].astype(float), L).to_dense()
-                squares += B.T @ B
-            system = self.ridge * inner + squares
-            eps = float(np.finfo(float).eps)
-            system += JITTER * eps * float(xp.trace(system)) * xp.eye(len(system))
-            self.factor = xp.linalg.cholesky(system)
-        else:
-            self.gram = Gram(kernel, X, **options)
-            if self.gram.dense is not None:
-                K = kernel(X.astype(float)).to_dense()
-                self.factor = xp.linalg.cholesky(K + self.ridge * xp.eye(len(X)))
+        if self.gram.dense is not None:
+            # In float64: the rounding of a float32 Gram matrix makes it indefinite by more than a small ridge.
+            K = kernel(X.astype(float)).to_dense()
+            self.factor = xp.linalg.cholesky(K + self.ridge * xp.eye(len(X)))
 
     def solve(self, a: Array, start: Array | None = None) -> Array:
         """Return alpha, (m,); ``start`` is the last one, where the solver iterates."""
-        right = a.astype(float)
-        if self.cross is not None:
-            inner = self._triangular(self.cross.T @ a)
-            return ((right - self.cross @ inner) / self.ridge).astype(a.dtype)
         if self.factor is not None:
-            return self._triangular(right).astype(a.dtype)
+            return self._triangular(a.astype(float)).astype(a.dtype)
         m, gram = len(a), self.gram
         tol = max(CG_TOL, 10 * float(np.finfo(a.dtype).eps))
         return conjugate_gradient(lambda v: m * (gram @ v) + self.ridge * v, a, start, tol)
@@ -122,8 +94,45 @@ class RidgeSolver:
         if xp is np:
             from scipy.linalg import cho_solve
 
-            return cho_solve((self.factor, True), right.astype(float))
+            return cho_solve((self.factor, True), right)
         from cupyx.scipy.linalg import solve_triangular
 
-        half = solve_triangular(self.factor, right.astype(float), lower=True)
+        half = solve_triangular(self.factor, right, lower=True)
         return solve_triangular(self.factor, half, lower=True, trans="T")
+
+
+class LandmarkSolver:
+    r"""Solves with the covariance of the samples as seen from landmarks L.
+
+    .. math:: \gamma = K_{LL}^+ S (S + m \lambda K_{LL})^{-1} f(L), \qquad S = K_{LX} K_{XL}
+
+    The function :math:`\sum_l \gamma_l k(\cdot, l)` is :math:`\Sigma_L (\Sigma_L + \lambda)^{-1} f`, with the covariance
+    operator projected on both sides: what of f the landmarks do not span passes unchanged. Were only K_XX replaced by its
+    Nystroem approximation, that part would be divided by lambda, and the divergence fall below zero without bound.
+
+    Notes
+    -----
+    One pass of q m values and q^2 m operations; then q^2 a solve. In float64 whatever the dtype of the samples.
+    """
+
+    def __init__(
+        self, kernel: AbstractKernel, X: Array, regularization: float, landmarks: Array
+    ) -> None:
+        xp = namespace(X)
+        L = landmarks.astype(float)
+        values, vectors = xp.linalg.eigh(kernel(L).to_dense())
+        # Landmarks that lie together span less than their number: such directions are rounding.
+        keep = values > len(L) * float(np.finfo(float).eps) * values[-1]
+        white = vectors[:, keep] / xp.sqrt(values[keep])
+        covariance = xp.zeros((white.shape[1],) * 2)
+        for start in range(0, len(X), ROWS):
+            features = kernel(X[start : start + ROWS].astype(float), L).to_dense() @ white
+            covariance += features.T @ features
+        sizes, turned = xp.linalg.eigh(covariance)
+        sizes = xp.maximum(sizes, 0.0)
+        # Kept as factors: their product has entries so large that gamma would be a difference of its roundings.
+        self.basis, self.shrink = white @ turned, sizes / (sizes + len(X) * regularization)
+
+    def solve(self, a: Array) -> Array:
+        """Return gamma, (q,), from the values of f at the landmarks."""
+        return (self.basis @ (self.shrink * (self.basis.T @ a.astype(float)))).astype(a.dtype)

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, namespace, to_host
-from gpukoop.flow.acceleration import Anderson
+from gpukoop.blas import one_thread
+from gpukoop.flow.acceleration import WINDOW, Anderson
 from gpukoop.flow.descent import log_uniform
 from gpukoop.fusion import fused
 from gpukoop.kernels.formula.catalogue import Gaussian
@@ -220,10 +221,12 @@ def solve(
     width some 10^3 plain iterations become 10^2.
     """
     g = namespace(p.log_b).zeros_like(p.log_b) if start is None else start
-    if start is None:
-        for level in blurs(p.diameter(), blur, scaling):
-            g = _accelerated(p, level, g, PER_LEVEL, LEVEL_ERROR).image
-    return _accelerated(p, blur, g, n_iter, tol)
+    # An iteration asks BLAS for products of microseconds: on a busy machine its threads take a thousand times that.
+    with one_thread(WINDOW * len(p.log_b)):
+        if start is None:
+            for level in blurs(p.diameter(), blur, scaling):
+                g = _accelerated(p, level, g, PER_LEVEL, LEVEL_ERROR).image
+        return _accelerated(p, blur, g, n_iter, tol)
 
 
 def _accelerated(p: Problem, blur: float, g: Array, n_iter: int, tol: float) -> Potentials:
@@ -280,24 +283,25 @@ def solve_symmetric(
     scaling: float = SCALING,
 ) -> Potentials:
     """Return the potential f = g of a cloud with itself: f <- (f + S f) / 2, one pass over n^2 pairs each."""
-    f = namespace(p.log_a).zeros_like(p.log_a) if start is None else start
-    if start is None:
-        for level in blurs(p.diameter(), blur, scaling):
-            # Averaging is what converges for a cloud with itself: S alone swings between two potentials.
-            f = (f + p.to_rows(f, level)) / 2
-    eps = blur**2
-    u = f / eps
-    look = LOOK_EVERY if is_cupy(u) else 1
-    used, a = 0, u + p.log_a
-    while True:
-        used += 1
-        log_rows = p.rows(a, blur)
-        # More iterations than needed never hurt, so a device is asked every tenth one.
-        if used % look == 0 or used >= n_iter:
-            error = float(_marginal_error(u, log_rows, p.log_a))
-            if error <= tol or used >= n_iter:
-                return Potentials(eps * u, eps * u, -eps * log_rows, error, used)
-        u, a = _middle(u, log_rows, p.log_a)
+    with one_thread(len(p.log_a)):
+        f = namespace(p.log_a).zeros_like(p.log_a) if start is None else start
+        if start is None:
+            for level in blurs(p.diameter(), blur, scaling):
+                # Averaging is what converges for a cloud with itself: S alone swings between two potentials.
+                f = (f + p.to_rows(f, level)) / 2
+        eps = blur**2
+        u = f / eps
+        look = LOOK_EVERY if is_cupy(u) else 1
+        used, a = 0, u + p.log_a
+        while True:
+            used += 1
+            log_rows = p.rows(a, blur)
+            # More iterations than needed never hurt, so a device is asked every tenth one.
+            if used % look == 0 or used >= n_iter:
+                error = float(_marginal_error(u, log_rows, p.log_a))
+                if error <= tol or used >= n_iter:
+                    return Potentials(eps * u, eps * u, -eps * log_rows, error, used)
+            u, a = _middle(u, log_rows, p.log_a)
 
 
 @fused

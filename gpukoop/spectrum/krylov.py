@@ -41,6 +41,9 @@ NOISE = 4.0
 # A residual below STALL_FROM that fell by less than a tenth in this many steps has stalled: the product knows no
 # better. Larger ones wander while the basis is small.
 STALL, STALL_FROM = 6, 1e-3
+# So many where the residual is not yet near rounding: it rises and falls from restart to restart, three of them here, while
+# crowded eigenvalues come apart.
+SLOW_STALL = 24
 MAX_STEPS = 400
 # Steps of a probe for hidden copies: a random block shows none before its space has grown.
 PROBE_STEPS = 10
@@ -98,7 +101,8 @@ def block_krylov(
         converged = history[-1] <= goal or (used >= k and not F.shape[1])
         if used == n or steps > MAX_STEPS:
             break
-        if steps >= looked and (converged or _stalled(history)):
+        window = STALL if history[-1] <= max(goal, LOOSE * eps) else SLOW_STALL
+        if steps >= looked and (converged or _stalled(history, window)):
             # A block sees as many copies of an eigenvalue as it has columns; more may hide, and come with a new
             # random block. Where that brings no further copy there is none.
             copies = copies_within(theta[:k], 2 * max(goal, history[-1]) * scale)
@@ -131,9 +135,11 @@ def copies_within(theta: np.ndarray, gap: float) -> int:
     return max(len(run) for run in runs)
 
 
-def _stalled(history: list[float]) -> bool:
-    before = history[-1 - STALL : -1]
-    return len(before) == STALL and history[-1] < STALL_FROM and history[-1] > 0.9 * min(before)
+def _stalled(history: list[float], window: int) -> bool:
+    """Tell whether none of the last ``window`` residuals is a tenth below the best one before them."""
+    recent, before = history[-window:], history[:-window]
+    lowest = min(before, default=np.inf)
+    return lowest < STALL_FROM and min(recent) > 0.9 * lowest
 
 
 def warn_of_residual(residual: float, goal: float, steps: int) -> None:

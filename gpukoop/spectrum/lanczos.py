@@ -1,7 +1,8 @@
 """ARPACK on the host and CuPy's Lanczos on a device: the one place of the room that calls either.
 
-Both work on one vector at a time. They are here to compare with, and for operators whose products do not
-gain from several columns; the block method of :mod:`gpukoop.spectrum.eigsh` is the default.
+Both work on one vector at a time, in which all copies of a multiple eigenvalue are one: what was found is deflated and the
+rest is asked for its largest eigenvalue, until that is no larger. They are here to compare with, and for operators whose
+products do not gain from several columns; the block method of :mod:`gpukoop.spectrum.eigsh` is the default.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, to_host
+from gpukoop.spectrum.krylov import ROUNDING
 
 
 def lanczos(
@@ -32,6 +34,41 @@ def lanczos(
     xp : module
         numpy or cupy.
     """
+    theta, U = _largest(product, n, k, tol, start, xp)
+    slack = max(tol, ROUNDING * float(np.finfo(start.dtype).eps)) * float(np.abs(theta).max())
+    columns = 1  # one tells whether anything hides; only then as many as may
+    while k + columns <= n:
+        more, W = _largest(_deflated(product, theta, U, xp), n, columns, tol, start, xp)
+        if more[-1] <= theta[0] + slack:
+            break
+        theta, U = _joined(product, np.concatenate([more, theta]), xp.hstack([W, U]), k, xp)
+        columns = min(k, n - k)
+    return theta, U
+
+
+def _deflated(
+    product: Callable[[Array], Array], theta: np.ndarray, U: Array, xp: Any
+) -> Callable[[Array], Array]:
+    """Return the operator with the eigenvalues theta moved to the other end of its spectrum."""
+    shift = xp.asarray(theta + np.abs(theta).max(), dtype=U.dtype)[:, None]
+    return lambda x: product(x) - U @ (shift * (U.T @ x))
+
+
+def _joined(
+    product: Callable[[Array], Array], theta: np.ndarray, both: Array, k: int, xp: Any
+) -> tuple[np.ndarray, Array]:
+    """Return the k largest Ritz pairs of the span of both sets, ascending."""
+    lead = np.argsort(theta)[-2 * k :]
+    Q = xp.linalg.qr(both[:, lead])[0]
+    T = to_host(Q.T @ product(Q)).astype(float)
+    values, Y = np.linalg.eigh((T + T.T) / 2)
+    return values[-k:], Q @ xp.asarray(Y[:, -k:], dtype=Q.dtype)
+
+
+def _largest(
+    product: Callable[[Array], Array], n: int, k: int, tol: float, start: Array, xp: Any
+) -> tuple[np.ndarray, Array]:
+    """Return one run of the library, ascending."""
 
     def matvec(x: Array) -> Array:
         return product(x.reshape(n, 1)).reshape(n)

@@ -138,7 +138,7 @@ def reduce(
     on_device = is_cupy(X)
     with X.device if on_device else contextlib.nullcontext():
         # CuPy's launches cost a tenth of those of Numba's dispatcher, so with both installed NumPy arrays take its way, too.
-        if not on_device and not simulating() and _has_cupy():
+        if not on_device and not simulating() and cublas_cuda.missing() is None:
             return _by_way_of_cupy(kernel, operation, X, Y, V, tol, precision)
         many = matrix_cuda.applies(X.dtype.name, X.shape[1], precision)
         if many and on_device and cublas_cuda.missing() is None:
@@ -188,8 +188,12 @@ def way(request: Request) -> str:
     if matrix_cuda.applies(request.dtype, request.d, request.precision):
         return products_of(request)
     sizes, once = _sizes(request)
-    few = ", or lists of tiles without those too far away" if lists.possible(sizes) else ""
-    return ("each pair once" if once else "every pair") + few
+    few = ", or lists of tiles without those too far away"
+    # Only launches on a device's own arrays are recorded, and lists wait for the device.
+    graph = "; replayed from a CUDA graph where steps of a flow repeat" * (
+        request.library == "cupy"
+    )
+    return ("each pair once" if once else "every pair") + (few if lists.possible(sizes) else graph)
 
 
 def share(request: Request) -> float:
@@ -290,10 +294,6 @@ class Call:
                     filled[i] = buffers[name]
                 function(grid, block, tuple(filled))
             return self.plan.unpack(buffers, self.xp, V.ndim == 1)
-
-
-def _has_cupy() -> bool:
-    return cublas_cuda.missing() is None
 
 
 def _by_way_of_cupy(

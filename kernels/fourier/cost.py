@@ -44,6 +44,13 @@ class FourierRate:
 
 # Read off by hand, 2026-11-25, from timings of FINUFFT 2.5 on two shared cores of an AMD EPYC (AVX-512); good to a factor 2.
 RATE = FourierRate(start=2e-2, point=2e-8, cell=3e-10, mode=6e-8, pair=3e-10)
+# Of a device: not measured yet, those of the host. Rewritten by bench/calibrate.py --device cuda.
+DEVICE_RATE = RATE
+
+
+def rate_of(device: str) -> FourierRate:
+    """Return the rates where points are, "cpu" or "cuda:0"."""
+    return RATE if device == "cpu" else DEVICE_RATE
 
 
 def density_accuracy(tol: float, density: float) -> float:

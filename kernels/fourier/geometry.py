@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.kernels.arrays import Array, namespace, to_host
+from gpukoop.kernels.arrays import Array, is_cupy, namespace, to_host
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import cost
 from gpukoop.kernels.fourier.boxes import Box, deviation
 from gpukoop.kernels.fourier.check import check_rows
-from gpukoop.kernels.fourier.cost import RATE
 from gpukoop.kernels.fourier.modes import MAX_MODES, Grid
 from gpukoop.kernels.fourier.nufft import Cloud, Setup
 
@@ -29,6 +28,7 @@ class Geometry:
 
     def __init__(self, X: Array, Y: Array, candidates: tuple[Box, ...]) -> None:
         self.X, self.Y, self.candidates = X, Y, candidates
+        self.rate = cost.rate_of("cuda" if is_cupy(X) else "cpu")
         self.box: Box | None = None
         # Indices of the inner and outer rows; None where all are inside.
         self.near_x: Array = None
@@ -38,14 +38,14 @@ class Geometry:
 
     def plan(self, kernel: AbstractKernel, tol: float, slope: bool) -> tuple[Box, Grid] | None:
         """Return the cheapest box with a grid for typical rows; None if all pairs cost less than any grid."""
-        n, m = len(self.X), len(self.Y)
+        n, m, rate = len(self.X), len(self.Y), self.rate
         typical = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
-        best = cost.choose(kernel, self.candidates, n, m, typical, tol, slope, RATE)
-        if best is None and MAX_MODES * RATE.mode > WASTE * n * m * RATE.pair:
+        best = cost.choose(kernel, self.candidates, n, m, typical, tol, slope, rate)
+        if best is None and MAX_MODES * rate.mode > WASTE * n * m * rate.pair:
             return None
         if best is None:
             raise ValueError(cost.refusal(kernel, self.candidates, tol, slope))
-        wasteful = best[1].size * RATE.mode > WASTE * n * m * RATE.pair
+        wasteful = best[1].size * rate.mode > WASTE * n * m * rate.pair
         return None if best[1].size > SMALL_GRID and wasteful else best
 
     def columns(self, kernel: AbstractKernel, tol: float, slope: bool) -> int:

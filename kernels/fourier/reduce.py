@@ -113,12 +113,12 @@ def seconds(request: Request, candidates: tuple[Box, ...]) -> float:
         # Asked before anyone has looked at the points: a guess that is refined once they are known, so that asking is free.
         side = (UNKNOWN_EXTENT * smallest_scale(kernel),) * d
         candidates = (Box((0.0,) * d, side, side, side, float("inf"), (0, 0)),)
-    accuracy = cost.density_accuracy(tol, cost.TYPICAL_DENSITY)
-    found = cost.choose(kernel, candidates, n, m, accuracy, tol, operation.slope, cost.RATE)
+    accuracy, rate = cost.density_accuracy(tol, cost.TYPICAL_DENSITY), cost.rate_of(request.device)
+    found = cost.choose(kernel, candidates, n, m, accuracy, tol, operation.slope, rate)
     if found is None:  # only without boxes: all pairs, in NumPy
-        return cost.RATE.start + 1e-8 * n * m * (d + t)
+        return rate.start + 1e-8 * n * m * (d + t)
     box, grid = found
-    return cost.seconds(grid, box, n, m, d, t, operation, tol, request.dtype, cost.RATE)
+    return cost.seconds(grid, box, n, m, d, t, operation, tol, request.dtype, rate)
 
 
 def _transform(

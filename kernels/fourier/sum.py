@@ -22,7 +22,6 @@ from gpukoop.kernels.arrays import Array, namespace, to_host
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.kernels.fourier import cost
 from gpukoop.kernels.fourier.check import CHECKED_ROWS, exact
-from gpukoop.kernels.fourier.cost import RATE
 from gpukoop.kernels.fourier.geometry import Geometry
 from gpukoop.kernels.fourier.modes import Grid, absolute, coefficients, height, smallest_scale
 from gpukoop.kernels.fourier.nufft import FLOOR, setup, spectra, values
@@ -255,8 +254,8 @@ class FourierSum:
         g = self.geometry
         grid = Grid((), tuple((s - 1) // 2 for s in self.setup.shape), (), 0.0)
         size = len(g.inner_x), len(g.inner_y), g.X.shape[1], self.W.shape[1]
-        spent = cost.seconds(grid, g.box, *size, self.checked, self.tol, str(g.X.dtype), RATE)
-        return max(FREE_PAIRS, int(2 * spent / RATE.pair / (3 if self.want_slope else 1)))
+        spent = cost.seconds(grid, g.box, *size, self.checked, self.tol, str(g.X.dtype), g.rate)
+        return max(FREE_PAIRS, int(2 * spent / g.rate.pair / (3 if self.want_slope else 1)))
 
     def _estimate(self, got: _Pass, noise: Array, kept: Array | None) -> float:
         density = got.density if kept is None else got.density[kept]

@@ -19,7 +19,7 @@ ARGUMENTS = (
 )
 # Issue slots of a pair at most, as counted in the machine code for sm_90 (bench/cuda_outer.py): for a feature, staging included, and
 # for what follows.
-FEATURE_SLOTS, PAIR_SLOTS = 1.15, 14.0
+FEATURE_SLOTS, PAIR_SLOTS = 1.16, 14.0
 # The same pair by a tile in memory: one slot a feature, if the library's product ran at the peak, and four bytes written and
 # read, 28 slots each way at 33.5e12 multiply-adds and 4.8e12 bytes a second (H200, its data sheet).
 TILE_SLOTS = 56.0
