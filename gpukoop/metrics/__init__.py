@@ -30,6 +30,7 @@ from gpukoop.metrics.transport import (
     clouds,
     marginals,
     quantile_gap,
+    quantile_levels,
     sinkhorn_divergence,
     wasserstein,
 )
@@ -291,20 +292,13 @@ def iid_floor(
 def _squared_quantile_gap(
     x: np.ndarray, y: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
-    """Return the integral of (Q_x - Q_y)^2 for every column of x (n, p) and y (m, p), shape (p,).
-
-    Both quantile functions are steps; they are constant between the merged levels i/n and j/m, which are kept
-    as whole multiples of 1/(n m) so that equal levels coincide.
-    """
+    """Return the integral of (Q_x - Q_y)^2 for every column of x (n, p) and y (m, p), shape (p,)."""
     if pair is not None:
         return np.array([quantile_gap(u, v, *pair, 2) for u, v in zip(x.T, y.T, strict=True)])
     n, m = len(x), len(y)
     x, y = np.sort(x, axis=0), np.sort(y, axis=0)
     if n == m:
         return np.mean((x - y) ** 2, axis=0)
-    # Levels that coincide stay, at no width: NumPy's union hashes them, a second for a million multiples of one number.
-    level = np.sort(
-        np.concatenate([np.arange(1, n + 1) * m, np.arange(1, m + 1) * n]), kind="stable"
-    )
+    level = quantile_levels(n, m)
     width = np.diff(level, prepend=0) / (n * m)
     return width @ (x[(level - 1) // m] - y[(level - 1) // n]) ** 2

@@ -16,6 +16,7 @@ from gpukoop.draws import RandomState, check_count, check_positive, random_gener
 from gpukoop.flow.sinkhorn import problem, solve, solve_symmetric, transport_value
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
+from gpukoop.metrics.transport import quantile_levels
 from gpukoop.scales import median_scale
 from gpukoop.torch.products import by_products
 from gpukoop.torch.sums import check_tensor, library, operator
@@ -175,7 +176,7 @@ def sliced_wasserstein(
     n, m = len(X), len(Y)
     if n != m:
         # Quantile functions are steps, constant between the merged levels i/n and j/m, kept as multiples of 1/(n m).
-        level = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
+        level = quantile_levels(n, m)
         width = torch.as_tensor(np.diff(level, prepend=0) / (n * m)).to(X)
         at_x = torch.as_tensor((level - 1) // m, device=X.device)
         at_y = torch.as_tensor((level - 1) // n, device=X.device)
