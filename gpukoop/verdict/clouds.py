@@ -86,7 +86,10 @@ def units(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return median and width of every column: quartiles, which no outlier moves, or the deviation if they coincide."""
     low, middle, high = np.quantile(W, [0.25, 0.5, 0.75], axis=0)
     spread = (high - low) / 1.349  # that of a normal law is its standard deviation
-    return middle, np.where(spread > 0, spread, W.std(axis=0))
+    # In units of the farthest row, or one row of 1e160 leaves the range when squared.
+    off = W - middle
+    far = np.abs(off).max(axis=0)
+    return middle, np.where(spread > 0, spread, far * (off / np.where(far > 0, far, 1)).std(axis=0))
 
 
 def unweighted(
