@@ -27,9 +27,7 @@ for axis, t in zip(axes, times):
     w = flow.weights(Z, rate, time=t)
     drawn = axis.scatter(*Z.T, c=w, s=6, vmin=0, vmax=1, cmap="viridis")
     left = w[Z[:, 0] < 0].sum() / w.sum()
-    axis.set(
-        title=f"t = {t:g}: {100 * left:.0f} % of the survivors left", xlabel="x", aspect="equal"
-    )
+    axis.set(title=f"t = {t:g}: {100 * left:.0f} % at x < 0", xlabel="x", aspect="equal")
 axes[0].set_ylabel("y")
 figure.colorbar(drawn, ax=axes, label="probability to survive until t", shrink=0.8)
 plt.show()

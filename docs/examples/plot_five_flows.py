@@ -32,7 +32,8 @@ for axis, (name, flow) in zip(axes.flat, flows.items()):
     axis.scatter(*Z.T, s=3, c="C1", label="particles")
     distance = gk.metrics.energy_distance(Z, X)
     axis.set(title=f"{name}\nenergy distance {distance:.0e}", aspect="equal")
-axes[0, 0].legend(loc="center", fontsize="small")
+handles = axes[0, 0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=2)
 plt.show()
 
 # %%
