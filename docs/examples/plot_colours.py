@@ -25,7 +25,9 @@ after = gk.metrics.sliced_wasserstein(moved.reshape(-1, 3), target)
 print(f"{len(pixels):,} colours, sliced W2 before {before:.3f}, after {after:.4f}")
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.9), layout="constrained")
-for axis, image, title in zip(axes, (temple, flower, moved), ("picture", "colours of", "moved")):
+for axis, image, title in zip(
+    axes, (temple, flower, moved), ("picture", "colours to take", "picture in these colours")
+):
     axis.imshow(image)
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()

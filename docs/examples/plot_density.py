@@ -2,7 +2,7 @@
 A density of 100,000 points
 ===========================
 
-A sum over 100,000 sources at every pixel of a picture. With a tolerance the sum skips what does not count.
+A sum over 100,000 sources at every pixel of a picture. With a tolerance the sum skips terms that are too small to matter.
 """
 
 import time
@@ -37,6 +37,6 @@ print(f"largest difference {np.abs(quick - exact).max() / exact.max():.1e} of th
 # %%
 figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 drawn = axis.pcolormesh(x, y, quick.reshape(len(y), len(x)), cmap="magma")
-axis.set(title="density of three rings", aspect="equal")
-figure.colorbar(drawn, shrink=0.8)
+axis.set(title="kernel density of 100,000 points, tol=1e-4", xlabel="x", ylabel="y", aspect="equal")
+figure.colorbar(drawn, shrink=0.8, label="density")
 plt.show()

@@ -3,7 +3,7 @@ Unrolling a surface with a diffusion map
 ========================================
 
 Eigenfunctions of the Laplacian on scikit-learn's S-curve. The first follows the length of the strip, and a later one its width.
-They are functions: they can be evaluated at new points, with gradients.
+Colours show the function's value, or the position along the strip. The functions can be evaluated at new points, with gradients.
 """
 
 import matplotlib.pyplot as plt

@@ -28,10 +28,12 @@ for axis, (name, flow) in zip(axes.flat, flows.items()):
     Z = flow.transport(start)
     energies[name] = np.asarray(flow.history_["energy"])
     axis.plot(*np.stack([start[::8], Z[::8]]).transpose(2, 0, 1), c="0.85", lw=0.5)
-    axis.scatter(*X.T, s=2, c="0.6")
-    axis.scatter(*Z.T, s=3, c="C1")
+    axis.scatter(*X.T, s=2, c="0.6", label="samples")
+    axis.scatter(*Z.T, s=3, c="C1", label="particles")
     distance = gk.metrics.energy_distance(Z, X)
     axis.set(title=f"{name}\nenergy distance {distance:.0e}", aspect="equal")
+handles = axes[0, 0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=2)
 plt.show()
 
 # %%

@@ -35,5 +35,6 @@ figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 place = np.arange(cells) / cells
 for axis, fields, title in zip(axes, (start, Z, X), ("start", "end", "data")):
     axis.plot(place, fields[:12].T, lw=0.8)
-    axis.set(title=title, xlabel="place", ylim=(-9, 9))
+    axis.set(title=f"{title}: 12 fields", xlabel="position / length of the circle", ylim=(-9, 9))
+axes[0].set_ylabel("field")
 plt.show()

@@ -23,7 +23,7 @@ for axis, cloud, title in zip(axes, (X, Z, smooth), ("samples", "KSWGD", "kernel
 plt.show()
 
 # %%
-# The report has a line for each way in which samples go wrong. A low p-value is bad; one look at the worst line is enough.
+# The report has a line for each way in which samples go wrong. Failed lines are marked ``OFF``; a low p-value is bad.
 
 print(gk.diagnose(Z, X))
 

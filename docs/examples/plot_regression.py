@@ -43,6 +43,6 @@ drawn = axis.pcolormesh(line, line, value.reshape(60, 60), cmap="coolwarm")
 few = np.s_[::5, ::5]
 at, arrows = grid.reshape(60, 60, 2)[few], slope.reshape(60, 60, 2)[few]
 axis.quiver(at[..., 0], at[..., 1], arrows[..., 0], arrows[..., 1], color="0.2", scale=40)
-axis.set(title="prediction, and its gradient", aspect="equal")
-figure.colorbar(drawn)
+axis.set(title="prediction and its gradient", xlabel="x", ylabel="y", aspect="equal")
+figure.colorbar(drawn, label="prediction")
 plt.show()

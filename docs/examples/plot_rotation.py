@@ -36,11 +36,11 @@ axes[0].scatter(model.eigenvalues_.real, model.eigenvalues_.imag, s=20, label="r
 axes[0].scatter(
     reversible.eigenvalues_, 0 * reversible.eigenvalues_, marker="x", label="symmetrised"
 )
-axes[0].set(xlabel="decay", ylabel="frequency", xlim=(-0.3, 4.5), ylim=(-7, 7))
+axes[0].set(xlabel="rate of decay", ylabel="angular frequency", xlim=(-0.3, 4.5), ylim=(-7, 7))
 axes[0].legend()
 
 phase = np.angle(model.transform(X[:2_000])[:, 0])
 drawn = axes[1].scatter(*X[:2_000].T, c=phase, cmap="twilight", s=6)
-axes[1].set(title="phase of the first eigenfunction", aspect="equal")
-figure.colorbar(drawn)
+axes[1].set(title="phase of the first eigenfunction", xlabel="x", ylabel="y", aspect="equal")
+figure.colorbar(drawn, label="phase (radians)")
 plt.show()

@@ -24,7 +24,7 @@ for i in range(4):
 print("mean first-passage times\n", states.mean_first_passage_times.round(2))
 
 # %%
-# Memberships on a grid, and the committor from the state at the lower left to the one at the upper right.
+# Memberships on a grid, and the committor from the state at the lower left to the one at the upper right; the white line is one half.
 
 axis_ = np.linspace(-1.8, 1.8, 80)
 grid = np.stack(np.meshgrid(axis_, axis_), -1).reshape(-1, 2)
@@ -34,7 +34,7 @@ centres = np.array([grid[m.argmax()] for m in memberships.T])
 source, target = centres.sum(axis=1).argmin(), centres.sum(axis=1).argmax()
 
 panels = [memberships[:, i] for i in range(4)] + [states.committor(source, target, grid)]
-titles = [f"membership {i}" for i in range(4)] + ["committor"]
+titles = [f"membership {i}" for i in range(4)] + [f"committor, {source} to {target}"]
 figure, axes = plt.subplots(1, 5, figsize=(13, 2.9), sharey=True, layout="constrained")
 for axis, values, title in zip(axes, panels, titles):
     values = np.where(seen, values.reshape(80, 80), np.nan)
@@ -43,5 +43,5 @@ for axis, values, title in zip(axes, panels, titles):
 axes[-1].contour(
     axis_, axis_, np.where(seen, panels[-1].reshape(80, 80), np.nan), [0.5], colors="w"
 )
-figure.colorbar(drawn, ax=axes, shrink=0.8)
+figure.colorbar(drawn, ax=axes, shrink=0.8, label="probability")
 plt.show()

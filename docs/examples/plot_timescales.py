@@ -20,6 +20,7 @@ times = gk.kinetics.implied_timescales(
 )
 figure = gk.plot.implied_timescales(times)
 figure.axes[0].axhline(1 / 0.749, c="k", lw=0.8, ls=":", label="exact")
+figure.axes[0].legend(frameon=False, fontsize=9)
 plt.show()
 
 # %%

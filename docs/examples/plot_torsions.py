@@ -27,8 +27,14 @@ figure, axes = plt.subplots(
 )
 for axis, angles, title in zip(axes, (data, new), ("data", "new")):
     axis.scatter(*angles.T, s=3)
-    axis.set(title=title, aspect="equal", xlabel="phi", xlim=(-np.pi, np.pi), ylim=(-np.pi, np.pi))
-axes[0].set_ylabel("psi")
+    axis.set(
+        title=title,
+        aspect="equal",
+        xlabel="phi (radians)",
+        xlim=(-np.pi, np.pi),
+        ylim=(-np.pi, np.pi),
+    )
+axes[0].set_ylabel("psi (radians)")
 plt.show()
 
 # %%

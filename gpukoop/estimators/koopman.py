@@ -108,7 +108,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
 
     References
     ----------
-    .. [1] E. Turan, A. Siozopoulos, L. Martinez-Garcia, J. Gaubil, E. Piat, M. Ovsjanikov, Unfolding Generative Flows with
+    .. [1] E. Turan, A. Siozopoulos, L. Martinez, J. Gaubil, E. Pierson, M. Ovsjanikov, Unfolding Generative Flows with
        Koopman Operators, arXiv 2506.22304.
     .. [2] S. Klus et al., Data-driven approximation of the Koopman generator, Physica D 406, 2020.
 
