@@ -193,3 +193,15 @@ def test_particles_of_one_sample_do_not_meet_on_a_line(law):
     assert len(np.unique(Z.round(12), axis=0)) == 5_000
     report = gk.diagnose(Z, X)
     assert report["diversity"].p_value > 0.02, str(report)
+
+
+def test_a_start_stays_in_the_space_that_the_samples_span():
+    # Margins of 200 columns put a tenth of every particle beside three dimensions.
+    rng = np.random.default_rng(1)
+    plane = rng.normal(size=(3, 200))
+    for shift in (0.0, 5.0):
+        X = rng.normal(size=(150, 3)) @ plane + shift
+        Z = smoothed_bootstrap(X, 100, np.random.default_rng(0)) - shift
+        inside = Z @ np.linalg.pinv(plane) @ plane
+        assert np.abs(Z - inside).max() < 1e-10 * np.abs(Z).max()
+        assert Z.std() == pytest.approx(X.std(), rel=0.1)

@@ -20,6 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 # In fewer features neighbours are near, and margins of the samples' own would only bring the particles nearer to them (three
 # rings: .9 to .5 of an unseen sample's distance); beyond the most, components cost more than the flow, and columns alone count.
 LEAST_FEATURES, MOST_FEATURES = 4, 32
+# Up to so many features a decomposition of their covariance takes less than the flow.
+MOST_SPANNED = 1_000
 # Samples that decide, iterations of the search, and standard errors of a normal kurtosis that count as far from it.
 SAMPLES, ITERATIONS, FAR = 5_000, 100, 5.0
 
@@ -46,6 +48,25 @@ def directions(X: np.ndarray) -> np.ndarray:
     S /= S.std(axis=0)
     excess = (S**4).mean(axis=0) - 3
     return np.concatenate([columns, found[np.abs(excess) > FAR * np.sqrt(24 / len(X))]])
+
+
+def on_span(Z: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Return particles moved onto the linear span of samples of mean zero, where that is less than the whole space.
+
+    Margins of more columns than the samples have dimensions contradict each other: 784 columns of three dimensions put a tenth
+    of every particle beside the law.
+    """
+    if X.shape[1] > MOST_SPANNED:
+        return Z
+    X = X[:: max(1, len(X) // SAMPLES)]
+    width = X.std(axis=0)
+    width = np.where(width > 0, width, 1.0)
+    values, vectors = np.linalg.eigh((X / width).T @ (X / width))
+    spanned = values > 10 * len(values) * np.finfo(float).eps * values[-1]
+    if spanned.all():
+        return Z
+    V = vectors[:, spanned]
+    return ((Z / width) @ V) @ V.T * width
 
 
 def with_margins(Z: np.ndarray, parents: np.ndarray, lines: np.ndarray, levels: int) -> np.ndarray:

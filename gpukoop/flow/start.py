@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.flow.margins import directions, with_margins
+from gpukoop.flow.margins import directions, on_span, with_margins
 
 # Neighbours that span the noise: enough for its directions, few enough to stay local; more where there are more features.
 NEIGHBOURS, MOST_NEIGHBOURS = 12, 64
@@ -249,7 +249,7 @@ def smoothed_bootstrap(
         centre, own, noise = near.around(rows[block], rng, again[block])
         Z[block] = centre + a * own + b * noise
     if n >= LEAST_MARGINS:
-        Z = with_margins(Z, near.X[rows], directions(near.X), min(n, m))
+        Z = on_span(with_margins(Z, near.X[rows], directions(near.X), min(n, m)), near.X)
     return mean + reach * Z[rng.permutation(n)]
 
 
