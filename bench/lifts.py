@@ -75,7 +75,7 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
         table.append(
             {
                 "who": who,
-                "FD classifier": round(distance, 2),
+                "FD classifier": float(f"{distance:.3g}"),
                 "nearest": None if who.startswith("real") else round(near(back(Z)) / apart, 2),
                 "CPU s": round(spent, 1),
             }

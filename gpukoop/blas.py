@@ -63,10 +63,9 @@ class _Limit:
         for library, number in zip(libraries, before, strict=True):
             if number != 1:
                 library.set_num_threads(1)
+        # Unchanged, there was nothing to change, or another thread owns the numbers.
         if [library.num_threads for library in libraries] != before:
-            self.before = (
-                before  # else there was nothing to change, or another thread owns the numbers
-            )
+            self.before = before
 
     def restore(self) -> None:
         if self.before is None:

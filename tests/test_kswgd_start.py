@@ -205,3 +205,13 @@ def test_a_start_stays_in_the_space_that_the_samples_span():
         inside = Z @ np.linalg.pinv(plane) @ plane
         assert np.abs(Z - inside).max() < 1e-10 * np.abs(Z).max()
         assert Z.std() == pytest.approx(X.std(), rel=0.1)
+
+
+def test_columns_that_few_samples_have_are_part_of_their_span():
+    # Rows 1, 2001, ... and 1001, 3001, ...: every fourth row would show two constant columns, which are one direction.
+    rng = np.random.default_rng(2)
+    X = np.concatenate([rng.normal(size=(20_000, 5)), np.zeros((20_000, 2))], axis=1)
+    for k in (0, 1):
+        X[1 + 1_000 * k :: 2_000, 5 + k] = 1.0
+    Z = smoothed_bootstrap(X, 20_000, np.random.default_rng(0))
+    np.testing.assert_allclose((Z[:, 5:] > 0.5).sum(axis=0), [10, 10])

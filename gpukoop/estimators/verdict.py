@@ -224,9 +224,8 @@ def _warning(report: Report) -> str:
             f"What to try: {report.advice}"
         )
     n, m = report.sizes
-    if (
-        report.conclusive or m >= FEW
-    ):  # of few particles the report says so, and the next that are more are judged again
+    # Of few particles the report says so, and the next that are more are judged again.
+    if report.conclusive or m >= FEW:
         return ""
     return (
         f"cannot be judged by {n} particles and {m} samples, {FEW} of either are the least: less than "

@@ -29,15 +29,12 @@ import numpy as np
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix import packing
-from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.precision import norms
+from gpukoop.kernels.cuda.matrix.request import BLOCKS, AbstractSums, logarithm, pad
 from gpukoop.kernels.cuda.matrix.shape import WIDEST, Shape, ceil
 from gpukoop.kernels.cuda.program import Program
-from gpukoop.kernels.formula.profile import Trace
 from gpukoop.kernels.operation import OPERATIONS
 
-# Blocks that a launch should have: some four waves of two blocks on 132 multiprocessors.
-BLOCKS = 1024
 # Numbers of partial sums of the second product: 256 MB, and as much for their errors.
 PARTS = 2**26
 # Words of the tiles of one launch: 256 MB. Columns of a gradient have tiles of their own, since the weight stands inside the slope.
@@ -54,24 +51,10 @@ def fits(op: str, d: int, t: int, parts: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """A request: points as they came and centred, pre-scaled ones, weights (m, t), ``parts`` and ``cut``.
+class Sums(AbstractSums):
+    """A request whose numbers are split into ``parts`` for tensor cores."""
 
-    ``memory`` belongs to these points: what is packed of them is made once.
-    """
-
-    engine: AbstractEngine
-    trace: Trace
-    label: str
-    op: str
-    X: Array
-    Y: Array
-    x: Array
-    y: Array
-    V: Array
     parts: int
-    cut: float
-    memory: dict[Any, Any]
 
     def __post_init__(self) -> None:
         # With one part a number, tensor cores see rounded points; the norms must be those of the same numbers, or q of a point
@@ -84,12 +67,8 @@ class Sums:
             object.__setattr__(self, "y", y)
 
     def _kept(self, *key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made of these points, at their pre-scaling, under this key."""
-        # The pre-scaling belongs to the kernel and the parts to the precision: another of either is another set of words.
-        key = (self.trace.prescale, self.parts, *key)
-        if key not in self.memory:
-            self.memory[key] = make()
-        return self.memory[key]
+        # The parts belong to the precision: another number of them is another set of words.
+        return super()._kept(self.parts, *key, make=make)
 
     def _targets(self, shape: Shape) -> tuple[Array, Array, Array]:
         """Return (words, scales, norms) of the targets, padded to whole blocks."""
@@ -102,11 +81,6 @@ class Sums:
         """Return (words, scales) of the sources, padded to whole tiles, and their norms."""
         y = pad(self.y, shape.tile, self.xp)
         return packing.source_points(y, shape, self.xp), norms(y, self.xp).astype(np.float32)
-
-    @property
-    def xp(self) -> ModuleType:
-        """The array library."""
-        return self.engine.xp
 
     def result(self) -> dict[str, Array]:
         """Return "value", (n, t), and "slope", (n, t, d), as far as they are asked for, by name."""
@@ -159,10 +133,7 @@ class Sums:
         """Return log2 of the sums, (n, 1), -inf without any weight."""
         xp = self.xp
         totals, peaks = self._partial("logsumexp", self.V, None)[0][:, 0]
-        # References of splits differ; in float64 from here on, where there are n numbers and not n m.
-        peak = peaks.max(axis=0)
-        with np.errstate(divide="ignore"):
-            return (peak + xp.log2((totals * xp.exp2(peaks - peak)).sum(axis=0)))[:, None]
+        return logarithm(totals, peaks, xp)[:, None]
 
     def _run(self, *arguments: Any) -> tuple[Array, Array]:
         """Return sums, (k, t, n), and moments, (t, n, width), of all sources for t columns of weights."""
@@ -280,9 +251,3 @@ def _blocks(width: int) -> Iterator[slice]:
     # Even blocks, 64 and 56 rather than 112 and 8: every launch repeats the first product, whatever its width.
     step = packing.padded(ceil(width, ceil(width, WIDEST)), 8)
     return (slice(i, min(width, i + step)) for i in range(0, width, step))
-
-
-def pad(x: Array, step: int, xp: ModuleType) -> Array:
-    """Return points with copies of the last one, as many as fill blocks."""
-    more = packing.padded(len(x), step) - len(x)
-    return xp.concatenate([x, xp.repeat(x[-1:], more, axis=0)]) if more else x

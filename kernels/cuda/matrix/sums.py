@@ -179,9 +179,9 @@ class _Run:
         """Return the outputs, (n, t) and (n, t, d), by name."""
         if self.fused or self.outer:
             points = self.X, self.Y, self.x[: self.n], self.y[: self.m], self.V[: self.m]
-            request = self.engine, self.trace, label(self.kernel), self.op, *points
-            last = self.choice.cut, self.memory
-            sums = OuterSums(*request, *last) if self.outer else Sums(*request, self.n_parts, *last)
+            named = self.engine, self.trace, label(self.kernel), self.op
+            request = *named, *points, self.choice.cut, self.memory
+            sums = OuterSums(*request) if self.outer else Sums(*request, self.n_parts)
             with self.engine.scope():
                 return sums.result()
         xp, spec, (n, t, d) = self.xp, self.spec, (self.n, self.t, self.d)

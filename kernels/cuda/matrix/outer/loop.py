@@ -1,8 +1,8 @@
 """The loop over pairs of many features on CUDA cores: inner products as outer products in registers; one visible frame.
 
-A thread keeps the products of 8 targets with 8 sources, a block of 16 x 16 threads those of 128 with 128. Features
+A thread keeps the products of 8 targets with 8 sources, a block of 8 x 16 threads those of 64 with 128. Features
 pass through shared memory in chunks, of targets and sources alike, while the next chunk arrives: each number that a thread
-reads serves eight multiply-adds, and each that a block reads 128, so neither shared memory nor the second-level cache is
+reads serves eight multiply-adds, and each that a block reads 64 or 128, so neither shared memory nor the second-level cache is
 the bound. No tile of products ever leaves the registers.
 
     q = n_i + n_j - 2 x.y

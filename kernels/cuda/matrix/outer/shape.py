@@ -8,7 +8,7 @@ from gpukoop.kernels.cuda.specification import WIDEST_TILE, AbstractSpecificatio
 
 # Targets and sources of a thread: 64 products in registers for 16 numbers read.
 EACH = 8
-# Features that are staged at once: 16 KB of targets and sources, twice, and a barrier for 1,024 multiply-adds of a thread.
+# Features that are staged at once: 12 KB of targets and sources, twice, and a barrier for 1,024 multiply-adds of a thread.
 CHUNK = 16
 # Threads of a block along targets and along sources: of 128, since some 140 registers leave room for three blocks of them, and for one of 256.
 ROWS, COLUMNS = 8, 16

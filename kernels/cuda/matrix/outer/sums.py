@@ -6,7 +6,6 @@ Splits of the sources are added in float64, in order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,45 +13,25 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
-from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
-from gpukoop.kernels.cuda.matrix.fused import BLOCKS, pad
 from gpukoop.kernels.cuda.matrix.outer.shape import CHUNK, EACH, OuterShape
 from gpukoop.kernels.cuda.matrix.precision import norms, round_up
+from gpukoop.kernels.cuda.matrix.request import BLOCKS, AbstractSums, logarithm, pad
 from gpukoop.kernels.cuda.matrix.shape import ceil
 from gpukoop.kernels.cuda.program import Program
 from gpukoop.kernels.cuda.specification import FEATURE_STEP
-from gpukoop.kernels.formula.profile import Trace
 from gpukoop.kernels.operation import OPERATIONS
 
 
 @dataclass(frozen=True)
-class OuterSums:
-    """A request: points as they came and centred, pre-scaled ones, weights (m, 1), or their logarithms in base two, and ``cut``.
+class OuterSums(AbstractSums):
+    """A request of one column."""
 
-    ``memory`` belongs to these points: what is packed of them is made once.
-    """
-
-    engine: AbstractEngine
-    trace: Trace
-    label: str
-    op: str
-    X: Array
-    Y: Array
-    x: Array
-    y: Array
-    V: Array
-    cut: float
-    memory: dict[Any, Any]
-
-    def _kept(self, side: str, step: int, make: Callable[[], Any]) -> Any:
-        key = ("outer", side, self.trace.prescale, step)
-        if key not in self.memory:
-            self.memory[key] = make()
-        return self.memory[key]
+    def _packed(self, side: str, x: Array, step: int) -> Any:
+        return self._kept("outer", side, step, make=lambda: self._points(x, step))
 
     def _points(self, x: Array, step: int) -> tuple[Array, Array]:
         """Return points feature by feature, padded to whole blocks and chunks, and their squared norms."""
-        xp = self.engine.xp
+        xp = self.xp
         x = pad(x, step, xp)
         # Whole chunks of zeros, so that no copy is tested; the loop multiplies no more than the next four features.
         out = xp.zeros((round_up(x.shape[1], CHUNK), len(x)), np.float32)
@@ -61,10 +40,10 @@ class OuterSums:
 
     def result(self) -> dict[str, Array]:
         """Return "value", (n, 1): the sums, or their logarithms."""
-        xp, (n, d), m = self.engine.xp, self.X.shape, len(self.Y)
+        xp, (n, d), m = self.xp, self.X.shape, len(self.Y)
         shape = OuterShape(self.op, self.cut > 0, *self.engine.threads)
-        x, nx = self._kept("targets", shape.targets, lambda: self._points(self.x, shape.targets))
-        y, ny = self._kept("sources", shape.sources, lambda: self._points(self.y, shape.sources))
+        x, nx = self._packed("targets", self.x, shape.targets)
+        y, ny = self._packed("sources", self.y, shape.sources)
         # Padded sources weigh nothing, in the logarithm, too.
         v = xp.full(len(ny), -math.inf if shape.log else 0.0, np.float32)
         v[:m] = self.V[:, 0]
@@ -81,11 +60,7 @@ class OuterSums:
         numbers = (np.uint64(size) for size in sizes)
         self.engine.pairs(program, shape, (blocks, splits), (*arrays, *numbers))
         parts = sums.reshape(1 + shape.log, splits, n).astype(float)
-        total = parts[0].sum(axis=0)
-        if shape.log:
-            peaks = parts[1]
-            peak = peaks.max(axis=0)
-            with np.errstate(divide="ignore"):
-                total = peak + xp.log2((parts[0] * xp.exp2(peaks - peak)).sum(axis=0))
-            total *= math.log(2.0)
+        total = (
+            math.log(2.0) * logarithm(parts[0], parts[1], xp) if shape.log else parts[0].sum(axis=0)
+        )
         return {"value": total.astype(np.float32)[:, None]}
