@@ -19,6 +19,7 @@ others. Splits of the sources are added in float64, in order.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,12 +30,15 @@ import numpy as np
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix import packing
+from gpukoop.kernels.cuda.matrix.cublas import AbstractEngine
 from gpukoop.kernels.cuda.matrix.precision import norms
-from gpukoop.kernels.cuda.matrix.request import BLOCKS, AbstractSums, logarithm, pad
 from gpukoop.kernels.cuda.matrix.shape import WIDEST, Shape, ceil
 from gpukoop.kernels.cuda.program import Program
+from gpukoop.kernels.formula.profile import Trace
 from gpukoop.kernels.operation import OPERATIONS
 
+# Blocks that a launch should have: some four waves of two blocks on 132 multiprocessors.
+BLOCKS = 1024
 # Numbers of partial sums of the second product: 256 MB, and as much for their errors.
 PARTS = 2**26
 # Words of the tiles of one launch: 256 MB. Columns of a gradient have tiles of their own, since the weight stands inside the slope.
@@ -48,6 +52,43 @@ def fits(op: str, d: int, t: int, parts: int) -> bool:
     # A second product keeps its sums in registers beside the points, so it leaves half as many for them.
     second = "gradient" in op or t > 1
     return 4 * ceil(d, 16) * parts <= (BESIDE if second else ALONE)
+
+
+@dataclass(frozen=True)
+class AbstractSums(ABC):
+    """A request: points as they came and centred, pre-scaled ones, weights (m, t), or their logarithms in base two, and ``cut``.
+
+    ``memory`` belongs to these points: what is packed of them is made once.
+    """
+
+    engine: AbstractEngine
+    trace: Trace
+    label: str
+    op: str
+    X: Array
+    Y: Array
+    x: Array
+    y: Array
+    V: Array
+    cut: float
+    memory: dict[Any, Any]
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array library."""
+        return self.engine.xp
+
+    @abstractmethod
+    def result(self) -> dict[str, Array]:
+        """Return "value", (n, t), and "slope", (n, t, d), as far as they are asked for, by name."""
+
+    def _kept(self, *key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made of these points, at their pre-scaling, under this key."""
+        # The pre-scaling belongs to the kernel: another one is another set of numbers.
+        key = (self.trace.prescale, *key)
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
 
 
 @dataclass(frozen=True)
@@ -251,3 +292,17 @@ def _blocks(width: int) -> Iterator[slice]:
     # Even blocks, 64 and 56 rather than 112 and 8: every launch repeats the first product, whatever its width.
     step = packing.padded(ceil(width, ceil(width, WIDEST)), 8)
     return (slice(i, min(width, i + step)) for i in range(0, width, step))
+
+
+def pad(x: Array, step: int, xp: ModuleType) -> Array:
+    """Return points with copies of the last one, as many as fill blocks."""
+    more = packing.padded(len(x), step) - len(x)
+    return xp.concatenate([x, xp.repeat(x[-1:], more, axis=0)]) if more else x
+
+
+def logarithm(totals: Array, peaks: Array, xp: ModuleType) -> Array:
+    """Return log2 of sums over splits, (n,), -inf without any weight, from those of each, (splits, n), over 2^peak."""
+    # References of splits differ; in float64 from here on, where there are n numbers and not n m.
+    peak = peaks.max(axis=0)
+    with np.errstate(divide="ignore"):
+        return peak + xp.log2((totals * xp.exp2(peaks - peak)).sum(axis=0))

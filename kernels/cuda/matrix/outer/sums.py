@@ -13,9 +13,9 @@ import numpy as np
 
 from gpukoop.kernels.arrays import Array
 from gpukoop.kernels.cuda.functions import Functions
+from gpukoop.kernels.cuda.matrix.fused import BLOCKS, AbstractSums, logarithm, pad
 from gpukoop.kernels.cuda.matrix.outer.shape import CHUNK, EACH, OuterShape
 from gpukoop.kernels.cuda.matrix.precision import norms, round_up
-from gpukoop.kernels.cuda.matrix.request import BLOCKS, AbstractSums, logarithm, pad
 from gpukoop.kernels.cuda.matrix.shape import ceil
 from gpukoop.kernels.cuda.program import Program
 from gpukoop.kernels.cuda.specification import FEATURE_STEP
