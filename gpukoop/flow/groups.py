@@ -130,10 +130,10 @@ def mmd(
         Particles are repelled by the mean over the others, themselves left out: on average over batches that is the velocity
         of the law. Otherwise the repulsion lacks one part in n, and a cloud in many dimensions ends too narrow.
     """
-    among = a
+    others = a
     if unbiased:
         n_each = (a > 0).sum(axis=1, keepdims=True)
-        among = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
+        others = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
 
     n, shape = Z.shape[1], (len(Z),)
     pulled, total = np.zeros_like(Z), np.zeros((*shape, n), Z.dtype)
@@ -156,11 +156,11 @@ def mmd(
         total[:, part] -= w.sum(axis=2)
         k, w = _kernel(squares(here, Z[:, rest], True, (z[:, part], z[:, rest])), scales, weights)
         zz += _twice(k, a[:, part], a[:, rest])
-        mine = w * among[:, None, rest]
+        mine = w * others[:, None, rest]
         pulled[:, part] -= mine @ Z[:, rest]
         total[:, part] += mine.sum(axis=2)
         if size < n - start:
-            theirs = (w[:, :, size:] * among[:, part, None]).transpose(0, 2, 1)
+            theirs = (w[:, :, size:] * others[:, part, None]).transpose(0, 2, 1)
             pulled[:, after] -= theirs @ here
             total[:, after] += theirs.sum(axis=2)
     pulled += total[:, :, None] * Z
