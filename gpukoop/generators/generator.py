@@ -231,8 +231,7 @@ class Generator(DrawingMixin, BaseEstimator):
         torch = library()
         device = self.device
         if isinstance(X, torch.Tensor):
-            device = device or X.device
-            # NumPy has no bfloat16
+            device = X.device if device is None else device
             X = (X.float() if X.dtype is torch.bfloat16 else X).detach().cpu().numpy()
         device = device_of(device)
         remember_columns(self, X)
