@@ -213,8 +213,17 @@ def test_forecast_of_an_ornstein_uhlenbeck_process():
     assert found.shape == (3, 3, 2)
     assert np.abs(found[:, :, 0] - first).max() < 0.15
     assert np.abs(found[:, :, 1] - second).max() < 0.25
+    now, soon = kinetics.forecast(
+        model, lambda Z: Z[:, 0] ** 2, [[-2.0], [0.0], [2.0]], [0.0, 0.05]
+    )
+    assert now == pytest.approx([4.0, 0.0, 4.0], abs=1e-8)  # what is known stays known
+    assert soon == pytest.approx(1 + np.exp(-0.1) * np.array([3, -1, 3]), abs=0.1)
+    one = kinetics.forecast(model, lambda Z: Z[:, 0], x, t)
+    assert np.allclose(one, found[:, :, 0])  # each observable is forecast by itself
+    constant = kinetics.forecast(model, lambda Z: np.full(len(Z), 2.5), x, t)
+    assert np.allclose(constant, 2.5)
     listed = kinetics.forecast(model, X[:, 0], x, t)
-    assert np.allclose(listed, found[:, :, 0])
+    assert np.abs(listed - first).max() < 0.15
     correlation = kinetics.mode_correlation(model, lambda Z: np.concatenate([Z, np.abs(Z)], axis=1))
     assert abs(correlation.correlation[0, 0]) > 0.98
     assert abs(correlation.correlation[1, 0]) < 4 * correlation.error[1, 0] + 0.02

@@ -94,6 +94,9 @@ class DiffusionMap(AbstractSpectrum):
     memory. Euclidean distances suffice on manifolds. For kernels other than Gaussian eps is their second
     moment in d = ``X.shape[1]`` dimensions, which holds for data that fill the space.
 
+    There is no ``score``: samples without time do not tell good eigenfunctions from bad ones. Their Dirichlet form on unseen
+    samples is smallest for the steps of a kernel that is much too narrow. In a pipeline the last step's score judges them.
+
     References
     ----------
     .. [1] R. R. Coifman, S. Lafon, Diffusion maps, Applied and Computational Harmonic Analysis 21, 2006, section 3.

@@ -15,7 +15,7 @@ References
 ----------
 .. [1] H. Wu, F. Noe, Variational approach for learning Markov processes from time series data, Journal of Nonlinear Science
    30, 2020, eq. 22.
-.. [2] Y. Xu, Y. Li, Y. Fujisawa, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
+.. [2] Y. Xu, F. Li, M. Fujisawa, X. Cheng, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
 """
 
 from __future__ import annotations
