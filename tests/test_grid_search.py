@@ -36,9 +36,9 @@ def test_a_search_over_kernels_of_slow_modes(run):
 def test_a_search_over_kernels_of_pairs(run):
     """scikit-learn routes successors to ``fit`` and ``score``."""
     X, Y = gk.datasets.pairs(run, 2)
-    asked = modes().set_fit_request(successors=True).set_score_request(successors=True)
     grid = {"kernel": [gk.Gaussian(0.6), gk.Gaussian(30.0)]}
     with sklearn.config_context(enable_metadata_routing=True):
+        asked = modes().set_fit_request(successors=True).set_score_request(successors=True)
         search = GridSearchCV(asked, grid, cv=3, error_score="raise").fit(X, successors=Y)
     assert search.best_params_["kernel"] == gk.Gaussian(0.6)
 
@@ -73,11 +73,24 @@ def test_a_search_over_samplers(sampler, grid):
     assert search.best_estimator_.sample(7).shape == (7, 2)
 
 
+def test_a_search_over_scales_of_a_diffusion_map():
+    """No scale sees slower modes than there are; the best is near the exact sum, and a scale far too small is found out."""
+    X = gk.datasets.double_well(1_500, lag_time=1.0, random_state=0)[0]
+    learned = gk.DiffusionMap(n_components=4, random_state=0)
+    grid = {"kernel": [gk.Gaussian(scale) for scale in (0.005, 0.2, 0.8)]}
+    search = GridSearchCV(learned, grid, cv=KFold(2, shuffle=True, random_state=0)).fit(X)
+    narrow, good, wide = search.cv_results_["mean_test_score"]
+    assert search.best_params_["kernel"] != gk.Gaussian(0.005)
+    exact = (1 / gk.datasets.exact("double_well")["eigenvalues"][:4]).sum()
+    assert narrow < 0.3 * exact
+    assert 0.85 * exact < wide < 1.15 * exact
+    assert 0.85 * exact < good < 1.15 * exact
+
+
 def test_a_search_over_a_diffusion_map_in_a_pipeline():
-    """It has no score of its own: the regression behind it chooses the number of coordinates."""
+    """The score of the regression behind it chooses the number of coordinates."""
     angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 300)
     X, y = np.stack([np.cos(angle), np.sin(angle)], axis=1), np.cos(3 * angle)
-    assert not hasattr(gk.DiffusionMap(), "score")
     pipe = make_pipeline(gk.DiffusionMap(gk.Gaussian(0.2), random_state=0), Ridge(1e-6))
     search = GridSearchCV(pipe, {"diffusionmap__n_components": [2, 6]}, cv=3).fit(X, y)
     assert search.best_params_["diffusionmap__n_components"] == 6  # cos(3 a) is the fifth or sixth

@@ -24,6 +24,7 @@ from gpukoop.spectrum.base import (
 )
 from gpukoop.spectrum.coordinates import fitted_coordinates
 from gpukoop.spectrum.eigsh import Method, eigenpairs
+from gpukoop.spectrum.held_out import ScoredOnSamples
 from gpukoop.spectrum.markov import (
     SMALLEST_SIGMA,
     MarkovOperator,
@@ -38,7 +39,7 @@ from gpukoop.spectrum.ratio import RatioFunctions
 CONNECTED = 100.0
 
 
-class DiffusionMap(AbstractSpectrum):
+class DiffusionMap(ScoredOnSamples, AbstractSpectrum):
     r"""Eigenvalues and eigenfunctions of :math:`-\Delta + \nabla V \cdot \nabla` from samples of :math:`e^{-V}`.
 
     .. math::
@@ -93,9 +94,6 @@ class DiffusionMap(AbstractSpectrum):
     Cost: about 12 products of 16 columns over the m^2 pairs, O(m r) memory; with landmarks O(n M) pairs and O(n d + M^2)
     memory. Euclidean distances suffice on manifolds. For kernels other than Gaussian eps is their second
     moment in d = ``X.shape[1]`` dimensions, which holds for data that fill the space.
-
-    There is no ``score``: samples without time do not tell good eigenfunctions from bad ones. Their Dirichlet form on unseen
-    samples is smallest for the steps of a kernel that is much too narrow. In a pipeline the last step's score judges them.
 
     References
     ----------
