@@ -1,0 +1,104 @@
+"""No estimator knows the unit of its data: X times 1,000 or .001 gives the same particles, times that."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+import gpukoop as gk
+from gpukoop import datasets, estimators
+from gpukoop.cli import parser, recipes
+
+X = datasets.banana(300, 0)
+WIDTH = X.std()
+FACTORS = (1e3, 1e-3)
+# Fewer steps and modes than the defaults, for time alone; every other parameter is the default.
+SHORT = {"n_iter": 20, "n_steps": 5, "n_components": 20, "total_time": 2.0, "n_features": 100}
+
+
+def shortened(flow):
+    return flow.set_params(
+        random_state=0, **{k: v for k, v in SHORT.items() if k in flow.get_params(deep=False)}
+    )
+
+
+def assert_follows(make, **fit):
+    plain = make().fit(X, **fit).sample(150)
+    for factor in FACTORS:
+        moved = make().fit(factor * X, **{k: factor * v for k, v in fit.items()}).sample(150)
+        assert np.abs(moved / factor - plain).max() < 1e-3 * WIDTH, factor
+    return plain
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", estimators.__all__)
+def test_every_estimator_follows_its_data(name):
+    assert_follows(lambda: shortened(getattr(gk, name)()))
+
+
+VARIANTS = {
+    "pairs": lambda: gk.KSWGD(n_components=10, total_time=1.0, lag_time=0.1),
+    "langevin": lambda: gk.KSWGD(n_components=10, total_time=1.0, langevin=2.0),
+    "coarse": lambda: gk.KSWGD(n_components=10, total_time=1.0, coarse=True, init="gaussian"),
+    "noise and momentum": lambda: gk.MMDFlow(n_iter=10, noise=0.1, momentum=0.5),
+    "smooth": lambda: gk.MMDFlow(gk.Gaussian("median"), n_iter=10, step_size=0.5),
+    "DrMMD": lambda: gk.MMDFlow(
+        gk.Gaussian("median"), regularization=0.1, n_iter=5, step_size=0.05
+    ),
+    "implicit": lambda: gk.MMDFlow(gk.Riesz(exponent=1.5), scheme="implicit", n_iter=5),
+    "sliced": lambda: gk.MMDFlow(n_projections=8, n_iter=10),
+    "blur": lambda: gk.WassersteinFlow(blur=0.3, n_iter=5),
+    "exact": lambda: gk.WassersteinFlow("exact", n_iter=5),
+    "mmd": lambda: gk.JKOFlow("mmd", kernel=gk.Gaussian("median"), n_steps=2),
+    "kl": lambda: gk.JKOFlow("kl", n_steps=1, n_features=20, inner_iter=10),
+    "w2": lambda: gk.JKOFlow("w2", n_steps=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_numbers_are_multiples_of_what_the_data_show(name):
+    fit = {}
+    if name == "pairs":
+        fit = {"successors": X + 0.3 * np.random.default_rng(1).normal(size=X.shape)}
+    assert_follows(lambda: VARIANTS[name]().set_params(random_state=0), **fit)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", recipes._RECIPES)
+def test_the_recipes_of_the_command_line_follow_their_data(method):
+    words = f"sample {method} --data X.npy --particles 150 --out Z.npz --quiet".split()
+    options = parser._parser().parse_args(words)
+    if method != "koopman":
+        options.steps = 10
+    assert_follows(lambda: shortened(recipes.estimator(method, options)))
+
+
+def test_absolute_numbers_stay_as_they_stand():
+    Z = X[:50] + 1.0
+    for make, unit in (
+        (lambda s, u: gk.MMDFlow(step_size=s, n_iter=3, units=u), "unit_"),
+        (lambda s, u: gk.WassersteinFlow(blur=s, n_iter=2, units=u), "unit_"),
+        (lambda s, u: gk.JKOFlow(tau=s, n_steps=2, units=u), "unit_"),
+    ):
+        relative = make(0.3, "data").fit(3.0 * X)
+        absolute = make(0.3 * getattr(relative, unit), "absolute").fit(3.0 * X)
+        assert np.abs(relative.transport(Z) - absolute.transport(Z)).max() < 1e-12
+    flow = gk.KSWGD(n_components=5, langevin=1.5, random_state=0).fit(X)
+    kappa = 1.5 / flow.eigenvalues_[-1]
+    same = gk.KSWGD(n_components=5, langevin=kappa, units="absolute", random_state=0).fit(X)
+    assert np.abs(flow.transport(Z, 5) - same.transport(Z, 5)).max() < 1e-12
+    for name in ("KSWGD", "MMDFlow", "JKOFlow", "WassersteinFlow"):
+        with pytest.raises(ValueError, match="units must be"):
+            getattr(gk, name)(units="metres").fit(X)
+
+
+def test_a_flow_that_has_not_begun_says_so():
+    Z = X[:200] + 10.0
+    slow = gk.MMDFlow(step_size=1e-4, n_iter=5).fit(X)
+    with pytest.warns(ConvergenceWarning, match="MMDFlow barely moved: its particles went"):
+        slow.transport(Z)
+    slow.transport(Z, n_iter=2)  # the caller's own number of steps is no mistake
+    slow.transport(X[:200])  # nowhere to go
+    clone(slow).set_params(step_size=0.5, n_iter=10).fit(X).transport(Z)
