@@ -66,7 +66,8 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
     phi = to_host(model.transform(X0)).astype(float)
     flat = F.reshape(len(F), -1)
     if callable(observable):
-        out = _with_observable(model, observable, X0, phi, t)
+        shift = flat.mean(axis=0)  # digits of f beside a large mean
+        out = shift + _with_observable(model, observable, shift, X0, phi, t)
     else:
         w = model.weights()[:, None] / len(F)
         mean = (w * flat).sum(axis=0)
@@ -77,14 +78,14 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
 
 
 def _with_observable(
-    model: Any, observable: Any, X0: Any, phi: np.ndarray, t: np.ndarray
+    model: Any, observable: Any, shift: np.ndarray, X0: Any, phi: np.ndarray, t: np.ndarray
 ) -> np.ndarray:
-    """Return the forecast (k, m, s) in the span of the modes and one observable after the other."""
+    """Return the forecast (k, m, s) of f - shift in the span of the modes and one observable after the other."""
     check_columns(model, X0)
-    moments = _moments(model, observable)
+    moments = _moments(model, observable, shift)
     C0, Ct = Basis.of([moments], np.eye(len(moments.x))).total()
     r = phi.shape[1]
-    now = _values(observable, points(X0, "X0")[0])
+    now = _values(observable, points(X0, "X0")[0]) - shift
     out = np.empty((len(t), *now.shape))
     for j in range(now.shape[1]):
         own = np.r_[0 : r + 1, r + 1 + j]
@@ -93,6 +94,7 @@ def _with_observable(
         kept = S > CUT * S[-1]
         B = U[:, kept] / np.sqrt(S[kept])
         mu, V = np.linalg.eigh(B.T @ (Ct[np.ix_(own, own)] / np.outer(size, size)) @ B)
+        mu[-1] = 1.0  # of the constant, which is one of the span
         share = size[-1] * (U[-1, kept] * np.sqrt(S[kept])) @ V  # of f in the eigenfunctions
         b = np.column_stack([np.ones(len(phi)), phi, now[:, j]]) / size
         out[:, :, j] = np.einsum(
@@ -107,8 +109,8 @@ def _decay(mu: np.ndarray, t: np.ndarray, model: Any) -> np.ndarray:
     return np.where(power == 0, 1.0, np.clip(mu, 0.0, 1.0) ** np.where(power == 0, 1.0, power))
 
 
-def _moments(model: Any, observable: Any) -> Moments:
-    """Return the moments of the modes and the observables over all pairs of frames."""
+def _moments(model: Any, observable: Any, shift: np.ndarray) -> Moments:
+    """Return the moments of the modes and the observables less ``shift`` over all pairs of frames."""
     material = model._material
     found = []
     for i, run in enumerate(material.runs):
@@ -116,7 +118,7 @@ def _moments(model: Any, observable: Any) -> Moments:
             last = min(start + CHUNK, len(run) - model.lag) + model.lag
             chunk = frames(run, start, last, f"trajectories[{i}]", material.seen)
             phi = to_host(model.estimator_.transform(chunk)).astype(float)
-            b = np.column_stack([phi, _values(observable, chunk)])
+            b = np.column_stack([phi, _values(observable, chunk) - shift])
             weight = None
             if model._ratio is not None:
                 ratio = model._ratio(material.functions.transform(chunk).astype(float))

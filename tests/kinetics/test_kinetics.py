@@ -222,6 +222,8 @@ def test_forecast_of_an_ornstein_uhlenbeck_process():
     assert np.allclose(one, found[:, :, 0])  # each observable is forecast by itself
     constant = kinetics.forecast(model, lambda Z: np.full(len(Z), 2.5), x, t)
     assert np.allclose(constant, 2.5)
+    large = kinetics.forecast(model, lambda Z: 1e6 + 1e-3 * Z[:, 0], x, t)
+    assert np.allclose((large - 1e6) * 1e3, found[:, :, 0], atol=1e-4)
     listed = kinetics.forecast(model, X[:, 0], x, t)
     assert np.abs(listed - first).max() < 0.15
     correlation = kinetics.mode_correlation(model, lambda Z: np.concatenate([Z, np.abs(Z)], axis=1))
