@@ -1,12 +1,9 @@
-r"""Where the average of an observable goes from a state, by the modes of a model and the observable itself.
+r"""Where the average of an observable goes from a state, by the modes of a model and what they do not hold of the observable.
 
-Modes hold the slow part of an observable f. Beside 1 and the modes, f is a function of its own, and the operator in their span,
+Modes hold the slow part of an observable f. Its rest r = f - <f> - sum_k <f, phi_k> phi_k decays faster or is what the modes are
+wrong by; how fast it goes is read from the frames, by its own correlation at the lag:
 
-.. math:: G_0 = \langle b b^T \rangle, \quad G_\tau = \langle b(x_t) b(x_{t + \tau})^T \rangle, \quad
-          b = (1, \varphi_1, ..., \varphi_r, f),
-
-has eigenvalues mu_k and eigenfunctions psi_k in which f has no rest: the forecast is f(x) at time 0, and what the modes do not
-hold decays as it does in the frames.
+.. math:: \rho = \langle r(x_t)\, r(x_{t + \tau}) \rangle / \langle r^2 \rangle
 """
 
 from __future__ import annotations
@@ -25,14 +22,15 @@ from gpukoop.lagged import frames
 from gpukoop.spectrum.pairs import Moments, pair_moments
 from gpukoop.spectrum.trajectory import CHUNK
 
-# Combinations of the modes and an observable of less variance, relative to the largest, are rounding: f is one of the modes' span.
-CUT = 1e-10
+# A rest of less variance, relative to that of f, is rounding.
+CUT = 1e-12
 
 
 def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
     r"""Return the expected value of an observable at later times, given the state now.
 
-    .. math:: E[f(X_t) \mid X_0 = x] = \sum_k \mu_k^{t / \tau} \langle f, \psi_k \rangle\, \psi_k(x)
+    .. math:: E[f(X_t) \mid X_0 = x] = \langle f \rangle + \sum_k e^{-t / t_k} \langle f, \varphi_k \rangle\, \varphi_k(x)
+              + \rho^{t / \tau} r(x)
 
     Parameters
     ----------
@@ -52,9 +50,9 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
 
     Notes
     -----
-    mu_k and psi_k are those of the modes and f together, see ``gpukoop.kinetics.forecasts``; of values run by run they are the
-    model's, and before the fastest mode has decayed the forecast is that of the slow part of f. Times that are shorter than a lag
-    are interpolated. Cost of a function: one more pass over the trajectories.
+    r is what the modes do not hold of f, and rho its correlation at the lag, see ``gpukoop.kinetics.forecasts``; values run by run
+    do not say what r is at X0, and before the fastest mode has decayed their forecast is that of the slow part of f. Cost of a
+    function: one more pass over the trajectories.
     """
     fitted(model)
     t = real_array(times, "times", (None,))
@@ -65,48 +63,40 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
     F = values_of(model, observable)
     phi = to_host(model.transform(X0)).astype(float)
     flat = F.reshape(len(F), -1)
+    shift = flat.mean(axis=0)  # digits of f beside a large mean
     if callable(observable):
-        shift = flat.mean(axis=0)  # digits of f beside a large mean
-        out = shift + _with_observable(model, observable, shift, X0, phi, t)
+        check_columns(model, X0)
+        rest = _values(observable, points(X0, "X0")[0]) - shift
+        part, rho = _parts(model, observable, shift)
+        rest -= part[0] + phi @ part[1:]
     else:
         w = model.weights()[:, None] / len(F)
-        mean = (w * flat).sum(axis=0)
-        coefficient = (w * model.phi_).T @ flat  # (r, s)
-        decay = _decay(np.exp(-model.lag_time_ / np.maximum(model.timescales_, 1e-300)), t, model)
-        out = mean + np.einsum("kr,mr,rs->kms", decay, phi, coefficient, optimize=True)
+        part = np.concatenate([[(w * (flat - shift)).sum(axis=0)], (w * model.phi_).T @ flat])
+        rest, rho = np.zeros((len(phi), flat.shape[1])), np.zeros(flat.shape[1])
+    with np.errstate(divide="ignore"):
+        decay = np.exp(
+            -np.divide(
+                t[:, None],
+                model.timescales_,
+                where=t[:, None] > 0,
+                out=np.zeros((len(t), phi.shape[1])),
+            )
+        )
+    out = shift + part[0] + np.einsum("kr,mr,rs->kms", decay, phi, part[1:], optimize=True)
+    out += rest * rho ** (t[:, None, None] / model.lag_time_)
     return out[:, :, 0] if F.ndim == 1 else out
 
 
-def _with_observable(
-    model: Any, observable: Any, shift: np.ndarray, X0: Any, phi: np.ndarray, t: np.ndarray
-) -> np.ndarray:
-    """Return the forecast (k, m, s) of f - shift in the span of the modes and one observable after the other."""
-    check_columns(model, X0)
+def _parts(model: Any, observable: Any, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return f - shift in 1 and the modes, (1 + r, s), and the correlation of the rest at the lag, (s,)."""
     moments = _moments(model, observable, shift)
     C0, Ct = Basis.of([moments], np.eye(len(moments.x))).total()
-    r = phi.shape[1]
-    now = _values(observable, points(X0, "X0")[0]) - shift
-    out = np.empty((len(t), *now.shape))
-    for j in range(now.shape[1]):
-        own = np.r_[0 : r + 1, r + 1 + j]
-        size = np.sqrt(np.maximum(np.diag(C0)[own], np.finfo(float).tiny))
-        S, U = np.linalg.eigh(C0[np.ix_(own, own)] / np.outer(size, size))
-        kept = S > CUT * S[-1]
-        B = U[:, kept] / np.sqrt(S[kept])
-        mu, V = np.linalg.eigh(B.T @ (Ct[np.ix_(own, own)] / np.outer(size, size)) @ B)
-        mu[-1] = 1.0  # of the constant, which is one of the span
-        share = size[-1] * (U[-1, kept] * np.sqrt(S[kept])) @ V  # of f in the eigenfunctions
-        b = np.column_stack([np.ones(len(phi)), phi, now[:, j]]) / size
-        out[:, :, j] = np.einsum(
-            "ke,me,e->km", _decay(mu, t, model), b @ B @ V, share, optimize=True
-        )
-    return out
-
-
-def _decay(mu: np.ndarray, t: np.ndarray, model: Any) -> np.ndarray:
-    """Return mu^(t / lag), (k, e): what is noise at the lag has decayed from the start on."""
-    power = t[:, None] / model.lag_time_
-    return np.where(power == 0, 1.0, np.clip(mu, 0.0, 1.0) ** np.where(power == 0, 1.0, power))
+    q = len(C0) - len(shift)
+    part = np.linalg.solve(C0[:q, :q], C0[:q, q:])
+    rest = np.concatenate([-part, np.eye(len(shift))])
+    now, later = (np.einsum("is,ij,js->s", rest, C, rest) for C in (C0, Ct))
+    known = now > CUT * np.diag(C0)[q:]
+    return part, np.clip(np.where(known, later / np.where(known, now, 1.0), 0.0), 0.0, 1.0)
 
 
 def _moments(model: Any, observable: Any, shift: np.ndarray) -> Moments:

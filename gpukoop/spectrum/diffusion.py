@@ -24,7 +24,6 @@ from gpukoop.spectrum.base import (
 )
 from gpukoop.spectrum.coordinates import fitted_coordinates
 from gpukoop.spectrum.eigsh import Method, eigenpairs
-from gpukoop.spectrum.held_out import ScoredOnSamples
 from gpukoop.spectrum.markov import (
     SMALLEST_SIGMA,
     MarkovOperator,
@@ -39,7 +38,7 @@ from gpukoop.spectrum.ratio import RatioFunctions
 CONNECTED = 100.0
 
 
-class DiffusionMap(ScoredOnSamples, AbstractSpectrum):
+class DiffusionMap(AbstractSpectrum):
     r"""Eigenvalues and eigenfunctions of :math:`-\Delta + \nabla V \cdot \nabla` from samples of :math:`e^{-V}`.
 
     .. math::
@@ -94,6 +93,9 @@ class DiffusionMap(ScoredOnSamples, AbstractSpectrum):
     Cost: about 12 products of 16 columns over the m^2 pairs, O(m r) memory; with landmarks O(n M) pairs and O(n d + M^2)
     memory. Euclidean distances suffice on manifolds. For kernels other than Gaussian eps is their second
     moment in d = ``X.shape[1]`` dimensions, which holds for data that fill the space.
+
+    There is no ``score``. The variational one, of variances and slopes on unseen samples, is infinite for functions that are constant on
+    islands of samples, which a kernel that is too narrow makes of any data. In a pipeline the last step's score chooses.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""How good eigenfunctions are on pairs or samples that they were not learned from: what a grid search compares."""
+"""How good eigenfunctions are on pairs that they were not learned from: what a grid search compares."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, points, to_host
+from gpukoop.arrays import Array, like, points
 from gpukoop.fitted import check_columns
 from gpukoop.lagged import check_lag, runs_of
 from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.pairs import pair_moments
 from gpukoop.spectrum.trajectory import trajectory_moments
-
-# Entries of gradients that are held at once: 32 MB.
-ENTRIES = 2**22
 
 
 class ScoredOnPairs:
@@ -82,52 +79,6 @@ class ScoredOnPairs:
             moments = sum(blocks[1:], blocks[0])
         one = np.eye(len(moments.x))
         return 1.0 + moments.score(one, one, True)
-
-
-class ScoredOnSamples:
-    """A spectrum of samples without time whose ``score`` is variational."""
-
-    def score(self, X: Any, y: None = None) -> float:
-        r"""Return the sum of the timescales that the eigenfunctions show on samples that were not learned from.
-
-        .. math:: \mathrm{tr}(D^{-1} G), \quad D = \langle \nabla \varphi \cdot \nabla \varphi^T \rangle, \quad
-                  G = \mathrm{Cov}(\varphi)
-
-        By the variational principle of the Langevin generator of these samples' law, in the units of X, no set of r functions has
-        a larger sum than the r slowest eigenfunctions, up to noise.
-
-        Parameters
-        ----------
-        X : array of shape (m, d)
-            Samples of the law.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        float
-            The larger the better; infinite if a combination of the functions has no slope on X.
-
-        Notes
-        -----
-        More modes score more, the later the less. Kernels, scales, landmarks and coordinates compare; so does ``alpha``, but 1/2 is
-        what the principle is about. Cost: one pass over m M pairs with r + 1 columns, and their gradients.
-        """
-        check_is_fitted(self, "functions_")
-        own: Any = self
-        native, _ = points(X, "X")
-        phi = to_host(own.transform(native)).astype(float)
-        G = np.cov(phi.T, bias=True).reshape(phi.shape[1], -1)
-        D = np.zeros_like(G)
-        rows = max(1, ENTRIES // (phi.shape[1] * native.shape[1]))
-        for start in range(0, len(native), rows):
-            slopes = to_host(own.gradient(native[start : start + rows])).astype(float)
-            D += np.einsum("nid,njd->ij", slopes, slopes, optimize=True) / len(native)
-        size = np.sqrt(np.maximum(np.diag(G), np.finfo(float).tiny))
-        scaled = D / np.outer(size, size)
-        if np.linalg.eigvalsh(scaled)[0] <= np.finfo(float).eps * np.trace(scaled):
-            return float("inf")
-        return float(np.trace(np.linalg.solve(D, G)))
 
 
 def successors_of(X: Array, y: Any, successors: Any) -> Array:

@@ -56,16 +56,16 @@ def test_what_cannot_be_scored_is_said(run):
 @pytest.mark.parametrize(
     ("sampler", "grid"),
     [
-        (gk.baselines.SVGD(n_iter=150, random_state=0), {"scale": [0.02, 0.5]}),
+        (gk.baselines.SVGD(n_iter=20, random_state=0), {"scale": [0.02, 0.5]}),
         (
-            gk.baselines.LAWGD(n_iter=60, n_components=20, random_state=0),
+            gk.baselines.LAWGD(n_iter=20, n_components=10, random_state=0),
             {"step_size": [1e-5, 0.1]},
         ),
     ],
     ids=["SVGD", "LAWGD"],
 )
 def test_a_search_over_samplers(sampler, grid):
-    X = gk.datasets.moons(240, random_state=0)
+    X = gk.datasets.moons(120, random_state=0)
     search = GridSearchCV(sampler, grid, cv=2, error_score="raise").fit(X)
     scores = search.cv_results_["mean_test_score"]
     assert np.isfinite(scores).all()
@@ -73,25 +73,14 @@ def test_a_search_over_samplers(sampler, grid):
     assert search.best_estimator_.sample(7).shape == (7, 2)
 
 
-def test_a_search_over_scales_of_a_diffusion_map():
-    """No scale sees slower modes than there are; the best is near the exact sum, and a scale far too small is found out."""
-    X = gk.datasets.double_well(1_500, lag_time=1.0, random_state=0)[0]
-    learned = gk.DiffusionMap(n_components=4, random_state=0)
-    grid = {"kernel": [gk.Gaussian(scale) for scale in (0.005, 0.2, 0.8)]}
-    search = GridSearchCV(learned, grid, cv=KFold(2, shuffle=True, random_state=0)).fit(X)
-    narrow, good, wide = search.cv_results_["mean_test_score"]
-    assert search.best_params_["kernel"] != gk.Gaussian(0.005)
-    exact = (1 / gk.datasets.exact("double_well")["eigenvalues"][:4]).sum()
-    assert narrow < 0.3 * exact
-    assert 0.85 * exact < wide < 1.15 * exact
-    assert 0.85 * exact < good < 1.15 * exact
-
-
 def test_a_search_over_a_diffusion_map_in_a_pipeline():
-    """The score of the regression behind it chooses the number of coordinates."""
+    """It has no score of its own: that of the regression behind it chooses the number of coordinates."""
+    assert not hasattr(gk.DiffusionMap(), "score")
     angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 300)
     X, y = np.stack([np.cos(angle), np.sin(angle)], axis=1), np.cos(3 * angle)
     pipe = make_pipeline(gk.DiffusionMap(gk.Gaussian(0.2), random_state=0), Ridge(1e-6))
     search = GridSearchCV(pipe, {"diffusionmap__n_components": [2, 6]}, cv=3).fit(X, y)
     assert search.best_params_["diffusionmap__n_components"] == 6  # cos(3 a) is the fifth or sixth
-    assert search.best_score_ > 0.95
+    few, enough = search.cv_results_["mean_test_score"]
+    assert few < 0.2
+    assert enough > 0.9
