@@ -11,7 +11,7 @@ from gpukoop.arrays import Array, like, points
 from gpukoop.fitted import check_columns
 from gpukoop.lagged import check_lag, runs_of
 from gpukoop.spectrum.coordinates import functions_of_points
-from gpukoop.spectrum.pairs import pair_moments
+from gpukoop.spectrum.pairs import CUT, pair_moments
 from gpukoop.spectrum.trajectory import trajectory_moments
 
 
@@ -73,10 +73,18 @@ class ScoredOnPairs:
         else:
             runs = runs_of(X, "X")
             check_columns(own, runs[0])
+            if runs[0].shape[1] != own.n_features_in_:
+                raise ValueError(
+                    f"X has {runs[0].shape[1]} features, the fitted X has {own.n_features_in_}: both need the same columns"
+                )
             blocks = trajectory_moments(
                 functions_of_points(own.functions_, own), runs, check_lag(runs, own._lag)
             )
             moments = sum(blocks[1:], blocks[0])
+        if np.linalg.eigvalsh(moments.covariance())[0] < CUT:
+            raise ValueError(
+                "the modes, or a combination of them, do not vary on X: pass more frames, or longer runs"
+            )
         one = np.eye(len(moments.x))
         return 1.0 + moments.score(one, one, True)
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import binom
+from sklearn.base import clone
 
 import gpukoop as gk
 from gpukoop import kinetics
@@ -325,6 +326,15 @@ def test_wrong_arguments_are_refused_in_words():
         kinetics.KineticModel(gk.DiffusionMap()).fit(run)
     with pytest.raises(TypeError, match="expected a fitted KineticModel"):
         kinetics.metastable_states(FEW, 2)
+    with pytest.raises(TypeError, match=r"a dict, expected a list of arrays: pass list"):
+        kinetics.KineticModel().fit({"first": run})
+    with pytest.raises(ValueError, match="n_splits is 10, the trajectories have 4 frames"):
+        kinetics.cross_validate(run[:4], {"n_components": [1]}, lag=1, n_splits=10)
+    with pytest.raises(ValueError, match="n_modes is 0"):
+        kinetics.vamp_score(clone(FEW).fit(run, lag=1), run, 1, n_modes=0)
+    models = [kinetics.KineticModel(FEW, n_bootstrap=2).fit(run[start:]) for start in (0, 10)]
+    with pytest.raises(ValueError, match="states are those of another model"):
+        kinetics.chapman_kolmogorov(models[0], kinetics.metastable_states(models[1], 2))
 
 
 @pytest.mark.slow

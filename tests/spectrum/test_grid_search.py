@@ -49,6 +49,10 @@ def test_what_cannot_be_scored_is_said(run):
     with pytest.raises(ValueError, match="score needs pairs"):
         fitted.score(X)
     assert fitted.score(X, successors=Y) > 1
+    with pytest.raises(ValueError, match="do not vary on X"):
+        modes().fit(run[:300], lag=2).score(np.zeros((50, 1)))
+    with pytest.raises(ValueError, match="X has 2 features, the fitted X has 1"):
+        modes().fit(run[:300], lag=2).score(np.zeros((50, 2)))
     with pytest.raises(ValueError, match="reversible=False"):
         modes(reversible=False).fit(run[:300], lag=2).score(run)
 
