@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -30,6 +31,4 @@ class PersistentEstimator(BaseEstimator):
 
 
 def _version() -> str:
-    from gpukoop import __version__  # here: the package imports this file first
-
-    return __version__
+    return str(sys.modules["gpukoop"].__version__)
