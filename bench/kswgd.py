@@ -9,7 +9,7 @@ import numpy as np
 
 import gpukoop as gk
 from gpukoop import datasets, metrics
-from gpukoop.demo import outside_wells
+from gpukoop.cli.demo import outside_wells
 
 TITLE = "KSWGD on the quadruple well (float32, 64 modes, 1,000 landmarks, LAWGD time 8)"
 

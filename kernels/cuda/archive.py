@@ -6,7 +6,7 @@ twentieth of the time that compiling takes.
 
 A program is found under a hash of everything that decides its text: the files of its frame, its constants, the functions
 of its kernel. So a frame that was changed is compiled, not taken from a file that no longer fits;
-``tests/test_cuda_archive.py`` says so.
+``tests/device/test_cuda_archive.py`` says so.
 """
 
 from __future__ import annotations

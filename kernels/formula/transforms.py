@@ -4,7 +4,7 @@ A transform is written for scale 1 in d dimensions, as a function of :math:`w = 
 
 .. math:: \hat k(w) = \int_{R^d} \varphi(|x|^2)\, e^{-i \xi \cdot x}\, dx
 
-A kernel of scale l has the transform :math:`l^d\, \hat k(l w)`. ``tests/test_fourier.py`` inverts each of them and
+A kernel of scale l has the transform :math:`l^d\, \hat k(l w)`. ``tests/sums/test_fourier.py`` inverts each of them and
 compares with phi.
 """
 

@@ -42,7 +42,7 @@ def split(
     Notes
     -----
     Blocks start in waves of ``capacity``; a wave takes the time of one piece. From 10^5 points on the cut loses less than
-    8 % to the last wave (``tests/test_cuda_grid.py``). Fewer points may have no such cut. But blocks share the multiprocessor that
+    8 % to the last wave (``tests/device/test_cuda_grid.py``). Fewer points may have no such cut. But blocks share the multiprocessor that
     they are on: a wave that is half empty takes half the time if no multiprocessor has more of its blocks than another.
     """
     most = min(tiles, MOST_SPLITS, max(1, -(-WAVES * capacity // rows)))

@@ -1,0 +1,5 @@
+"""``python -m gpukoop.cli``."""
+
+from gpukoop.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""No estimator knows the unit of its data: X times 1,000 or .001 gives the same particles, times that."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import gpukoop as gk
+from gpukoop import datasets, estimators
+from gpukoop.cli import parser, recipes
+
+X = datasets.banana(300, 0)
+WIDTH, SPREAD = X.std(), 0.3  # of a banana around its parabola
+FACTORS = (1e3, 1e-3)
+# Fewer steps and modes than the defaults, for time alone; every other parameter is the default.
+SHORT = {"n_iter": 20, "n_steps": 5, "n_components": 20, "total_time": 2.0, "n_features": 100}
+
+
+def shortened(flow):
+    return flow.set_params(
+        random_state=0, **{k: v for k, v in SHORT.items() if k in flow.get_params(deep=False)}
+    )
+
+
+def assert_follows(make, **fit):
+    plain = make().fit(X, **fit).sample(150)
+    for factor in FACTORS:
+        moved = make().fit(factor * X, **{k: factor * v for k, v in fit.items()}).sample(150)
+        assert np.abs(moved / factor - plain).max() < 1e-3 * WIDTH, factor
+    return plain
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", estimators.__all__)
+def test_every_estimator_follows_its_data(name):
+    assert_follows(lambda: shortened(getattr(gk, name)()))
+
+
+VARIANTS = {
+    "pairs": lambda: gk.KSWGD(n_components=10, total_time=1.0, lag_time=0.1),
+    "langevin": lambda: gk.KSWGD(n_components=10, total_time=1.0, langevin=2.0),
+    "coarse": lambda: gk.KSWGD(n_components=10, total_time=1.0, coarse=True, init="gaussian"),
+    "noise and momentum": lambda: gk.MMDFlow(n_iter=10, noise=0.1, momentum=0.5),
+    "smooth": lambda: gk.MMDFlow(gk.Gaussian("median"), n_iter=10, step_size=0.5),
+    "DrMMD": lambda: gk.MMDFlow(
+        gk.Gaussian("median"), regularization=0.1, n_iter=5, step_size=0.05
+    ),
+    "implicit": lambda: gk.MMDFlow(gk.Riesz(exponent=1.5), scheme="implicit", n_iter=5),
+    "sliced": lambda: gk.MMDFlow(n_projections=8, n_iter=10),
+    "blur": lambda: gk.WassersteinFlow(blur=0.3, n_iter=5),
+    "exact": lambda: gk.WassersteinFlow("exact", n_iter=5),
+    "mmd": lambda: gk.JKOFlow("mmd", kernel=gk.Gaussian("median"), n_steps=2),
+    "kl": lambda: gk.JKOFlow("kl", n_steps=1, n_features=20, inner_iter=10),
+    "w2": lambda: gk.JKOFlow("w2", n_steps=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_numbers_are_multiples_of_what_the_data_show(name):
+    fit = {}
+    if name == "pairs":
+        fit = {"successors": X + 0.3 * np.random.default_rng(1).normal(size=X.shape)}
+    assert_follows(lambda: VARIANTS[name]().set_params(random_state=0), **fit)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", recipes._RECIPES)
+def test_the_recipes_of_the_command_line_follow_their_data(method):
+    words = f"sample {method} --data X.npy --particles 150 --out Z.npz --quiet".split()
+    options = parser._parser().parse_args(words)
+    if method != "koopman":
+        options.steps = 10
+    assert_follows(lambda: shortened(recipes.estimator(method, options)))
+
+
+STRETCHED = [np.array([100.0, 1.0]), np.array([1.0, 100.0])]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("stretch", STRETCHED, ids=["first column", "second column"])
+def test_a_column_in_another_unit_changes_nothing_where_columns_are_standardised(stretch):
+    def law(**options):
+        return shortened(gk.KSWGD(**options))
+
+    plain = law(coordinates="standardize").fit(X).sample(150)
+    asked = law(coordinates="standardize").fit(stretch * X).sample(150) / stretch
+    seen = law().fit(stretch * X).sample(150) / stretch
+    assert np.abs(asked - plain).max() < 1e-3 * WIDTH
+    assert np.abs(seen - plain).max() < 1e-3 * WIDTH
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("stretch", STRETCHED, ids=["first column", "second column"])
+@pytest.mark.parametrize("name", ["MMDFlow", "JKOFlow", "WassersteinFlow"])
+def test_flows_whose_energy_has_one_unit_start_on_the_law_and_stay_there(name, stretch):
+    """Their energies know one distance, so the ends differ; where they start does not, and no column is lost."""
+    X = datasets.banana(600, 0)
+    flow, other = (
+        shortened(getattr(gk, name)()).fit(factor * X) for factor in (stretch, 10 * stretch)
+    )
+    rng = np.random.default_rng
+    start = flow._start(600, rng(0)) / stretch
+    assert np.abs(start - other._start(600, rng(0)) / (10 * stretch)).max() < 1e-9
+    wider = stretch**2
+    again = shortened(getattr(gk, name)()).fit(wider * X)._start(600, rng(0)) / wider
+    assert np.abs(start - again).max() < 1e-9
+    Z = flow.sample(600) / stretch
+    off = np.abs(Z[:, 1] - Z[:, 0] ** 2)  # SPREAD times a normal number under the law
+    # before neighbours were sought in standardised columns 17 per cent started there, and 5 to 14 ended there
+    assert (off > 4 * SPREAD).mean() < 0.03, (off > 4 * SPREAD).mean()
+    assert np.abs(Z.std(axis=0) / X.std(axis=0) - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("stretch", STRETCHED, ids=["first column", "second column"])
+def test_the_path_of_the_koopman_sampler_has_one_unit(stretch):
+    """Noise and data are mixed in one unit: a narrow column keeps its mean and width, and standardised data all of their law."""
+    Z = shortened(gk.KoopmanSampler()).fit(stretch * X).sample(400) / stretch
+    # 400 samples and 300 data know a deviation of a heavy column to 8 per cent
+    assert np.abs(Z.std(axis=0) / X.std(axis=0) - 1).max() < 0.25
+    assert np.abs(Z.mean(axis=0) - X.mean(axis=0)).max() < 0.25 * WIDTH
+    pipes = [
+        make_pipeline(StandardScaler(), shortened(gk.KoopmanSampler())).fit(data)
+        for data in (X, stretch * X)
+    ]
+    plain, moved = (p[:-1].inverse_transform(p[-1].sample(150)) for p in pipes)
+    assert np.abs(moved / stretch - plain).max() < 1e-3 * WIDTH
+
+
+def test_absolute_numbers_stay_as_they_stand():
+    Z = X[:50] + 1.0
+    for make, unit in (
+        (lambda s, u: gk.MMDFlow(step_size=s, n_iter=3, units=u), "unit_"),
+        (lambda s, u: gk.WassersteinFlow(blur=s, n_iter=2, units=u), "unit_"),
+        (lambda s, u: gk.JKOFlow(tau=s, n_steps=2, units=u), "unit_"),
+    ):
+        relative = make(0.3, "data").fit(3.0 * X)
+        absolute = make(0.3 * getattr(relative, unit), "absolute").fit(3.0 * X)
+        assert np.abs(relative.transport(Z) - absolute.transport(Z)).max() < 1e-12
+    flow = gk.KSWGD(n_components=5, langevin=1.5, random_state=0).fit(X)
+    kappa = 1.5 / flow.eigenvalues_[-1]
+    same = gk.KSWGD(n_components=5, langevin=kappa, units="absolute", random_state=0).fit(X)
+    assert np.abs(flow.transport(Z, 5) - same.transport(Z, 5)).max() < 1e-12
+    for name in ("KSWGD", "MMDFlow", "JKOFlow", "WassersteinFlow"):
+        with pytest.raises(ValueError, match="units must be"):
+            getattr(gk, name)(units="metres").fit(X)
+
+
+def test_a_flow_that_has_not_begun_says_so():
+    Z = X[:200] + 10.0
+    slow = gk.MMDFlow(step_size=1e-4, n_iter=5).fit(X)
+    with pytest.warns(ConvergenceWarning, match="MMDFlow barely moved: its particles went"):
+        slow.transport(Z)
+    slow.transport(Z, n_iter=2)  # the caller's own number of steps is no mistake
+    slow.transport(X[:200])  # nowhere to go
+    clone(slow).set_params(step_size=0.5, n_iter=10).fit(X).transport(Z)
