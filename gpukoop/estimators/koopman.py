@@ -278,7 +278,8 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         y : label or array of shape (n,), optional
             Without it the operator of all classes together moves the points.
         modes : callable or sequence of int, optional
-            Keep only these modes of the generator (one slab): ``modes(eigenvalues) -> mask`` or indices; see
+            Keep only these modes of the generator (one slab): indices into ``eigenvalues_``, a mask over it, or
+            ``modes(eigenvalues_) -> mask``; the first stands for constant and time. See
             :func:`gpukoop.sampler.mode_projector`.
         """
         native, home = check_points(self, Z, "Z", "n_latent_")
