@@ -26,9 +26,24 @@ OBJECTIVES = (
     "drift",
     "kl",
     "reverse-kl",
+    "reverse-chi2",
     "js",
+    "hellinger",
+    "tv",
+    "alpha(0.5)",
     "chi2",
     "w1",
+)
+# Objectives that a network may classify for in place of the closed form.
+CRITICS = (
+    "kl",
+    "reverse-kl",
+    "chi2",
+    "reverse-chi2",
+    "js",
+    "hellinger",
+    "tv",
+    "alpha(0.5)",
 )
 LAWS = ("eight_gaussians", "banana", "checkerboard")
 PERSISTENCE = {1: 1_500, 5: 800, 10: 500, 20: 300}
@@ -152,14 +167,18 @@ def figure(curves: dict[str, Watch]) -> Any:
     return made
 
 
-def trained(law: str, n_iter: int, **given: Any) -> dict[str, Any]:
+def trained(law: str, n_iter: int, seed: int = 0, **given: Any) -> dict[str, Any]:
     """Return distance to fresh samples and processor seconds of one training."""
     start = time.process_time()
-    g = gk.Generator(
-        **(COMMON | {"batch_size": 128, "n_iter": n_iter, "validation_fraction": 0.0} | given)
-    )
+    own = {
+        "batch_size": 128,
+        "n_iter": n_iter,
+        "validation_fraction": 0.0,
+        "random_state": seed,
+    }
+    g = gk.Generator(**(COMMON | own | given))
     try:
-        g.fit(draw(law, SAMPLES, 0))
+        g.fit(draw(law, SAMPLES, seed))
     except FloatingPointError:
         return {"distance": float("inf"), "CPU s": round(time.process_time() - start, 1)}
     spent = time.process_time() - start
@@ -167,13 +186,23 @@ def trained(law: str, n_iter: int, **given: Any) -> dict[str, Any]:
     return {"distance": round(distance, 2), "CPU s": round(spent, 1)}
 
 
-def jko_row(objective: str, law: str, n_iter: int = 150, K: int = 4) -> dict[str, Any]:
+def jko_row(
+    objective: str,
+    law: str,
+    n_iter: int = 100,
+    K: int = 4,
+    *,
+    critic: str = "kernel",
+    seed: int = 0,
+) -> dict[str, Any]:
     """Return forward Euler beside JKO steps, as many optimizer steps each."""
-    off = trained(law, n_iter, objective=objective, persistence=K)
-    on = trained(law, n_iter, objective=objective, persistence=K, jko=0.5)
+    given = {"objective": objective, "critic": critic, "persistence": K, "seed": seed}
+    off = trained(law, n_iter, **given)
+    on = trained(law, n_iter, jko=0.5, **given)
     return {
-        "objective": objective,
+        "objective": objective if critic == "kernel" else f"{objective}, network",
         "law": law,
+        "seed": seed,
         **{f"Euler {k}": v for k, v in off.items()},
         **{f"JKO {k}": v for k, v in on.items()},
     }
@@ -214,6 +243,12 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
         ]
     return [
         *persistence_rows()[0],
-        *(jko_row(objective, law) for objective in OBJECTIVES for law in LAWS),
+        *(
+            jko_row(objective, law, critic=critic, seed=seed)
+            for critic, objectives in (("kernel", OBJECTIVES), ("network", CRITICS))
+            for objective in objectives
+            for law in LAWS
+            for seed in (0, 1)
+        ),
         *(row for law in LAWS for row in kernel_rows(law)),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,50 @@ class Task:
             "threads": torch.get_num_threads(),
         }
         return row, g
+
+
+def kernel_rows(
+    task: Task, seconds: float, which: tuple[str, ...] = ()
+) -> Iterator[dict[str, Any]]:
+    """Yield what makes the MMD and drifting work: kernels, features and persistence, all with the same processor seconds.
+
+    Scales are in median distances within a class. The network is seen at the learning rate's end: steps are counted before.
+    """
+    from gpukoop.generators.features import named_features
+    from gpukoop.generators.samples import within
+    from gpukoop.scales import median_scale
+
+    X, y = task.X[task.train], task.y[task.train]
+    median = median_scale(within(task.rows, y), 1) * float(np.sqrt(2 * np.log(2)))
+    phi = named_features("classifier", task.rows, y, X.shape[1:], 0)
+    ways: dict[str, dict[str, Any]] = {
+        "pixels, one narrow scale (.1)": {"features": None, "scale": 0.1 * median},
+        "pixels, one wide scale (1)": {"features": None, "scale": median},
+        "pixels, mixture": {"features": None},
+        "features, one narrow scale (.1)": {"scale": 0.1 * median},
+        "features, one wide scale (1)": {"scale": median},
+        "features, mixture (default)": {},
+        "features, mixture, persistence 4": {"persistence": 4},
+    }
+    for way, own in ways.items():
+        for objective in ("mmd", "drift"):
+            if which and f"{way} {objective}" not in which:
+                continue
+            given = {"objective": objective, "features": phi, "random_state": 0}
+            given = COMMON | given | own | {"validation_fraction": 0.0, "batch_size": 128}
+            few, more = (_spent(given, n, X, y)[0] for n in (2, 12))
+            n = max(8, int(10 * seconds / (more - few)))
+            spent, g = _spent(given, n, X, y)
+            asked = np.repeat(g.classes_, SAMPLES // len(g.classes_))
+            facts = {"kernel": way, "objective": objective, "steps": n, "CPU s": round(spent)}
+            yield facts | task.score(g.sample(SAMPLES, asked), asked)
+
+
+def _spent(given: dict[str, Any], n: int, X: np.ndarray, y: np.ndarray) -> tuple[float, Any]:
+    """Return processor seconds of n steps, and the generator."""
+    start = time.process_time()
+    g = gk.Generator(**given, n_iter=n).fit(X, y)
+    return time.process_time() - start, g
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:

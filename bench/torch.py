@@ -11,7 +11,7 @@ TITLE = "Autograd: one training iteration, value and gradient in X (float32, CPU
 
 BLUR = 0.5
 # Objectives of a training step, and how many scales their kernel has.
-STEPS = {"sinkhorn": 0, "mmd, one scale": 1, "mmd": 3}
+STEPS = {"sinkhorn": 0, "mmd, one scale": 1, "mmd": 3, "energy": 0}
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
@@ -141,8 +141,9 @@ def geomloss(
         from geomloss import SamplesLoss
     except ImportError:
         return None
-    if name == "mmd":
-        loss = SamplesLoss("gaussian", blur=scale, backend="tensorized")
+    if name in ("mmd", "energy"):
+        kind = "gaussian" if name == "mmd" else "energy"
+        loss = SamplesLoss(kind, blur=scale, backend="tensorized")
         return lambda X: 2 * loss(X, Y)
     loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized")
     return lambda X: loss(X, Y)
@@ -160,21 +161,24 @@ def step_row(torch: Any, name: str, n: int, d: int) -> dict[str, Any]:
     Z = 1.1 * Z + 1 / d**0.5
     objective = name.partition(",")[0]
     chosen = choices(X.numpy(), objective, d**0.5 if STEPS[name] == 1 else None, None, 1e-2, None)
-    velocity = toward(objective, chosen, None, X, None, np.random.default_rng(0), chance)
-    runs = {"ours": lambda: velocity(Z, 0)[0]}
-    if objective == "mmd":
-        runs["torch"] = lambda: (
-            -n / 2 * gradient(torch, lambda Z: dense_mixture(torch, Z, X, chosen), Z)
-        )
+
+    def ours() -> Any:
+        """Each batch of a training is a new one: what is known of its samples is found out again."""
+        return toward(objective, chosen, None, X, None, np.random.default_rng(0), chance)(Z, 0)[0]
+
+    energy, by_kernel = objective == "energy", objective in ("mmd", "energy")
+    plain = lambda Z, X: dense_mixture(torch, Z, X, chosen, energy)
+    runs: dict[str, Callable[[], Any]] = {"ours": ours}
+    if by_kernel:
+        runs["torch"] = lambda: -n / 2 * gradient(torch, lambda Z: plain(Z, X), Z)
     # GeomLoss at its default scaling, the quicker and coarser one
-    found = geomloss(torch, objective, X, chosen.blur, chosen.scales[0], 0.5)
-    if found is not None and STEPS[name] < 2:
-        runs["GeomLoss"] = lambda: gradient(torch, found, Z)
+    peer = geomloss(torch, objective, X, chosen.blur, chosen.scales[0], 0.5)
+    if peer is not None and STEPS[name] < 2:
+        runs["GeomLoss"] = lambda: gradient(torch, peer, Z)
     seconds = interleaved(runs, 5, time.process_time)
-    ours, exact = runs["ours"](), None
-    if objective == "mmd":
-        wide = gradient(torch, lambda Z: dense_mixture(torch, Z, X.double(), chosen), Z.double())
-        exact = -n / 2 * wide
+    found, exact = ours(), None
+    if by_kernel:
+        exact = -n / 2 * gradient(torch, lambda Z: plain(Z, X.double()), Z.double())
     return {
         "sum": f"training step, {name}",
         "n = m": n,
@@ -183,14 +187,16 @@ def step_row(torch: Any, name: str, n: int, d: int) -> dict[str, Any]:
         **{f"{k} / ours": round(s / seconds["ours"], 1) for k, s in seconds.items() if k != "ours"},
         "gradient error": None
         if exact is None
-        else f"{float((ours - exact).abs().max() / exact.abs().max()):.1e}",
+        else f"{float((found - exact).abs().max() / exact.abs().max()):.1e}",
     }
 
 
-def dense_mixture(torch: Any, Z: Any, X: Any, chosen: Any) -> Any:
-    """MMD^2 of a mixture, particles repelled by the others, with matrices in memory; what moves no particle is left out."""
+def dense_mixture(torch: Any, Z: Any, X: Any, chosen: Any, energy: bool = False) -> Any:
+    """MMD^2 of a mixture or of -r, particles repelled by the others, with matrices in memory; what moves no particle is left out."""
 
     def total(A: Any, B: Any) -> Any:
+        if energy:
+            return -torch.cdist(A, B).sum()
         S = torch.cdist(A, B) ** 2
         pairs = zip(chosen.scales, chosen.weights, strict=True)
         return sum(w * torch.exp(S * (-0.5 / s**2)) for s, w in pairs).sum()

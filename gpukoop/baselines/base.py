@@ -23,6 +23,7 @@ class AbstractBaseline(JudgedMixin, BaseEstimator, ABC):
     """A sampler with scikit-learn's face that learns from samples alone."""
 
     random_state: RandomState
+    _standardises = True
 
     @abstractmethod
     def _check_parameters(self) -> None:

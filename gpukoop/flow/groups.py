@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+Floats = Sequence[float]
 # Pairs whose distances are kept at most, over all groups: 16 MB a matrix in float32.
 LARGEST = 2**22
 # Rows of a block: its distances to a thousand points stay in the second-level cache.
@@ -111,8 +112,8 @@ def mmd(
     Z: np.ndarray,
     X: np.ndarray,
     a: np.ndarray,
-    scales: Sequence[float],
-    weights: Sequence[float],
+    scales: Floats,
+    weights: Floats,
     own: np.ndarray | None = None,
     unbiased: bool = False,
 ) -> Flowing:
@@ -125,68 +126,69 @@ def mmd(
     scales, weights : sequences of float
         s and w_s.
     own : array of shape (c,), optional
-        E k(x, x') of the samples where it is known: it moves no particle, and costs as much as what does.
+        What :func:`among` gives, where it is known: it moves no particle.
     unbiased : bool
         Particles are repelled by the mean over the others, themselves left out: on average over batches that is the velocity
         of the law. Otherwise the repulsion lacks one part in n, and a cloud in many dimensions ends too narrow.
     """
-    among = a
+    others = a
     if unbiased:
         n_each = (a > 0).sum(axis=1, keepdims=True)
-        among = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
-
-    def kernel(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return k and -2 dk / d(r^2)."""
-        if not len(scales):
-            r = np.sqrt(S)
-            with np.errstate(divide="ignore"):
-                return -r, np.where(r > 0, 1 / r, np.float32(0))
-        values, slope = np.zeros_like(S), np.zeros_like(S)
-        for s, w in zip(scales, weights, strict=True):
-            e = S * np.float32(-0.5 / s**2)
-            np.exp(e, out=e)
-            values += np.float32(w) * e
-            slope += np.float32(w / s**2) * e
-        return values, slope
-
-    n, shape = Z.shape[1], (len(Z),)
-    pulled, total = np.zeros_like(Z), np.zeros((*shape, n), Z.dtype)
-    zz, zx, xx = (np.zeros(shape) for _ in range(3))
+        others = a * (n_each / np.maximum(n_each - 1, 1)).astype(a.dtype)
+    n = Z.shape[1]
+    pulled, total = np.zeros_like(Z), np.zeros(Z.shape[:2], Z.dtype)
+    zz, zx = np.zeros((2, len(Z)))
     z, x = _lengths(Z), _lengths(X)
     for start in range(0, n, ROWS):
         # A block of rows stays in the cache from the distances to the velocity; of one cloud every pair is visited once.
-        part, rest, after = (
-            slice(start, start + ROWS),
-            slice(start, None),
-            slice(start + ROWS, None),
-        )
+        part, rest = slice(start, start + ROWS), slice(start, None)
         here = Z[:, part]
         size = here.shape[1]
-        k, w = kernel(squares(here, X, lengths=(z[:, part], x)))
+        k, w = _kernel(squares(here, X, lengths=(z[:, part], x)), scales, weights)
         zx += _mean(k, a[:, part], a)
         # Weights into the matrix once: the same matrix then sums positions and, by its row sums, their weight.
         w *= a[:, None]
         pulled[:, part] += w @ X
         total[:, part] -= w.sum(axis=2)
-        k, w = kernel(squares(here, Z[:, rest], True, (z[:, part], z[:, rest])))
+        k, w = _kernel(squares(here, Z[:, rest], True, (z[:, part], z[:, rest])), scales, weights)
         zz += _twice(k, a[:, part], a[:, rest])
-        mine = w * among[:, None, rest]
+        mine = w * others[:, None, rest]
         pulled[:, part] -= mine @ Z[:, rest]
         total[:, part] += mine.sum(axis=2)
         if size < n - start:
-            theirs = (w[:, :, size:] * among[:, part, None]).transpose(0, 2, 1)
-            pulled[:, after] -= theirs @ here
-            total[:, after] += theirs.sum(axis=2)
-        if own is None:
-            S = squares(X[:, part], X[:, rest], True, (x[:, part], x[:, rest]))
-            xx += _twice(kernel(S)[0], a[:, part], a[:, rest])
+            theirs = (w[:, :, size:] * others[:, part, None]).transpose(0, 2, 1)
+            pulled[:, start + size :] -= theirs @ here
+            total[:, start + size :] += theirs.sum(axis=2)
     pulled += total[:, :, None] * Z
-    return Flowing(pulled, 0.5 * (zz + (xx if own is None else own)) - zx)
+    xx = among(X, a, scales, weights) if own is None else own
+    return Flowing(pulled, 0.5 * (zz + xx) - zx)
 
 
-def drift(
-    Z: np.ndarray, X: np.ndarray, a: np.ndarray, scales: Sequence[float], weights: Sequence[float]
-) -> Flowing:
+def among(X: np.ndarray, a: np.ndarray, scales: Floats, weights: Floats) -> np.ndarray:
+    """Return E k(x, x') of each group, (c,), for the kernel of :func:`mmd`."""
+    found, x = np.zeros(len(X)), _lengths(X)
+    for start in range(0, X.shape[1], ROWS):
+        part, rest = slice(start, start + ROWS), slice(start, None)
+        S = squares(X[:, part], X[:, rest], True, (x[:, part], x[:, rest]))
+        found += _twice(_kernel(S, scales, weights)[0], a[:, part], a[:, rest])
+    return found
+
+
+def _kernel(S: np.ndarray, scales: Floats, weights: Floats) -> tuple[np.ndarray, np.ndarray]:
+    """Return k and -2 dk / d(r^2) at squared distances."""
+    if not len(scales):
+        r = np.sqrt(S)
+        return -r, np.divide(1, r, out=np.zeros_like(r), where=r > 0)
+    values, slope = np.zeros_like(S), np.zeros_like(S)
+    for s, w in zip(scales, weights, strict=True):
+        e = S * np.float32(-0.5 / s**2)
+        np.exp(e, out=e)
+        values += np.float32(w) * e
+        slope += np.float32(w / s**2) * e
+    return values, slope
+
+
+def drift(Z: np.ndarray, X: np.ndarray, a: np.ndarray, scales: Floats, weights: Floats) -> Flowing:
     """Return the drift towards the samples: :func:`gpukoop.flow.drift.drift_field` for groups."""
     S_x, S_z = squares(Z, X), squares(Z, Z)
     # a particle does not see itself, and nobody sees what fills up

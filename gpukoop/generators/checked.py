@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpukoop.draws import check_count, check_flag, check_positive
 from gpukoop.generators.features import check_kind
 from gpukoop.generators.networks import library
@@ -22,7 +24,8 @@ def check_parameters(generator: Any) -> None:
     for name in ("jko", "clip", "blur"):
         if getattr(generator, name) is not None:
             check_positive(getattr(generator, name), name)
-    lengths = generator.scale if isinstance(generator.scale, tuple | list) else (generator.scale,)
+    several = isinstance(generator.scale, tuple | list | np.ndarray) and np.ndim(generator.scale)
+    lengths = generator.scale if several else (generator.scale,)
     if not len(lengths):
         raise ValueError("scale is empty: pass a number, several, or None for the median rule")
     for length in () if generator.scale is None else lengths:
@@ -43,6 +46,13 @@ def check_parameters(generator: Any) -> None:
     for name, most in (("ema_decay", 0.99999), ("validation_fraction", 0.5)):
         if check_positive(getattr(generator, name), name, zero=True) > most:
             raise ValueError(f"{name} is {getattr(generator, name)}: pass a number in [0, {most}]")
+
+
+def check_callback(callback: Any) -> None:
+    """Raise unless it is None or can be called."""
+    if callback is not None and not callable(callback):
+        kind = type(callback).__name__
+        raise TypeError(f"callback is a {kind}, expected a function (step, generator, metrics)")
 
 
 def device_of(device: Any) -> Any:

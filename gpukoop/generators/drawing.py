@@ -93,14 +93,22 @@ class DrawingMixin(JudgedMixin, ABC):
         check_parameters(self)
         check_columns(self, X)
         native = to_host(points(X, "X")[0]) if rank(X) == 2 else flat(X)
+        if native.shape[1] != len(self.centre_):
+            raise ValueError(
+                f"X has {native.shape[1]} numbers a sample, the generator was fitted to {len(self.centre_)}"
+            )
         return -distance_multiple(self._draw(len(native), None, 0), native)
 
     def _loaded(self, state: dict[str, Any], shares: list[float] | None) -> None:
         """Take over a network that was read from a file."""
         device = device_of(self.device)
         network = self._network(self.latent_dim + (0 if shares is None else len(shares)))
-        network.load_state_dict(state)
-        self.network_ = network.to(device).requires_grad_(False)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"network is not the one that was saved: {reason}") from error
+        self.network_ = network.to(device).requires_grad_(False).eval()
         known = None if shares is None else np.asarray(shares)
         self._source = Source(self.network_, self.latent_dim, device, known)
 

@@ -15,7 +15,7 @@ from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import set_aside
 from gpukoop.fitted import own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
-from gpukoop.generators.checked import check_parameters, device_of
+from gpukoop.generators.checked import check_callback, check_parameters, device_of
 from gpukoop.generators.critics import NetworkCritic
 from gpukoop.generators.drawing import DrawingMixin
 from gpukoop.generators.features import named_features
@@ -206,6 +206,7 @@ class Generator(DrawingMixin, BaseEstimator):
         each of K, and the objective on a batch.
         """
         check_parameters(self)
+        check_callback(callback)
         training, aside = self._begin(X, y)
         saved = None
         if checkpoint is not None:
@@ -231,7 +232,7 @@ class Generator(DrawingMixin, BaseEstimator):
         device = self.device
         if isinstance(X, torch.Tensor):
             device = X.device if device is None else device
-            X = X.detach().cpu().numpy()
+            X = (X.float() if X.dtype is torch.bfloat16 else X).detach().cpu().numpy()
         device = device_of(device)
         remember_columns(self, X)
         native = to_host(own_points(X, "X")[0]) if rank(X) == 2 else flat(X)

@@ -30,6 +30,34 @@ def library() -> Any:
         ) from error
 
 
+def check_network(network: torch.nn.Module) -> None:
+    """Raise unless the module has parameters that can be learnt."""
+    torch = library()
+    parameters = list(network.parameters())
+    if any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in parameters):
+        raise ValueError(
+            "network has lazy layers without sizes yet: call it on one batch before it is passed"
+        )
+    if not any(p.requires_grad for p in parameters):
+        raise ValueError(
+            "network has no parameter that can be learnt: all are frozen, or there are none"
+        )
+
+
+def checked_output(found: Any, n: int, d: int) -> Any:
+    """Return what a network made of n latent points; raise unless it is a row of d numbers for each."""
+    torch = library()
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(
+            f"network returned a {type(found).__name__}, expected a tensor of shape ({n}, {d})"
+        )
+    if tuple(found.shape) != (n, d):
+        raise ValueError(
+            f"network returned shape {tuple(found.shape)} for {n} points, expected ({n}, {d}): images flattened, colours last"
+        )
+    return found
+
+
 def perceptron(
     n_inputs: int, n_outputs: int, *, hidden: int = HIDDEN, layers: int = LAYERS
 ) -> torch.nn.Module:

@@ -42,9 +42,15 @@ def flat(X: Any) -> np.ndarray:
 def checked_labels(y: Any, n: int) -> np.ndarray:
     """Return n labels as an array."""
     labels = np.asarray(y)
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
+        labels = labels.astype(str)  # a column of a frame
     if labels.shape != (n,) or labels.dtype.kind not in "iuUSb":
         raise ValueError(
             f"y has shape {labels.shape} and dtype {labels.dtype}, expected {n} labels: integers or strings"
+        )
+    if n > 1 and len(np.unique(labels)) == n:
+        raise ValueError(
+            f"y has {n} labels and none twice: a class needs samples to learn from; leave out y, or pass coarser labels"
         )
     return labels
 

@@ -108,10 +108,11 @@ def grouped(
     centre = X.mean(axis=0)
     at = (X - centre)[batch.rows]
     scales = choices.scales
-    if objective == "mmd":
-        flow = lambda z: groups.mmd(z, at, batch.a, scales, choices.weights, unbiased=True)
-    elif objective == "energy":
-        flow = lambda z: groups.mmd(z, at, batch.a, (), (), unbiased=True)
+    if objective in ("mmd", "energy"):
+        mixture = (scales, choices.weights) if objective == "mmd" else ((), ())
+        # What the samples have among themselves stays while the particles move: JKO steps ask again and again.
+        own = groups.among(at, batch.a, *mixture)
+        flow = lambda z: groups.mmd(z, at, batch.a, *mixture, own, unbiased=True)
     elif objective == "drift":
         flow = lambda z: groups.drift(z, at, batch.a, scales, [1 / len(scales)] * len(scales))
     else:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpukoop.generators.critics import NetworkCritic
-from gpukoop.generators.networks import library
+from gpukoop.generators.networks import check_network, checked_output, library
 from gpukoop.generators.objectives import Choices
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.toward import in_spaces
@@ -153,11 +153,14 @@ class Training:
     ) -> None:
         torch = library()
         self.network, self.critic, self.schedule = network.to(device), critic, schedule
-        self.mean = copy.deepcopy(self.network).requires_grad_(False)
+        check_network(self.network)
+        # What samples neither drops units nor looks at the others of its batch, whatever the network does while it learns.
+        self.mean = copy.deepcopy(self.network).requires_grad_(False).eval()
         shares = None if classes is None else classes.mean(axis=0, dtype=float)
         self.source = Source(self.mean, latent_dim, device, shares)
         self.objective, self.spaces, self.device = objective, spaces, device
         self.seen = seen
+        self.n_outputs = X.shape[1]
         self.X = torch.as_tensor(X if features is None else features, device=device)
         self.classes = None if classes is None else torch.as_tensor(classes, device=device)
         self.optimizer = torch.optim.Adam(
@@ -190,6 +193,10 @@ class Training:
             particles = self._forward(y)
             if self.seen is not None:
                 particles = self.seen(particles)
+                if not particles.requires_grad:
+                    raise TypeError(
+                        "features returned a tensor that does not depend on the points: PyTorch finds no gradient through it"
+                    )
             if target is None or plan.tau is not None:
                 velocity, energy = velocity_at(particles.detach(), self.iteration)
                 if k == 0:
@@ -221,7 +228,15 @@ class Training:
     def _forward(self, y: torch.Tensor) -> torch.Tensor:
         torch = library()
         with torch.autocast(self.device.type, enabled=self.schedule.mixed_precision):
-            return self.network(y).float()
+            try:
+                found = self.network(y)
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"network does not take float32 latent points of shape {tuple(y.shape)}, columns of the latent dimension "
+                    f"and the classes: {reason}"
+                ) from error
+        return checked_output(found, len(y), self.n_outputs).float()
 
     def _descend(self, loss: torch.Tensor) -> None:
         torch = library()

@@ -1,54 +1,27 @@
-r"""A lift that is learned: a small network e(x, t), trained with the published losses. Needs torch.
-
-===============  ====================================================================================
-consistency    \|e A - J_e (v, 1)\|^2, v the marginal velocity (not x1 - x0: that would drive J_e to zero)
-target         \|d(e(x0, 0) exp A) - x1\|^2, x1 the exact endpoint of x0
-phase          \|e(x0, 0) exp A - e(x1, 1)\|^2
-reconstruction \|d(e(x, t)) - x\|^2
-===============  ====================================================================================
-
-Two ways lead on from training. The features are a fixed dictionary of the sampler, whose solve then finds another A and d; or the
-lift is used as it was trained, with its own A and d: :meth:`NeuralFeatures.advance` takes x to time t by
-
-.. math:: d(e(x, 0)\, e^{t A}) ,
-
-and the eigenvectors of A are its spectral modes, in which data are edited and interpolated.
-"""
+"""Networks of learned lifts: a perceptron for coordinates, convolutions for images. Training: :mod:`gpukoop.sampler.encoding`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
+import math
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
-from scipy.linalg import expm
 
-from gpukoop.arrays import Array
-from gpukoop.draws import check_count, check_positive
-from gpukoop.sampler.integration import integrate
-from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
+from gpukoop.draws import check_count
+from gpukoop.sampler.encoding import AbstractNeuralFeatures, host, library, silu
 
-N_TIMES = (
-    5  # states kept of each exact path: the times of the consistency and reconstruction losses
-)
-N_STEPS = 50
-BLUR = 0.05  # of an empirical field, in units of the data
-TEACHER_POINTS = 2_000
-BATCH = 256
+# Channels at half and at a quarter of the side of an image, and sides of the filters.
+CHANNELS, SIDE = (16, 32), 4
 
 
-def _torch() -> Any:
-    try:
-        return import_module("torch")
-    except ImportError as error:
-        raise ImportError(
-            "a neural lift needs torch, which is not installed: pip install torch"
-        ) from error
+def _drawn(source: Any, dtype: Any, *sizes: int, inputs: int) -> Any:
+    """Return normal numbers of the variance 1 / inputs."""
+    return library().randn(*sizes, generator=source, dtype=dtype) / inputs**0.5
 
 
 @final
-class NeuralFeatures:
+class NeuralFeatures(AbstractNeuralFeatures):
     """Features e(x, t) of a network with two hidden layers; pass it as ``dictionary=`` after :meth:`train`.
 
     Parameters
@@ -82,178 +55,162 @@ class NeuralFeatures:
     def __init__(
         self, n_coordinates: int, n_features: int = 32, *, width: int = 64, random_state: int = 0
     ) -> None:
-        torch = _torch()
-        self.n_coordinates = check_count(n_coordinates, "n_coordinates")
-        self.n_features = check_count(n_features, "n_features")
+        torch = library()
+        super().__init__(n_coordinates, n_features, random_state)
         check_count(width, "width")
-        self.random_state = random_state
-        self.losses: dict[str, list[float]] = {}
         # A generator of its own: the process-wide stream of torch stays as it is.
         source = torch.Generator().manual_seed(random_state)
         d, M = self.n_coordinates, self.n_features
 
         def layer(rows: int, columns: int) -> list[Any]:
-            W = torch.randn(rows, columns, generator=source, dtype=torch.float64) / rows**0.5
+            W = _drawn(source, torch.float64, rows, columns, inputs=rows)
             return [W, torch.zeros(columns, dtype=torch.float64)]
 
-        self.operator, self.decoder = np.zeros((M, M)), np.zeros((M, d))
         self.weights = layer(d + 1, width) + layer(width, width) + layer(width, M)
+        self.linear = torch.zeros(M, d, dtype=torch.float64)
+
+    @property
+    def decoder(self) -> np.ndarray:
+        """Return the matrix of the decoder, (M, d)."""
+        return host(self.linear)
+
+    def _parameters(self) -> list[Any]:
+        return [*self.weights, self.linear]
 
     def _encode(self, z: Any, zdot: Any = None) -> Any:
-        """Return e(z), and given zdot also its derivative along it, by forward rules.
-
-        Differs from torch.func.jvp in compiling nothing; silu(a) = a sigma(a) has the slope sigma (1 + a (1 - sigma)).
-        """
-        torch = _torch()
+        # Differs from torch.func.jvp in compiling nothing.
         h, rate, W = z, zdot, self.weights
         for i in (0, 2):
             a = h @ W[i] + W[i + 1]
-            gate = torch.sigmoid(a)
+            h, slope = silu(a)
             if rate is not None:
-                rate = (rate @ W[i]) * gate * (1 + a * (1 - gate))
-            h = a * gate
+                rate = (rate @ W[i]) * slope
         e = h @ W[4] + W[5]
         return e if rate is None else (e, rate @ W[4])
 
-    def _joined(self, x: Array, t: Array) -> Any:
-        z = np.concatenate([np.asarray(x), np.asarray(t).reshape(-1, 1)], axis=1)
-        return _torch().from_numpy(z.astype(np.float64))
+    def _decode(self, e: Any) -> Any:
+        return e @ self.linear
 
-    def features(self, x: Array, t: Array) -> np.ndarray:
-        """Return e(x, t), (n, M)."""
-        return self._encode(self._joined(x, t)).detach().numpy()
+    def _pictures(self, rows: np.ndarray) -> np.ndarray:
+        return rows @ self.decoder
 
-    def features_and_jvp(self, x: Array, t: Array, u: Array) -> tuple[np.ndarray, np.ndarray]:
-        """Return e and its forward-mode derivative along (u, 1)."""
-        e, rate = self._encode(self._joined(x, t), self._joined(u, np.ones(len(u))))
-        return e.detach().numpy(), rate.detach().numpy()
 
-    def train(
+@final
+class ImageFeatures(AbstractNeuralFeatures):
+    r"""Features e(x, t) of images by two strided convolutions, with a decoder of two transposed ones.
+
+    Parameters
+    ----------
+    shape : (height, width) or (height, width, colours)
+        Sides are multiples of 4. Points are flattened images, colours last.
+    n_features : int
+        M.
+    width : int
+        Of the dense layer between convolutions and features, of encoder and decoder.
+    random_state : int
+        Seed of weights and batches.
+    device : str
+        Where it is trained and evaluated, in float32.
+
+    Attributes
+    ----------
+    losses : dict of lists
+        One number for each step and loss.
+    operator : array of shape (M, M)
+        A as trained; zero before.
+
+    Notes
+    -----
+    The time is one more plane of the image. The decoder is not linear: its picture of a mode w is the derivative of d along w at
+    the mean feature of the data: to first order what is edited is a sum of such pictures. As a dictionary of the sampler the decoder
+    is solved for anew, and linear.
+    """
+
+    def __init__(
         self,
-        X: Any,
+        shape: tuple[int, ...],
+        n_features: int = 64,
         *,
-        teacher: Any = None,
-        n_paths: int = 512,
-        n_steps: int = 300,
-        rate: float = 2e-3,
-    ) -> NeuralFeatures:
-        """Train encoder, generator and decoder together by Adam.
-
-        Parameters
-        ----------
-        X : array of shape (n, d)
-            Data, about mean 0 and size 1.
-        teacher : object with velocity(x, t), optional
-            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default.
-        n_paths : int
-            Exact paths, integrated once.
-        n_steps : int
-        rate : float
-
-        Returns
-        -------
-        NeuralFeatures
-            Itself.
-        """
-        torch = _torch()
-        check_count(n_steps, "n_steps")
-        check_positive(rate, "rate")
-        X = np.asarray(X, dtype=float)
-        field = as_teacher(teacher) or EmpiricalTeacher(X[:TEACHER_POINTS], smooth=BLUR)
-        rng = np.random.default_rng(self.random_state)
-        times = np.linspace(0.0, 1.0, N_TIMES)
-        start = rng.standard_normal((check_count(n_paths, "n_paths"), X.shape[1]))
-        paths = np.asarray(integrate(field, start, times.tolist(), n_steps=N_STEPS))
-        speeds = np.stack([field.velocity(x, float(t)) for x, t in zip(paths, times, strict=True)])
-        M, d = self.n_features, X.shape[1]
-        A = torch.zeros(M, M, dtype=torch.float64)
-        decoder = torch.zeros(M, d, dtype=torch.float64)
-        learned = [*self.weights, A, decoder]
-        for tensor in learned:
-            tensor.requires_grad_(True)
-        optimiser = torch.optim.Adam(learned, lr=rate)
-        for _ in range(n_steps):
-            chosen = rng.integers(len(start), size=BATCH)
-            k = rng.integers(N_TIMES, size=BATCH)
-            z0 = self._joined(start[chosen], np.zeros(BATCH))
-            z1 = self._joined(paths[-1, chosen], np.ones(BATCH))
-            z = self._joined(paths[k, chosen], times[k])
-            zdot = self._joined(speeds[k, chosen], np.ones(BATCH))
-            e, de = self._encode(z, zdot)
-            arrived = self._encode(z0) @ torch.linalg.matrix_exp(A)
-            parts = {
-                "consistency": ((e @ A - de) ** 2).mean(),
-                "target": ((arrived @ decoder - z1[:, :d]) ** 2).mean(),
-                "phase": ((arrived - self._encode(z1)) ** 2).mean(),
-                "reconstruction": ((e @ decoder - z[:, :d]) ** 2).mean(),
-            }
-            optimiser.zero_grad()
-            sum(parts.values()).backward()
-            torch.nn.utils.clip_grad_norm_(
-                learned, 1.0
-            )  # after backward: before it there is nothing to clip
-            optimiser.step()
-            for name, value in parts.items():
-                self.losses.setdefault(name, []).append(float(value.detach()))
-        for tensor in self.weights:
-            tensor.requires_grad_(False)
-        self.operator, self.decoder = A.detach().numpy(), decoder.detach().numpy()
-        return self
-
-    def advance(self, x: Array, t: float = 1.0) -> np.ndarray:
-        """Return where points of time 0 are at time t, in one step of the trained operator, (n, d).
-
-        Parameters
-        ----------
-        x : array of shape (n, d)
-            Standard normal draws give new samples at t = 1.
-        t : float
-            In [0, 1].
-        """
-        if not 0 <= t <= 1:
-            raise ValueError(f"t is {t}, expected a time in [0, 1]")
-        start = self.features(x, np.zeros(len(x)))
-        return np.asarray(start @ expm(t * self.operator) @ self.decoder)
-
-    def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the eigenvalues of A, slowest first, and the pictures of their modes in data space, (M,) and (M, d), complex."""
-        values, left = self._spectrum()
-        return values, np.linalg.inv(left) @ self.decoder
-
-    def edit(self, x: Array, factors: Mapping[int, float]) -> np.ndarray:
-        """Return data whose components along some modes are multiplied, (n, d).
-
-        Parameters
-        ----------
-        x : array of shape (n, d)
-            Data, of time 1, in the units of the training.
-        factors : mapping of int to float
-            Number of the mode in :meth:`modes` -> factor. The conjugate of a complex mode is multiplied, too, so that data
-            stay real. An empty one shows how far encoding and decoding alone lead: see :meth:`invertibility`.
-        """
-        values, left = self._spectrum()
-        scale = np.ones(len(values))
-        for mode, factor in factors.items():
-            if not 0 <= mode < len(values):
-                raise ValueError(f"mode {mode} was asked for, there are {len(values)} from 0 on")
-            scale[np.isclose(values, values[mode]) | np.isclose(values, values[mode].conj())] = (
-                factor
+        width: int = 128,
+        random_state: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        torch = library()
+        if len(shape) not in (2, 3):
+            raise ValueError(
+                f"shape is {shape}, expected (height, width) or (height, width, colours)"
             )
-        parts = (self.features(x, np.ones(len(x))) @ left) * scale
-        return np.asarray((parts @ np.linalg.inv(left)).real @ self.decoder)
+        height, wide, colours = (check_count(side, "shape") for side in (*shape, 1)[:3])
+        if height % 4 or wide % 4:
+            raise ValueError(
+                f"images are {height} x {wide}: two halvings need sides that are multiples of 4; pad them"
+            )
+        super().__init__(height * wide * colours, n_features, random_state)
+        check_count(width, "width")
+        self.planes = colours, height, wide
+        source = torch.Generator().manual_seed(random_state)
+        half, quarter = CHANNELS
+        self.small = quarter, height // 4, wide // 4
+        flat, M = math.prod(self.small), self.n_features
 
-    def interpolate(self, a: Array, b: Array, n: int) -> np.ndarray:
-        """Return n points from a to b, both of shape (d,), on the straight line between their features, (n, d)."""
-        ends = self.features(np.stack([a, b]), np.ones(2))
-        share = np.linspace(0, 1, check_count(n, "n", least=2))[:, None]
-        return np.asarray(((1 - share) * ends[0] + share * ends[1]) @ self.decoder)
+        def layer(*sizes: int, inputs: int, outputs: int) -> list[Any]:
+            W = _drawn(source, torch.float32, *sizes, inputs=inputs)
+            return [W.to(device), torch.zeros(outputs, device=device)]
 
-    def invertibility(self, x: Array) -> float:
-        """Return the root mean square of d(e(x, 1)) - x over that of x about its mean: 0 where decoding undoes encoding."""
-        back = self.features(x, np.ones(len(x))) @ self.decoder
-        return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
+        # A transposed convolution of stride 2 adds a quarter of its filter into each pixel.
+        cells, spread = SIDE * SIDE, SIDE * SIDE // 4
+        into = colours + 1
+        self.encoder = [
+            *layer(half, into, SIDE, SIDE, inputs=into * cells, outputs=half),
+            *layer(quarter, half, SIDE, SIDE, inputs=half * cells, outputs=quarter),
+            *layer(flat, width, inputs=flat, outputs=width),
+            *layer(width, M, inputs=width, outputs=M),
+        ]
+        self.decoder = [
+            *layer(M, width, inputs=M, outputs=width),
+            *layer(width, flat, inputs=width, outputs=flat),
+            *layer(quarter, half, SIDE, SIDE, inputs=quarter * spread, outputs=half),
+            *layer(half, colours, SIDE, SIDE, inputs=half * spread, outputs=colours),
+        ]
 
-    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        values, left = np.linalg.eig(self.operator)
-        order = np.lexsort((values.imag, -values.real))
-        return values[order], left[:, order]
+    def _parameters(self) -> list[Any]:
+        return [*self.encoder, *self.decoder]
+
+    def _planes(self, z: Any) -> Any:
+        """Return rows (x, t) as images (n, colours + 1, height, width), the last plane constant."""
+        colours, height, wide = self.planes
+        x = z[:, :-1].unflatten(1, (height, wide, colours)).permute(0, 3, 1, 2)
+        return library().cat([x, z[:, -1, None, None, None].expand(-1, 1, height, wide)], dim=1)
+
+    def _encode(self, z: Any, zdot: Any = None) -> Any:
+        convolve = library().nn.functional.conv2d
+        W, b = self.encoder[::2], self.encoder[1::2]
+        strided = lambda W: lambda h: convolve(h, W, stride=2, padding=1)
+        dense = lambda W: lambda h: h.flatten(1) @ W
+        # All layers are linear up to their biases, which a derivative leaves out.
+        layers: list[Callable[[Any], Any]] = [strided(W[0]), strided(W[1]), dense(W[2])]
+        h, rate = self._planes(z), None if zdot is None else self._planes(zdot)
+        for layer, bias in zip(layers, b, strict=False):
+            a = layer(h)
+            h, slope = silu(a + bias.reshape(-1, *[1] * (a.ndim - 2)))
+            rate = None if rate is None else layer(rate) * slope
+        e = h @ W[3] + b[3]
+        return e if rate is None else (e, rate @ W[3])
+
+    def _decode(self, e: Any) -> Any:
+        torch = library()
+        spread = torch.nn.functional.conv_transpose2d
+        W, b = self.decoder[::2], self.decoder[1::2]
+        h = silu(e @ W[0] + b[0])[0]
+        h = silu(h @ W[1] + b[1])[0].unflatten(1, self.small)
+        h = silu(spread(h, W[2], b[2], stride=2, padding=1))[0]
+        return spread(h, W[3], b[3], stride=2, padding=1).permute(0, 2, 3, 1).flatten(1)
+
+    def _pictures(self, rows: np.ndarray) -> np.ndarray:
+        torch = library()
+        there = self._tensor(np.broadcast_to(self.mean, rows.shape))
+        parts = [
+            torch.autograd.functional.jvp(self._decode, there, self._tensor(part))[1]
+            for part in (rows.real, rows.imag)
+        ]
+        return host(parts[0]) + 1j * host(parts[1])

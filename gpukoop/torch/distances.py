@@ -19,7 +19,7 @@ from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.metrics.transport import quantile_levels
 from gpukoop.scales import median_scale
 from gpukoop.torch.products import by_products
-from gpukoop.torch.sums import check_tensor, library, operator
+from gpukoop.torch.sums import check_tensor, library, once, operator
 
 if TYPE_CHECKING:
     import torch
@@ -225,7 +225,7 @@ def _differentiable(name: str, evaluate: Any, n_constants: int) -> Any:
             return X.new_tensor(value)
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
+        @once
         def backward(ctx: Any, G: Any) -> tuple[Any, ...]:
             return (
                 *(None for _ in range(n_constants)),

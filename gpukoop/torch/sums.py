@@ -14,6 +14,7 @@ The last line is Euler's: k depends on (x - y) / scale alone, so moving all poin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ def check_tensor(x: Any, name: str) -> torch.Tensor:
         )
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name} has dtype {x.dtype}, expected float32 or float64: {name}.float()")
+    if x.layout is not torch.strided or x.device.type not in ("cpu", "cuda"):
+        raise TypeError(
+            f"{name} is a {x.layout} tensor on {x.device}, expected a dense one on the CPU or a CUDA device"
+        )
     if x.ndim != 2:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, expected (n, d): one row a point, a column a feature"
@@ -96,7 +101,7 @@ def product(
     Notes
     -----
     Cost: one sum forward; backward one sum for each of v, X and Y that needs it (the scale needs both X's and Y's). No
-    n x m tensor is formed. Second derivatives are refused by PyTorch.
+    n x m tensor is formed. Second derivatives are refused.
 
     Examples
     --------
@@ -142,6 +147,47 @@ def _with_scale(kernel: AbstractKernel, scale: torch.Tensor | None) -> AbstractK
 _functions: dict[str, Any] = {}
 
 
+def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Return a backward pass whose results, where PyTorch asks for a graph of them, say that they have none once it is used.
+
+    PyTorch's own mark of this kind lets a gradient whose upstream is constant pass as a constant: a penalty on gradients would
+    do nothing, without a word.
+    """
+
+    def only(ctx: Any, G: Any) -> tuple[Any, ...]:
+        torch = library()
+        if not torch.is_grad_enabled():
+            return backward(ctx, G)
+        with torch.no_grad():
+            slopes = backward(ctx, G)
+        refuse = _refused()
+        return tuple(None if s is None else refuse(s) for s in slopes)
+
+    return only
+
+
+def _refused() -> Any:
+    if "refused" in _functions:
+        return _functions["refused"]
+    torch = library()
+
+    class Refused(torch.autograd.Function):  # type: ignore[name-defined]
+        @staticmethod
+        def forward(ctx: Any, slope: Any) -> Any:
+            return slope.clone()
+
+        @staticmethod
+        def backward(ctx: Any, G: Any) -> Any:
+            raise RuntimeError(
+                "gpukoop.torch has first derivatives only: leave gradients of its sums out of what is differentiated, or take "
+                "plain PyTorch for a penalty on gradients"
+            )
+
+    made = lambda slope: Refused.apply(slope.detach().requires_grad_())
+    _functions["refused"] = made
+    return made
+
+
 def _product() -> Any:
     """Return the autograd function, made when torch is first needed."""
     if "product" in _functions:
@@ -164,7 +210,7 @@ def _product() -> Any:
             return operator(ctx.kernel, X, Y, backend) @ v.detach()
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
+        @once
         def backward(ctx: Any, G: Any) -> tuple[Any, ...]:
             X, Y, v, scale = ctx.saved_tensors
             _, _, need_x, need_y, need_v, need_scale = ctx.needs_input_grad
@@ -199,4 +245,4 @@ def _product() -> Any:
     return Product
 
 
-__all__ = ["check_tensor", "library", "operator", "product"]
+__all__ = ["check_tensor", "library", "once", "operator", "product"]

@@ -128,6 +128,28 @@ def test_equal_clouds_stand_still(monkeypatch):
         assert np.abs(flow(at.copy()).velocity[where.mask]).max() < 6e-5 * np.abs(X).max()
 
 
+def test_what_samples_have_among_themselves_is_summed_once_a_batch(monkeypatch):
+    """The same energy as where it is summed anew, and one sum for all questions."""
+    Z, X, labels = batch((6, 11), 4)
+    where = groups.Groups(labels)
+    x, a = X[where.rows], where.a
+    for mixture in (((1.0, 0.3), (1.0, 2.0)), ((), ())):
+        own = groups.among(x, a, *mixture)
+        for c in range(2):
+            y = x[c, where.mask[c]].astype(float)
+            r = np.linalg.norm(y[:, None] - y, axis=2)
+            k = -r if not mixture[0] else np.exp(-(r**2) / 2) + 2 * np.exp(-(r**2) / 0.18)
+            assert own[c] == pytest.approx(k.mean(), rel=1e-5)
+        z = Z[where.rows]
+        anew, known = (groups.mmd(z, x, a, *mixture, given) for given in (None, own))
+        np.testing.assert_array_equal(anew.energy, known.energy)
+    calls, among = [], groups.among
+    monkeypatch.setattr(groups, "among", lambda *given: calls.append(1) or among(*given))
+    velocity = GROUPED("energy", choices(X, "energy", None, None, 1e-2, None), X, labels)
+    assert len({velocity(Z)[1] for _ in range(3)}) == 1
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("objective", ["mmd", "energy", "sinkhorn"])
 def test_batches_of_one_law_stand_still_on_average(objective):
     """Four particles of a law in 40 dimensions, seen by themselves, contract; left out, the mean over batches is zero."""

@@ -359,7 +359,71 @@ def test_wrong_parameters(changes, words):
         small(**changes).fit(X)
 
 
+class Counting(torch.nn.Module):
+    """A network with a layer that drops units and one that looks at the whole batch while they learn."""
+
+    def __init__(self):
+        super().__init__()
+        nn = torch.nn
+        self.layers = nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Dropout(0.5), nn.Linear(8, 2)
+        )
+
+    def forward(self, y):
+        return self.layers(y)
+
+
+def test_what_samples_neither_drops_units_nor_looks_at_its_batch(tmp_path):
+    g = small().set_params(network=Counting()).fit(X)
+    alone = g._source.network(torch.ones(1, 2))
+    beside = g._source.network(torch.cat([torch.ones(1, 2), torch.randn(9, 2)]))
+    torch.testing.assert_close(alone[0], beside[0])
+    assert g.network.training  # the user's module stays as it is
+    assert g.sample(1).shape == (1, 2)
+    g.save(tmp_path / "own.pt")
+    again = gk.Generator.load(tmp_path / "own.pt", network=Counting())
+    np.testing.assert_array_equal(again.sample(4), g.sample(4))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (torch.nn.Linear(2, 1), r"shape \(48, 1\) for 48 points, expected \(48, 2\)"),
+        (torch.nn.Linear(7, 2), "does not take float32 latent points"),
+        (torch.nn.Linear(2, 2).double(), "does not take float32 latent points"),
+        (torch.nn.Linear(2, 2).requires_grad_(False), "no parameter that can be learnt"),
+        (torch.nn.Identity(), "no parameter that can be learnt"),
+        (torch.nn.LazyLinear(2), "lazy layers"),
+        (torch.nn.LSTM(2, 2), "network returned a tuple"),
+    ],
+    ids=["one column", "inputs", "double", "frozen", "identity", "lazy", "tuple"],
+)
+def test_networks_that_cannot_be_trained(network, words):
+    """A column for two was broadcast without a word before."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        small().set_params(network=network).fit(X)
+
+
+def test_tensors_labels_and_scales_in_other_clothes():
+    same = small().fit(X.astype(np.float32)).sample(3)
+    np.testing.assert_array_equal(small().fit(torch.as_tensor(X).float()).sample(3), same)
+    assert np.isfinite(small().fit(torch.as_tensor(X).bfloat16()).sample(3)).all()
+    names = np.array(["cat", "dog"] * 100, dtype=object)
+    assert small().fit(X, names).sample(2, "cat").shape == (2, 2)
+    listed, array = (small("mmd", scale=s).fit(X).sample(3) for s in ([0.1, 1], np.array([0.1, 1])))
+    np.testing.assert_array_equal(listed, array)
+
+
 def test_wrong_data():
+    with pytest.raises(ValueError, match="200 labels and none twice"):
+        small().fit(X, np.arange(200))
+    with pytest.raises(TypeError, match="callback is a int"):
+        small().fit(X, callback=3)
+    with pytest.raises(TypeError, match="does not depend on the points"):
+        small(features=lambda x: 2 * x.detach()).fit(X)
+    g = small().fit(X)
+    with pytest.raises(ValueError, match="64 numbers a sample, the generator was fitted to 2"):
+        g.score(np.zeros((3, 8, 8)))
     with pytest.raises(ValueError, match="labels"):
         small().fit(X, np.zeros(3, dtype=int))
     with pytest.raises(ValueError, match="no law to learn"):

@@ -238,3 +238,29 @@ def test_mmd_of_batches_in_many_dimensions_by_products(monkeypatch):
     gradient(X[:40], Y[:41])
     gradient(X[:40, :3], Y[:40, :3])
     assert len(calls) == 1
+
+
+def test_gradients_of_gradients_are_refused_and_no_constants():
+    """A penalty on gradients would otherwise have no effect and say nothing: PyTorch lets a constant upstream pass."""
+    x, y = tensors((6, 3), (5, 3))
+    sums = {
+        "energy": lambda x: gk.torch.energy_distance(x, y),
+        "mmd": lambda x: gk.torch.mmd(x, y, gk.Gaussian(1.0), squared=True),
+        "sinkhorn": lambda x: gk.torch.sinkhorn_divergence(x, y, blur=0.5),
+        "product": lambda x: gk.torch.product(gk.Gaussian(1.0), x, y, torch.ones(5).to(y)).sum(),
+    }
+    for name, value in sums.items():
+        z = x.detach().clone().requires_grad_()
+        (once,) = torch.autograd.grad(value(z), z)
+        (slope,) = torch.autograd.grad(value(z), z, create_graph=True)
+        assert torch.equal(slope, once), name
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            ((slope.norm(dim=1) - 1) ** 2).sum().backward()
+
+
+def test_tensors_that_are_not_in_memory():
+    (x,) = tensors((6, 3))
+    for bad, words in ((x.detach().to_sparse(), "sparse"), (x.detach().to("meta"), "on meta")):
+        for distance in (gk.torch.energy_distance, gk.torch.sliced_wasserstein):
+            with pytest.raises(TypeError, match=words):
+                distance(bad, bad)

@@ -106,3 +106,101 @@ def test_neural_lift_edits_and_interpolates(neural):
         lift.edit(X[:2], {99: 1.0})
     with pytest.raises(ValueError, match="time in"):
         lift.advance(X[:2], 1.5)
+
+
+@pytest.fixture(scope="module")
+def convolved():
+    pytest.importorskip("torch")
+    from gpukoop.sampler.neural import ImageFeatures
+
+    X = (datasets.digits(400, random_state=0) - 5.0) / 6.0
+    lift = ImageFeatures((8, 8), 16, width=32, random_state=0)
+    return X, lift.train(X, n_paths=128, n_steps=60)
+
+
+def test_a_convolutional_lift_is_what_torchs_layers_make_of_it(convolved):
+    """Encoder and decoder beside modules of PyTorch, and the derivative beside differences."""
+    import torch
+
+    X, lift = convolved
+    nn = torch.nn
+    modules = [nn.Conv2d(2, 16, 4, 2, 1), nn.Conv2d(16, 32, 4, 2, 1), nn.Linear(128, 32)]
+    modules += [nn.Linear(32, 16), nn.Linear(16, 32), nn.Linear(32, 128)]
+    modules += [nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ConvTranspose2d(16, 1, 4, 2, 1)]
+    tensors = [*lift.encoder, *lift.decoder]
+    for module, W, b in zip(modules, tensors[::2], tensors[1::2], strict=True):
+        module.double()
+        module.weight.data = (W.T if isinstance(module, nn.Linear) else W).double()
+        module.bias.data = b.double()
+    S = nn.SiLU
+    encoder = nn.Sequential(
+        modules[0], S(), modules[1], S(), nn.Flatten(), modules[2], S(), modules[3]
+    )
+    decoder = nn.Sequential(modules[4], S(), modules[5], S(), nn.Unflatten(1, (32, 2, 2)))
+    decoder = nn.Sequential(decoder, modules[6], S(), modules[7], nn.Flatten())
+
+    def exact(x, t):
+        planes = np.stack([x.reshape(-1, 8, 8), np.broadcast_to(t[:, None, None], (len(x), 8, 8))])
+        return encoder(torch.as_tensor(planes).transpose(0, 1)).detach().numpy()
+
+    x, t = X[:9], np.random.default_rng(1).random(9)
+    u = np.random.default_rng(2).standard_normal(x.shape)
+    e, rate = lift.features_and_jvp(x, t, u)
+    size = np.abs(exact(x, t)).max()
+    np.testing.assert_allclose(e, exact(x, t), atol=1e-5 * size)
+    np.testing.assert_array_equal(e, lift.features(x, t))
+    h = 1e-5
+    slope = (exact(x + h * u, t + h) - exact(x - h * u, t - h)) / (2 * h)
+    np.testing.assert_allclose(rate, slope, atol=1e-4 * np.abs(slope).max())
+    back = decoder(torch.as_tensor(e)).detach().numpy()
+    np.testing.assert_allclose(lift.decode(e), back, atol=1e-5 * np.abs(back).max())
+    # the picture of a mode is what a small step along it does to the image
+    _, pictures = lift.modes()
+    w = np.linalg.inv(lift._spectrum()[1])[3].real
+    at = lambda step: decoder(torch.as_tensor((lift.mean + step * w)[None])).detach().numpy()[0]
+    step = (at(h) - at(-h)) / (2 * h)
+    np.testing.assert_allclose(pictures[3].real, step, atol=1e-4 * np.abs(step).max())
+
+
+def test_a_convolutional_lift_learns_images(convolved):
+    X, lift = convolved
+    for name in ("target", "reconstruction"):
+        values = lift.losses[name]
+        assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10]), name
+    start = noise(200, seed=7, d=64)
+    fresh = (datasets.digits(None, random_state=0)[400:] - 5.0) / 6.0
+    made = lift.advance(start)
+    reached = gk.metrics.energy_distance(made, fresh)
+    assert reached < 0.3 * gk.metrics.energy_distance(start, fresh)
+    np.testing.assert_allclose(
+        lift.edit(X[:5], {}), lift.decode(lift.features(X[:5], np.ones(5))), atol=1e-5
+    )
+    assert lift.interpolate(X[0], X[1], 4).shape == (4, 64)
+    untrained = type(lift)((8, 8), 16, width=32, random_state=0)
+    assert 0 < lift.invertibility(X[:50]) < 0.2 * untrained.invertibility(X[:50])
+
+
+@pytest.mark.slow
+def test_a_convolutional_lift_is_a_dictionary_of_the_sampler(convolved):
+    X, lift = convolved
+    sampler = gk.KoopmanSampler(lift, random_state=0, n_triples=4_000).fit(X)
+    drawn = sampler.sample(200)
+    assert drawn.shape == (200, 64)
+    assert gk.metrics.energy_distance(drawn, X) < 0.3 * gk.metrics.energy_distance(
+        noise(200, seed=7, d=64), X
+    )
+
+
+def test_shapes_that_a_convolutional_lift_cannot_take():
+    pytest.importorskip("torch")
+    from gpukoop.sampler.neural import ImageFeatures
+
+    colours = ImageFeatures((8, 4, 3), 5, width=6)
+    rows = np.random.default_rng(0).random((7, 96))
+    assert colours.features(rows, np.zeros(7)).shape == (7, 5)
+    assert colours.decode(np.zeros((2, 5))).shape == (2, 96)
+    for bad in ((8,), (8, 8, 3, 1)):
+        with pytest.raises(ValueError, match=r"expected \(height, width"):
+            ImageFeatures(bad)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        ImageFeatures((10, 8))

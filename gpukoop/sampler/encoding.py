@@ -1,0 +1,249 @@
+r"""A lift that is learned: a small network e(x, t), trained with the published losses. Needs torch.
+
+===============  ====================================================================================
+consistency    \|e A - J_e (v, 1)\|^2, v the marginal velocity (not x1 - x0: that would drive J_e to zero)
+target         \|d(e(x0, 0) exp A) - x1\|^2, x1 the exact endpoint of x0
+phase          \|e(x0, 0) exp A - e(x1, 1)\|^2
+reconstruction \|d(e(x, t)) - x\|^2
+===============  ====================================================================================
+
+Two ways lead on from training. The features are a fixed dictionary of the sampler, whose solve then finds another A and d; or the
+lift is used as it was trained, with its own A and d: :meth:`NeuralFeatures.advance` takes x to time t by
+
+.. math:: d(e(x, 0)\, e^{t A}) ,
+
+and the eigenvectors of A are its spectral modes, in which data are edited and interpolated.
+
+The networks are those of :mod:`gpukoop.sampler.neural`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from scipy.linalg import expm
+
+from gpukoop.arrays import Array
+from gpukoop.draws import check_count, check_positive
+from gpukoop.sampler.integration import integrate
+from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
+
+N_TIMES = (
+    5  # states kept of each exact path: the times of the consistency and reconstruction losses
+)
+N_STEPS = 50
+BLUR = 0.05  # of an empirical field, in units of the data
+TEACHER_POINTS = 2_000
+BATCH = 256
+
+
+def library() -> Any:
+    """Return the torch module, or say how to install it."""
+    try:
+        return import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            "a neural lift needs torch, which is not installed: pip install torch"
+        ) from error
+
+
+def silu(a: Any) -> tuple[Any, Any]:
+    r"""Return :math:`a\, \sigma(a)` and its slope :math:`\sigma (1 + a (1 - \sigma))`."""
+    gate = library().sigmoid(a)
+    return a * gate, gate * (1 + a * (1 - gate))
+
+
+def host(x: Any) -> np.ndarray:
+    """Return a tensor as an array of double precision on the host."""
+    return np.asarray(x.detach().cpu().double().numpy())
+
+
+class AbstractNeuralFeatures(ABC):
+    """A learned lift: encoder, operator and decoder, trained together; to add one, implement the four abstract names.
+
+    Attributes
+    ----------
+    losses : dict of lists
+        One number for each step and loss.
+    operator, mean : arrays of shape (M, M) and (M,)
+        A as trained, and the mean feature of the paths' ends; zero before.
+    """
+
+    def __init__(self, n_coordinates: int, n_features: int, random_state: int) -> None:
+        self.n_coordinates = check_count(n_coordinates, "n_coordinates")
+        self.n_features = check_count(n_features, "n_features")
+        self.random_state = random_state
+        self.losses: dict[str, list[float]] = {}
+        self.operator = np.zeros((self.n_features, self.n_features))
+        self.mean = np.zeros(self.n_features)
+
+    @abstractmethod
+    def _parameters(self) -> list[Any]:
+        """Return the tensors of encoder and decoder."""
+
+    @abstractmethod
+    def _encode(self, z: Any, zdot: Any = None) -> Any:
+        """Return e(z) of rows (x, t), and given zdot also its derivative along it, by forward rules."""
+
+    @abstractmethod
+    def _decode(self, e: Any) -> Any:
+        """Return d(e), (n, d), of features."""
+
+    @abstractmethod
+    def _pictures(self, rows: np.ndarray) -> np.ndarray:
+        """Return what complex directions of the features (k, M) are in data space, (k, d)."""
+
+    def _tensor(self, x: Any) -> Any:
+        """Return an array as a tensor of the dtype and on the device of the parameters."""
+        like = self._parameters()[0]
+        return library().as_tensor(np.array(x, copy=True)).to(like)
+
+    def _joined(self, x: Array, t: Array) -> Any:
+        return self._tensor(
+            np.concatenate([np.asarray(x), np.asarray(t).reshape(-1, 1)], axis=1).astype(float)
+        )
+
+    def features(self, x: Array, t: Array) -> np.ndarray:
+        """Return e(x, t), (n, M)."""
+        return host(self._encode(self._joined(x, t)))
+
+    def features_and_jvp(self, x: Array, t: Array, u: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return e and its forward-mode derivative along (u, 1)."""
+        e, rate = self._encode(self._joined(x, t), self._joined(u, np.ones(len(u))))
+        return host(e), host(rate)
+
+    def decode(self, e: Array) -> np.ndarray:
+        """Return data of features, (n, d)."""
+        return host(self._decode(self._tensor(e)))
+
+    def train(
+        self,
+        X: Any,
+        *,
+        teacher: Any = None,
+        n_paths: int = 512,
+        n_steps: int = 300,
+        rate: float = 2e-3,
+    ) -> Any:
+        """Train encoder, generator and decoder together by Adam.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+            Data, about mean 0 and size 1.
+        teacher : object with velocity(x, t), optional
+            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default.
+        n_paths : int
+            Exact paths, integrated once.
+        n_steps : int
+        rate : float
+
+        Returns
+        -------
+        The lift itself.
+        """
+        torch = library()
+        check_count(n_steps, "n_steps")
+        check_positive(rate, "rate")
+        X = np.asarray(X, dtype=float)
+        field = as_teacher(teacher) or EmpiricalTeacher(X[:TEACHER_POINTS], smooth=BLUR)
+        rng = np.random.default_rng(self.random_state)
+        times = np.linspace(0.0, 1.0, N_TIMES)
+        start = rng.standard_normal((check_count(n_paths, "n_paths"), X.shape[1]))
+        paths = np.asarray(integrate(field, start, times.tolist(), n_steps=N_STEPS))
+        speeds = np.stack([field.velocity(x, float(t)) for x, t in zip(paths, times, strict=True)])
+        A, d = self._tensor(self.operator), X.shape[1]
+        learned = [*self._parameters(), A]
+        for tensor in learned:
+            tensor.requires_grad_(True)
+        optimiser = torch.optim.Adam(learned, lr=rate)
+        for _ in range(n_steps):
+            chosen = rng.integers(len(start), size=BATCH)
+            k = rng.integers(N_TIMES, size=BATCH)
+            z0 = self._joined(start[chosen], np.zeros(BATCH))
+            z1 = self._joined(paths[-1, chosen], np.ones(BATCH))
+            z = self._joined(paths[k, chosen], times[k])
+            zdot = self._joined(speeds[k, chosen], np.ones(BATCH))
+            e, de = self._encode(z, zdot)
+            arrived = self._encode(z0) @ torch.linalg.matrix_exp(A)
+            parts = {
+                "consistency": ((e @ A - de) ** 2).mean(),
+                "target": ((self._decode(arrived) - z1[:, :d]) ** 2).mean(),
+                "phase": ((arrived - self._encode(z1)) ** 2).mean(),
+                "reconstruction": ((self._decode(e) - z[:, :d]) ** 2).mean(),
+            }
+            optimiser.zero_grad()
+            sum(parts.values()).backward()
+            torch.nn.utils.clip_grad_norm_(
+                learned, 1.0
+            )  # after backward: before it there is nothing to clip
+            optimiser.step()
+            for name, value in parts.items():
+                self.losses.setdefault(name, []).append(float(value.detach()))
+        for tensor in learned:
+            tensor.requires_grad_(False)
+        self.operator = host(A)
+        self.mean = self.features(paths[-1], np.ones(len(start))).mean(axis=0)
+        return self
+
+    def advance(self, x: Array, t: float = 1.0) -> np.ndarray:
+        """Return where points of time 0 are at time t, in one step of the trained operator, (n, d).
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+            Standard normal draws give new samples at t = 1.
+        t : float
+            In [0, 1].
+        """
+        if not 0 <= t <= 1:
+            raise ValueError(f"t is {t}, expected a time in [0, 1]")
+        start = self.features(x, np.zeros(len(x)))
+        return self.decode(start @ expm(t * self.operator))
+
+    def modes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the eigenvalues of A, slowest first, and the pictures of their modes in data space, (M,) and (M, d), complex."""
+        values, left = self._spectrum()
+        return values, self._pictures(np.linalg.inv(left))
+
+    def edit(self, x: Array, factors: Mapping[int, float]) -> np.ndarray:
+        """Return data whose components along some modes are multiplied, (n, d).
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+            Data, of time 1, in the units of the training.
+        factors : mapping of int to float
+            Number of the mode in :meth:`modes` -> factor. The conjugate of a complex mode is multiplied, too, so that data
+            stay real. An empty one shows how far encoding and decoding alone lead: see :meth:`invertibility`.
+        """
+        values, left = self._spectrum()
+        scale = np.ones(len(values))
+        for mode, factor in factors.items():
+            if not 0 <= mode < len(values):
+                raise ValueError(f"mode {mode} was asked for, there are {len(values)} from 0 on")
+            scale[np.isclose(values, values[mode]) | np.isclose(values, values[mode].conj())] = (
+                factor
+            )
+        parts = (self.features(x, np.ones(len(x))) @ left) * scale
+        return self.decode((parts @ np.linalg.inv(left)).real)
+
+    def interpolate(self, a: Array, b: Array, n: int) -> np.ndarray:
+        """Return n points from a to b, both of shape (d,), on the straight line between their features, (n, d)."""
+        ends = self.features(np.stack([a, b]), np.ones(2))
+        share = np.linspace(0, 1, check_count(n, "n", least=2))[:, None]
+        return self.decode((1 - share) * ends[0] + share * ends[1])
+
+    def invertibility(self, x: Array) -> float:
+        """Return the root mean square of d(e(x, 1)) - x over that of x about its mean: 0 where decoding undoes encoding."""
+        back = self.decode(self.features(x, np.ones(len(x))))
+        return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
+
+    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        values, left = np.linalg.eig(self.operator)
+        order = np.lexsort((values.imag, -values.real))
+        return values[order], left[:, order]
