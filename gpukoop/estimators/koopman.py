@@ -281,7 +281,7 @@ class KoopmanSampler(JudgedMixin, PersistentEstimator):
         y : label or array of shape (n,), optional
             Without it the operator of all classes together moves the points.
         modes : callable or sequence of int, optional
-            Keep only these modes of the generator (one slab), see :func:`gpukoop.sampler.mode_projector`.
+            Modes of the only slab to keep, by indices into ``eigenvalues_`` (0: constant and time), a mask, or a function of it.
         """
         native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.transport(native, t, y, modes))
