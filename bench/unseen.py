@@ -150,6 +150,52 @@ def _sheets(n: int, random_state: Any = None) -> np.ndarray:
     return np.sin(z @ waves) + 0.1 * z[:, :1] + 0.05 * rng.standard_normal((n, 12))
 
 
+def _zero_inflated(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    x = np.where(rng.random(n) < 0.4, 0.0, rng.gamma(2, 1, n))
+    return np.column_stack([x, 0.5 * x + rng.standard_normal(n)])
+
+
+def _plane(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    span = np.random.default_rng(11).standard_normal((2, 6))
+    z = rng.standard_normal((n, 2))
+    z[:, 1] = 0.3 * z[:, 1] + 0.5 * z[:, 0] ** 2
+    return z @ span + 1e-6 * rng.standard_normal((n, 6))
+
+
+def _angles(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    a = rng.vonmises(np.pi - 0.2, 1.5, n)
+    return np.column_stack([a, np.angle(np.exp(1j * (2 * a + 0.4 * rng.standard_normal(n))))])
+
+
+def _holed(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    Z = rng.uniform(-1, 1, (4 * n, 2))
+    return Z[np.linalg.norm(Z - [0.2, 0.1], axis=1) > 0.5][:n]
+
+
+def _shares(n: int, random_state: Any = None) -> np.ndarray:
+    g = np.random.default_rng(random_state).gamma(0.7, 1, (n, 4))
+    return g[:, :3] / (g[:, :3] + g[:, 3:])
+
+
+def _rounded(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    Z = rng.multivariate_normal([0, 0, 0], [[1, 0.6, 0.3], [0.6, 1, 0], [0.3, 0, 1]], n)
+    Z[:, :2] = np.round(Z[:, :2], 1)
+    return Z
+
+
+def _curve(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t, s = 2 * np.pi * rng.beta(2, 3, n), rng.standard_normal(n)
+    span = np.random.default_rng(12).standard_normal((5, 50)) / np.sqrt(50)
+    waves = [np.cos(t), np.sin(t), 0.5 * np.cos(2 * t), 0.5 * np.sin(3 * t), 0.3 * s]
+    return np.column_stack(waves) @ span + 0.01 * rng.standard_normal((n, 50))
+
+
 UNSEEN: dict[str, Draw] = {
     "Y with thin limbs": _skeleton,
     "chain of parabolas, 4-d": _parabolas,
@@ -176,6 +222,16 @@ UNSEEN: dict[str, Draw] = {
 }
 # The last of them, which the verdict had not met either.
 FRESH = dict(list(UNSEEN.items())[-6:])
+# And later ones: atoms, thin planes, periods, holes, many columns.
+UNSEEN |= {
+    "zero-inflated gamma": _zero_inflated,
+    "plane of a banana in 6-d, 1e-6": _plane,
+    "angles": _angles,
+    "square with a hole": _holed,
+    "skewed shares, 3-d": _shares,
+    "rounded to a tenth, 3-d": _rounded,
+    "curve in 50-d": _curve,
+}
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:

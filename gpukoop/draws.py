@@ -10,6 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 LARGEST_COUNT = 2**63 - 1  # of an array's index
+# How standard normal points are drawn; coordinates beyond SOBOL_COORDINATES are independent: pairs of those that come late in a
+# Sobol sequence are far from even, and in so many dimensions little is left to gain.
+BASES = ("sobol", "independent")
+SOBOL_COORDINATES, SOBOL_BITS = 16, 30
 
 RandomState: TypeAlias = int | np.random.Generator | np.random.RandomState | None
 
@@ -53,6 +57,27 @@ def random_generator(random_state: RandomState = None) -> np.random.Generator:
         f"random_state is {random_state!r}: pass a non-negative int, a numpy.random.Generator, "
         "a numpy.random.RandomState or None"
     )
+
+
+def normal_points(
+    n: int, d: int, rng: np.random.Generator, base: str = "independent"
+) -> np.ndarray:
+    """Return n points of N(0, I), (n, d): independent, or of a scrambled Sobol sequence in random order.
+
+    Each point of the sequence has exactly this law (to 2^-31 of probability), and means over all points vary less than those of
+    independent ones; but the points depend on each other. Cost: 2^k points, the least power of two that is enough.
+    """
+    if base == "independent":
+        return rng.standard_normal((n, d))
+    from scipy.special import ndtri
+    from scipy.stats.qmc import Sobol
+
+    power, wide = (n - 1).bit_length(), min(d, SOBOL_COORDINATES)
+    bits = max(SOBOL_BITS, power)
+    uniform = Sobol(wide, scramble=True, bits=bits, seed=rng).random_base2(power)
+    # the middles of the cells: neither 0 nor 1. In the order of the sequence every second point lies in one half.
+    points = ndtri(uniform[rng.permutation(n)] + 0.5 ** (bits + 1))
+    return np.concatenate([points, rng.standard_normal((n, d - wide))], axis=1)
 
 
 def check_count(value: int, name: str = "n_samples", least: int = 1) -> int:

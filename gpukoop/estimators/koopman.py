@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, unchecked
@@ -17,13 +16,14 @@ from gpukoop.estimators.weights import repeated
 from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.parameters import check_points, check_shared
+from gpukoop.persistence import PersistentEstimator
 from gpukoop.sampler.fitting import FittedFlow
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport
 from gpukoop.sampler.teacher import as_teacher
 
 
-class KoopmanSampler(JudgedMixin, BaseEstimator):
+class KoopmanSampler(JudgedMixin, PersistentEstimator):
     r"""New samples in one step: a flow from noise to data, made linear by a lift and solved in closed form.
 
     The path x_t = (1-t) x0 + t x1 from N(0, I) to the data defines a velocity field. Functions g(x, t) = [1, t, x, phi] evolve
@@ -67,21 +67,22 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Slabs of a chain whose endpoints the one-step map is regressed on, a third of the features each; 0 takes the map of the
         solver itself. Sharper where modes are separated. "auto" is 8 for the SAT solver in at most 4 coordinates and from
         1,000 unlabelled points without a teacher, else 0. The chain also serves ``t < 1`` and ``invert``.
-    n_triples : int or None
+    n_triples, n_bins : int or None, int
         Triples (noise, point, time) of a slab; None is one per data point, but at least 100 (of fewer than 1,000 points 40) and
-        at most 200 per feature.
-    n_bins : int
-        Times between 0 and 1 at which the SAT solver keeps operators for ``trajectory``; 1 is none.
+        at most 200 per feature. Times between 0 and 1 at which the SAT solver keeps operators for ``trajectory``; 1 is none.
     symmetrize : bool
         Impose summation by parts on the sampled moments: the energy identity becomes exact.
     latent : None, int, (encode, decode) or object
         Learn in a latent space: so many principal components; two functions; or fit/transform/inverse_transform.
-    backend : str, optional
-        Who computes kernel sums.
+    base : "sobol" or "independent"
+        Base points of :meth:`sample`. "sobol": a scrambled sequence [3]_ for each label (its first 16 coordinates), in random order.
+        A sample has the law of an independent one, but those of one call depend on each other: their means vary less, so that
+        s / sqrt(n) is too large an error, and tests that ask for independent draws want "independent". Calls with other seeds
+        are independent.
+    backend, verbose : str, optional, and int
+        Who computes kernel sums; 1: a progress bar, with the time left.
     random_state : None, int, Generator or RandomState
         Noise, landmarks, order of the data.
-    verbose : int
-        1: a progress bar, with the time left.
 
     Attributes
     ----------
@@ -94,23 +95,23 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         Second moment of the samples over that of the data, in the frame; below 1 by misfit and ridge.
     certificate_ : float
         Bound on the root mean square error of the map against the exact flow, in units of X. Safe, loose; nan with slabs.
-    lift_, n_features_lifted_ : Lift, int
-        Dictionary of the generator and its size D.
-    classes_, backend_ : array or None, str
-        Labels; who computes the sampling product.
+    lift_, n_features_lifted_, classes_, backend_ : Lift, int, array or None, str
+        Dictionary of the generator and its size D; labels; who computes the sampling product.
 
     Notes
     -----
     Cost of a fit: 5 N D^2 flops, streamed in memory O(n_bins D^2), whatever the number of points; of n samples: n D
     features and a product. Accuracy: the map is linear in g(., 0), so its error is at least that of a ridge regression of exact
     endpoints on g(x0, 0). Where modes are well separated the exact map is nearly discontinuous and samples fall in between: use
-    ``n_slabs`` or ``jump``. In more than about 16 dimensions use ``latent``.
+    ``n_slabs`` or ``jump``. In more than about 16 dimensions use ``latent``. No column is standardised: the path mixes noise and data
+    in one unit, so a column 100 times narrower than the others keeps its width and loses its details. Standardise it before.
 
     References
     ----------
     .. [1] E. Turan, A. Siozopoulos, L. Martinez, J. Gaubil, E. Pierson, M. Ovsjanikov, Unfolding Generative Flows with
        Koopman Operators, arXiv 2506.22304.
     .. [2] S. Klus et al., Data-driven approximation of the Koopman generator, Physica D 406, 2020.
+    .. [3] A. B. Owen, Scrambling Sobol' and Niederreiter-Xing points, J. Complexity 14, 1998.
 
     Examples
     --------
@@ -143,6 +144,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         n_bins: int = 8,
         symmetrize: bool = False,
         latent: Any = None,
+        base: str = "sobol",
         backend: str | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -166,6 +168,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         self.n_bins = n_bins
         self.symmetrize = symmetrize
         self.latent = latent
+        self.base = base
         self.backend = backend
         self.random_state = random_state
         self.verbose = verbose
@@ -244,7 +247,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
 
     @framed
     def sample(self, n_samples: int = 1, random_state: Any = None, *, y: Any = None) -> Array:
-        """Draw noise and return where the flow carries it.
+        """Draw base points and return where the flow carries them.
 
         Parameters
         ----------
@@ -264,7 +267,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         self._check_parameters()
         n = check_count(n_samples, "n_samples")
         seed = seed_from(self.random_state if random_state is None else random_state)
-        return self._home.restore(self._flow.sample(n, seed, y))
+        return self._home.restore(self._flow.sample(n, seed, y, self.base))
 
     def transport(self, Z: Any, t: float = 1.0, *, y: Any = None, modes: Any = None) -> Array:
         """Return where the flow carries base points by time t, (n, d), in the library, device and dtype of Z.
@@ -278,8 +281,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         y : label or array of shape (n,), optional
             Without it the operator of all classes together moves the points.
         modes : callable or sequence of int, optional
-            Keep only these modes of the generator (one slab): ``modes(eigenvalues) -> mask`` or indices; see
-            :func:`gpukoop.sampler.mode_projector`.
+            Modes of the only slab to keep, by indices into ``eigenvalues_`` (0: constant and time), a mask, or a function of it.
         """
         native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.transport(native, t, y, modes))
@@ -312,12 +314,10 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
 
         Parameters
         ----------
-        n_seeds : int
-            Refits with other seeds; the report then holds the largest distance of each leading eigenvalue to the nearest
-            of theirs.
-        n_trajectories : int
-            Base points whose exact flow (of the teacher, or of the data) is integrated, for the closure residual of the
-            lift and the fidelity of trajectories at t = .25, .5, .75, 1. 500 cost a few seconds.
+        n_seeds, n_trajectories : int
+            Refits with other seeds: the largest distance of each leading eigenvalue to the nearest of theirs. Base points whose
+            exact flow (of the teacher, or of the data) is integrated, for the closure residual of the lift and the fidelity of
+            trajectories at t = .25, .5, .75, 1; 500 cost a few seconds.
 
         Returns
         -------

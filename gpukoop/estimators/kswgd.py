@@ -95,12 +95,10 @@ class KSWGD(
     validation_fraction : float
         Share of the samples that nothing is learned from and that judge the particles; 0 keeps none, and so do fewer than
         200 samples and a spectrum that is already fitted.
-    backend : str, optional
-        Who computes.
+    backend, verbose : str, optional, and int
+        Who computes; 1: a progress bar with the time left.
     random_state : None, int, Generator or RandomState
         Landmarks and starting points.
-    verbose : int
-        1: a progress bar with the time left.
 
     Attributes
     ----------
@@ -134,7 +132,7 @@ class KSWGD(
 
     References
     ----------
-    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, arXiv 2512.18837. .. [2] Chewi et al., arXiv 2006.02509, section 4.
+    .. [1] Xu, Li, Fujisawa, Cheng, Marzouk, Ishikawa, arXiv 2512.18837. .. [2] Chewi et al., arXiv 2006.02509, section 4.
 
     Examples
     --------
@@ -144,6 +142,8 @@ class KSWGD(
     >>> flow.sample(100).shape
     (100, 2)
     """
+
+    _standardises = True
 
     def __init__(
         self,

@@ -58,7 +58,8 @@ class MMDFlow(AbstractParticleFlow):
         Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
-        "absolute": ``step_size`` and ``noise`` are numbers in the units of X.
+        "absolute": ``step_size`` and ``noise`` are numbers in the units of X. Either way there is one unit for all columns, none is
+        standardised: only the start looks for neighbours in standardised columns where their widths differ more than five times.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.estimators.start import in_different_units
 from gpukoop.estimators.weights import host_weight
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.lengths import isotropic
@@ -30,9 +31,6 @@ COARSE_RATIO = 1.5
 COARSE_LANDMARKS = 1_000
 # Samples that decide whether a mode is carried by many.
 JUDGES = 20_000
-# Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
-# in a row differ most, 4.4 times, in one unit.
-UNITS_RATIO = 5.0
 # Enough that the end state on the quadruple well and the torus is at the iid floor.
 DEFAULT_COMPONENTS = 64
 
@@ -128,12 +126,7 @@ def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
     given = isotropic(kernel)[1] is not None
     if flow.project is not None or given:
         return None
-    # mean absolute deviations, of numbers below one: neither squares nor sums leave the range
-    X = X / max(float(abs(X).max()), np.finfo(X.dtype).tiny)
-    middle = X.mean(axis=0, dtype=float)
-    width = to_host(abs(X - middle).mean(axis=0, dtype=float))
-    width = width[width > 0]
-    return "standardize" if len(width) and width.max() > UNITS_RATIO * width.min() else None
+    return "standardize" if in_different_units(X) else None
 
 
 def of_a_dictionary(spectrum: Any) -> bool:

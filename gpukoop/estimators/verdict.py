@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
+from gpukoop.estimators.start import in_different_units
 from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
@@ -50,6 +51,8 @@ class JudgedMixin:
     """``diagnose`` and ``score`` of an estimator that samples."""
 
     random_state: Any
+    # whether columns in different units are brought to one
+    _standardises = False
 
     def diagnose(
         self, Z: Any = None, law: Any = None, *, random_state: RandomState = 0, **options: Any
@@ -89,14 +92,17 @@ class JudgedMixin:
         )
 
     def _remark(self) -> str:
-        """Return what a report says of the fit itself: modes that a handful of samples carry are not followed."""
+        """Return what a report says of the fit itself: modes that are not followed, columns that one unit does not fit."""
         carried = np.asarray(vars(self).get("carried_", True))
         left = int(np.sum(~carried))
-        return (
-            f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
-            if left
-            else ""
-        )
+        if left:
+            return f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
+        if not self._standardises and in_different_units(self._data()):
+            return (
+                f"The widths of columns differ more than five times, and {type(self).__name__} measures all in one unit: narrow "
+                "ones lose their details unless columns are standardised before (StandardScaler)"
+            )
+        return ""
 
     def _advice(self, report: Report) -> str:
         """Return what to try where a report fails."""

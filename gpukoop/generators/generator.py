@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from gpukoop.arrays import to_host
 from gpukoop.draws import check_count
@@ -26,6 +25,7 @@ from gpukoop.generators.samples import checked_labels, distance_multiple, flat, 
 from gpukoop.generators.saved import Saved
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
+from gpukoop.persistence import PersistentEstimator
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Callback = Callable[[int, "Generator", dict[str, float]], Any]
 
 
-class Generator(DrawingMixin, BaseEstimator):
+class Generator(DrawingMixin, PersistentEstimator):
     r"""A neural generator that follows a flow: one network evaluation a sample.
 
     .. math:: \theta \leftarrow \arg\min_\theta \tfrac{1}{2b} \sum_i |G_{\theta_k}(y_i) + h\, v(G_{\theta_k}(y_i)) - G_\theta(y_i)|^2

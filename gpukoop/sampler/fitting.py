@@ -14,7 +14,9 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.checks import real_array
+from gpukoop.draws import normal_points
 from gpukoop.flow.loop import seed_from
+from gpukoop.flow.start import drawn_rows
 from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.operator import KernelOperator
 from gpukoop.sampler.choice import split_held_out
@@ -25,7 +27,7 @@ from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.learning import Learner, certificate
 from gpukoop.sampler.recipe import Recipe
-from gpukoop.sampler.report import SpectralReport, mode_projector
+from gpukoop.sampler.report import SpectralReport, mode_projector, selection
 from gpukoop.sampler.solves import generator, ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 
@@ -171,17 +173,23 @@ class FittedFlow:
             values = np.linalg.eigvals(self.generator[2:, 2:])
             values = values[np.argsort(-values.real, kind="stable")]
             self._eigenvalues = np.concatenate([[0.0], values])
-        return self._eigenvalues
+        return self._eigenvalues.copy()
 
-    def sample(self, n: int, seed: int, y: Any) -> Array:
-        """Return n samples; without y, labels are drawn as often as in the data."""
+    def sample(self, n: int, seed: int, y: Any, base: str) -> Array:
+        """Return n samples from base points drawn so; without y, labels are drawn as often as in the data."""
         rng = np.random.default_rng([seed, 2**30])
-        reference = namespace(self.data).empty(0, dtype=self.dtype)
-        base = like(rng.standard_normal((n, self.n_latent)), reference)
         if y is None and self.classes is not None:
             sizes = np.array([self.learner.sizes[k] for k in self.classes.tolist()], dtype=float)
-            y = rng.choice(self.classes, n, p=sizes / sizes.sum())
-        return self.latent.decode(self._transport(base, 1.0, y))
+            share = sizes / sizes.sum()
+            if base == "independent":
+                y = rng.choice(self.classes, n, p=share)
+            else:
+                y = rng.permutation(self.classes[drawn_rows(share, n, rng)])
+        drawn = np.empty((n, self.n_latent))
+        for rows, _, _ in self._split(n, y):  # every label has a sequence of its own
+            drawn[rows] = normal_points(len(drawn[rows]), self.n_latent, rng, base)
+        reference = namespace(self.data).empty(0, dtype=self.dtype)
+        return self.latent.decode(self._transport(like(drawn, reference), 1.0, y))
 
     def transport(self, base: Array, t: Any, y: Any, modes: Any) -> Array:
         """Return where base points are at time t; ``modes`` keeps some modes of the generator only."""
@@ -192,7 +200,10 @@ class FittedFlow:
         if modes is not None:
             if len(learner.lifts) > 1:
                 raise ValueError("modes belong to one generator: fit with n_slabs=1 and no jump")
-            projector = mode_projector(self.generator, modes)
+            # The known 0 stands for constant and time, which are one Jordan block: kept or left together.
+            values = self.eigenvalues()
+            mask = selection(modes, values)
+            projector = mode_projector(self.generator, np.r_[mask[0], mask], np.r_[0, values])
         if projector is not None:
             frame = learner.frame
             inner = learner.single.transport(base, frame.inner_time(float(t)), projector)

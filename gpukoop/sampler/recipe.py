@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from gpukoop.arrays import Array, like, namespace, to_host
-from gpukoop.draws import check_count, check_flag, check_positive
+from gpukoop.draws import BASES, check_count, check_flag, check_positive
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.sampler.clock import Clock
 from gpukoop.sampler.evolution import Options
@@ -85,6 +85,10 @@ class Recipe:
         if not isinstance(solver, str) or solver not in ("sat", "exponential"):
             raise ValueError(f"solver must be 'sat' or 'exponential', got {solver!r}")
         clock = Clock.named(given("clock"))
+        if not isinstance(given("base"), str) or given("base") not in BASES:
+            raise ValueError(
+                f"base must be one of {', '.join(map(repr, BASES))}, got {given('base')!r}"
+            )
         Latent(given("latent"))
         as_teacher(given("teacher"))
         if not _is_auto(given("distill")):
