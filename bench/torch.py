@@ -160,7 +160,7 @@ def step_row(torch: Any, name: str, n: int, d: int) -> dict[str, Any]:
     Z, X = (torch.randn(n, d, generator=chance) for _ in "zx")
     Z = 1.1 * Z + 1 / d**0.5
     objective = name.partition(",")[0]
-    chosen = choices(X.numpy(), objective, d**0.5 if STEPS[name] == 1 else None, None, 1e-2, None)
+    chosen = choices(X.numpy(), d**0.5 if STEPS[name] == 1 else None, None, 1e-2, None)
 
     def ours() -> Any:
         """Each batch of a training is a new one: what is known of its samples is found out again."""

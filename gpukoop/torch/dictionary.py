@@ -15,7 +15,7 @@ References
 ----------
 .. [1] H. Wu, F. Noe, Variational approach for learning Markov processes from time series data, Journal of Nonlinear Science
    30, 2020, eq. 22.
-.. [2] Y. Xu, Y. Li, Y. Fujisawa, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
+.. [2] Y. Xu, F. Li, M. Fujisawa, X. Cheng, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, points, to_host
 from gpukoop.draws import check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.persistence import PersistentEstimator
 from gpukoop.torch.sums import library
 
 # Ridge of C_0 relative to its mean eigenvalue: functions that the samples do not tell apart count once.
@@ -39,7 +39,7 @@ HELD_OUT = 0.2
 LOOK_EVERY = 10
 
 
-class NeuralDictionary(BaseEstimator):
+class NeuralDictionary(PersistentEstimator):
     """Functions of a multilayer perceptron, learned from pairs: a dictionary for ``GeneratorEDMD``, whose modes KSWGD follows.
 
     Parameters
