@@ -163,7 +163,7 @@ def figure(curves: dict[str, Watch]) -> Any:
     left.set(xlabel="processor seconds", ylabel="beyond three deviations of all modes, %")
     right.set(xlabel="processor seconds", ylabel="energy distance / that of fresh samples")
     right.set_yscale("log")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, title="K: optimizer steps a batch", title_fontsize=8)
     return made
 
 

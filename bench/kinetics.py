@@ -179,22 +179,26 @@ def figure(path: Path, out: Path) -> None:
     axes = [drawn.add_subplot(1, 3, i + 1) for i in range(3)]
     estimator = gk.KernelEDMD(n_components=3, n_landmarks=LANDMARKS, random_state=0)
     lags = [1, 2, 4, 10, 20, 30]
-    for run, colour in zip(torsions, ("C0", "C1"), strict=True):
+    for run, colour, name in zip(torsions, ("C0", "C1"), ("first run", "second run"), strict=True):
         found = kinetics.implied_timescales(
             maps.torus(run), lags, estimator=estimator, n_timescales=1, frame_time=FRAME
         )
         t, low, high = found.lag_times, found.lower[:, 0], found.upper[:, 0]
-        axes[0].plot(t, found.timescales[:, 0], "o-", color=colour, markersize=3)
+        axes[0].plot(t, found.timescales[:, 0], "o-", color=colour, markersize=3, label=name)
         axes[0].fill_between(t, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes[0].plot(t, t, "k--", linewidth=1)
+    axes[0].plot(t, t, "k--", linewidth=1, label="timescale = lag")
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set(xlabel="lag (ps)", ylabel="slowest timescale (ps)", ylim=(0, 18))
-    axes[0].set_title("two runs, 95 % bands; dashed: timescale = lag", fontsize=9)
+    axes[0].set_title("two runs, 95 % bands", fontsize=9)
     for panel, Z, title in (
         (axes[1], torsions[1], "second run"),
         (axes[2], samples(torsions[0]), "new samples, from the first run"),
     ):
         panel.plot(*np.degrees(Z).T, ".", markersize=1, alpha=0.3, color="C0")
-        panel.set(xlabel="phi", ylabel="psi", xlim=(-180, 180), ylim=(-180, 180))
+        panel.set(
+            xlabel="phi (degrees)", ylabel="psi (degrees)", xlim=(-180, 180), ylim=(-180, 180)
+        )
+        panel.set(xticks=range(-180, 181, 90), yticks=range(-180, 181, 90))
         panel.set_title(f"{title}, {len(Z):,} points", fontsize=9)
     written(drawn, out)
 

@@ -32,7 +32,7 @@ LARGEST = _memory()
 _LENGTH = 16  # hexadecimal digits
 LONGEST_NAME = 230  # bytes, of 255 on most disks: a partial file adds its own
 # What NumPy and zipfile raise on files that are cut, altered, or of another kind; their headers are Python text.
-_DAMAGED = (
+DAMAGED = (
     ValueError,
     TypeError,
     LookupError,
@@ -156,6 +156,15 @@ def read_sealed(path: Path, magic: bytes) -> bytes:
     return payload
 
 
+def require_file(path: Path, kind: str) -> None:
+    """Raise in words unless an ordinary file is there."""
+    there = os.path.exists(path)  # which answers also for links that lead in circles
+    if not there or not path.is_file():
+        found = "no such file" if not there else "is no ordinary file"
+        found = "is a folder" if there and path.is_dir() else found
+        raise ValueError(f"{path}: {found}; expected a {kind} with one row a sample")
+
+
 def read_npy(path: Path) -> np.ndarray:
     """Return the array of a .npy file, or that of a .npz file that holds one array or one called ``particles``.
 
@@ -164,10 +173,7 @@ def read_npy(path: Path) -> np.ndarray:
     ValueError
         If there is no such file, or it is damaged or of another kind; the message names it.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        found = "is no ordinary file" if path.exists() and not path.is_dir() else found
-        raise ValueError(f"{path}: {found}; expected a .npy file with one row a sample")
+    require_file(path, ".npy file")
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -176,7 +182,7 @@ def read_npy(path: Path) -> np.ndarray:
             zipped = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             return _zipped(file) if zipped else read_array(file)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path} is not a readable .npy file of numbers ({reason}): write it with numpy.save"
@@ -197,6 +203,11 @@ def read_array(file: IO[bytes]) -> np.ndarray:
 
 def _zipped(file: IO[bytes]) -> np.ndarray:
     with zipfile.ZipFile(file) as archive:
+        # An archive ends with 22 bytes after their mark, and its comment: zipfile passes over what follows.
+        file.seek(-min(file.seek(0, os.SEEK_END), 22 + 2**16), os.SEEK_END)
+        tail = file.read()
+        if len(tail) - tail.rfind(b"PK\x05\x06") != 22 + len(archive.comment):
+            raise ValueError("there is more in the file than its archive")
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         chosen = names[0] if len(names) == 1 else "particles.npy"
         if chosen not in names:

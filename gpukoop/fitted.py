@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -43,6 +44,7 @@ def own_points(x: Any, name: str) -> tuple[Array, Home]:
 
 def remember_columns(estimator: Any, X: Any, *others: Any) -> None:
     """Keep the column names of a frame as ``feature_names_in_``, as scikit-learn does; others of the same fit must have the same."""
+    _check_distinct(X)
     _check_feature_names(estimator, X, reset=True)
     library = type(X).__module__.partition(".")[0]
     named = library in FRAMES and hasattr(estimator, "feature_names_in_")
@@ -69,4 +71,17 @@ def framed(method: F) -> F:
 def check_columns(estimator: Any, X: Any) -> None:
     """Raise if a frame has other columns, or the same in another order, than that given to ``fit``; arrays have no names."""
     if hasattr(X, "columns") and hasattr(estimator, "feature_names_in_"):
+        _check_distinct(X)
         _check_feature_names(estimator, X, reset=False)
+
+
+def _check_distinct(X: Any) -> None:
+    """Raise if two columns of a frame have one name: neither can be told by it."""
+    columns = getattr(X, "columns", None)
+    if columns is None or callable(columns):
+        return
+    twice = [name for name, times in Counter(columns).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"two columns of the frame are called {twice[0]!r}: give each its own feature names"
+        )

@@ -73,8 +73,9 @@ def _mdtraj(trajectory: Any, features: str) -> np.ndarray:
     import mdtraj
 
     if features == "phi psi":
-        angles = [mdtraj.compute_phi(trajectory)[1], mdtraj.compute_psi(trajectory)[1]]
-        return torus(np.hstack(angles).astype(float))
+        found = [mdtraj.compute_phi(trajectory)[1], mdtraj.compute_psi(trajectory)[1]]
+        angles = np.hstack(found).astype(float)
+        return torus(angles) if angles.shape[1] else angles
     query = "name CA" if features == "ca distances" else "element != H"
     atoms = trajectory.topology.select(query)
     pairs = np.stack([atoms[side] for side in np.triu_indices(len(atoms), 1)], axis=1)
@@ -96,7 +97,8 @@ def _mdanalysis(universe: Any, features: str) -> np.ndarray:
                 [np.array([g.positions[i] for g in groups]) for i in range(4)] if groups else []
             )
             rows.append(calc_dihedrals(*corners, box=frame.dimensions) if groups else np.empty(0))
-        return torus(np.array(rows, float))
+        angles = np.array(rows, float)
+        return torus(angles) if angles.shape[1] else angles
     atoms = universe.select_atoms(SELECTIONS[features])
     for _ in universe.trajectory:
         rows.append(self_distance_array(atoms.positions) if len(atoms) > 1 else np.empty(0))

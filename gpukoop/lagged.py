@@ -32,6 +32,9 @@ def runs_of(trajectories: Any, name: str = "trajectories") -> list[Any]:
     ValueError, TypeError
         If there is no run, or one of them has another number of features than the first.
     """
+    _refuse_molecule(trajectories, name)
+    if isinstance(trajectories, dict):
+        raise TypeError(f"{name} is a dict, expected a list of arrays: pass list({name}.values())")
     if isinstance(trajectories, str | bytes) or not hasattr(trajectories, "__len__"):
         raise TypeError(
             f"{name} is of type {type(trajectories).__name__}, expected an array (n, d) or a list of them: a file is read "
@@ -50,6 +53,7 @@ def runs_of(trajectories: Any, name: str = "trajectories") -> list[Any]:
         runs = [np.asarray(runs, dtype=float)]  # one run, written as a list of frames
     d = None
     for i, run in enumerate(runs):
+        _refuse_molecule(run, f"{name}[{i}]")
         shape = getattr(run, "shape", None)
         if shape is None or len(shape) != 2:
             raise ValueError(
@@ -64,6 +68,14 @@ def runs_of(trajectories: Any, name: str = "trajectories") -> list[Any]:
                 f"{name}[{i}] has {shape[1]} features, {name}[0] has {d}: all runs need the same columns"
             )
     return runs
+
+
+def _refuse_molecule(run: Any, name: str) -> None:
+    if type(run).__module__.partition(".")[0] in ("mdtraj", "MDAnalysis"):
+        raise TypeError(
+            f"{name} is a molecular trajectory ({type(run).__name__}), expected an array of features: pass "
+            'gk.interop.featurize(trajectory, "phi psi")'
+        )
 
 
 def frames(run: Any, first: int, last: int, name: str, reference: Array | None = None) -> Array:

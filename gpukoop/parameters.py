@@ -42,11 +42,11 @@ def check_points(
     name : str
         What the user calls them.
     size : str
-        The fitted attribute that holds d; names of columns are those of ``n_features_in_`` only.
+        The fitted attribute that holds d; a latent space of its own has no names of columns.
     """
     check_is_fitted(estimator)
     estimator._check_parameters()
-    if size == "n_features_in_":
+    if size == "n_features_in_" or getattr(estimator, "latent", None) is None:
         check_columns(estimator, Z)
     native, home = points(Z, name)
     expected = getattr(estimator, size)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import to_host
-from gpukoop.files import open_regular, read_npy
+from gpukoop.files import DAMAGED, open_regular, read_npy, require_file
 
 ENDINGS = (".npz", ".npy", ".csv", ".parquet")
 _INSTALL = "pip install 'gpukoop[tables]'"
@@ -34,21 +34,20 @@ def read_table(path: Path) -> Any:
     ImportError
         If it needs pandas and there is none.
     """
-    if path.suffix not in (".csv", ".parquet"):
+    ending = path.suffix.lower()
+    if ending not in (".csv", ".parquet"):
         return read_npy(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise ValueError(f"{path}: {found}; expected a table with one row a sample")
+    require_file(path, "table")
     pandas = _pandas(path)
     try:
         with open_regular(path) as file:
             data = file.read()
-        if path.suffix == ".parquet":
-            return pandas.read_parquet(io.BytesIO(data))
+        if ending == ".parquet":
+            return pandas.read_parquet(io.BytesIO(data), page_checksum_verification=True)
         return _csv(pandas, data)
-    except (ValueError, OSError, LookupError, MemoryError) as error:
+    except (*DAMAGED, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is not a readable {path.suffix[1:]} table ({reason})") from None
+        raise ValueError(f"{path} is not a readable {ending[1:]} table ({reason})") from None
 
 
 def _csv(pandas: Any, data: bytes) -> Any:
@@ -70,6 +69,13 @@ def _csv(pandas: Any, data: bytes) -> Any:
         for mark, word in ((";", "semicolons"), ("\t", "tabs")):
             if mark in str(frame.columns[0]) or mark in str(frame.iloc[0, 0] if len(frame) else ""):
                 raise ValueError(f"its cells are separated by {word}, expected commas")
+    for name, column in zip(range(frame.shape[1]), frame.dtypes, strict=True):
+        if (
+            column.kind not in "fiub"
+        ):  # one cell of text makes text of all: let the message name that cell
+            cells = frame.iloc[:, name]
+            numbers = pandas.to_numeric(cells, errors="coerce").astype(object)
+            frame.isetitem(name, numbers.where(numbers.notna(), cells))
     return frame
 
 
@@ -113,7 +119,7 @@ def table_bytes(path: Path, Z: Any, names: Any = None, **more: Any) -> bytes:
         if path.suffix == ".csv":
             frame.to_csv(buffer, index=False)
         else:
-            frame.to_parquet(buffer, index=False)
+            frame.to_parquet(buffer, index=False, write_page_checksum=True, use_dictionary=False)
     return buffer.getvalue()
 
 

@@ -39,7 +39,8 @@ figure, axes = plt.subplots(1, 5, figsize=(13, 2.9), sharey=True, layout="constr
 for axis, values, title in zip(axes, panels, titles):
     values = np.where(seen, values.reshape(80, 80), np.nan)
     drawn = axis.contourf(axis_, axis_, values, levels=np.linspace(0, 1, 11), cmap="viridis")
-    axis.set(title=title, aspect="equal")
+    axis.set(title=title, aspect="equal", xlabel="x")
+axes[0].set_ylabel("y")
 axes[-1].contour(
     axis_, axis_, np.where(seen, panels[-1].reshape(80, 80), np.nan), [0.5], colors="w"
 )

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, like, to_host
@@ -14,12 +13,13 @@ from gpukoop.draws import RandomState, check_count
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
+from gpukoop.persistence import PersistentEstimator
 
 # Samples on which a scale is chosen, and scales tried between a fiftieth of Silverman's and twice it.
 JUDGES, SCALES = 2_000, np.geomspace(0.02, 2.0, 14)
 
 
-class AbstractBaseline(JudgedMixin, BaseEstimator, ABC):
+class AbstractBaseline(JudgedMixin, PersistentEstimator, ABC):
     """A sampler with scikit-learn's face that learns from samples alone."""
 
     random_state: RandomState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -138,12 +139,12 @@ def fitted(arguments: argparse.Namespace) -> Any:
 def _check_distinct(arguments: argparse.Namespace) -> None:
     """Raise if a file that is to be written is one that is read, or two of them are one."""
     written = [name for name in ("out", "figure", "checkpoint") if getattr(arguments, name, None)]
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for name in ("data", "successors", "model", *written):
         path = getattr(arguments, name, None)
         if path is None:
             continue
-        first = seen.setdefault(path.resolve(), name)
+        first = seen.setdefault(os.path.realpath(path), name)
         if first != name and name in written:
             raise ValueError(f"--{name} and --{first} are one file, {path}: name another")
 
@@ -241,8 +242,6 @@ def code(arguments: argparse.Namespace) -> int:
 
 
 def _devices() -> list[str]:
-    import os
-
     from gpukoop.backends import BACKENDS
 
     lines = [

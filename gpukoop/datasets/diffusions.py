@@ -60,8 +60,8 @@ def quadruple_well(
 
     References
     ----------
-    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, "Koopman Spectral Wasserstein Gradient Descent",
-       arXiv 2512.18837: the experiment of this name.
+    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, "Generative Modeling through Spectral Analysis of Koopman Operator",
+       arXiv 2512.18837v1: the experiment of this name.
 
     Examples
     --------

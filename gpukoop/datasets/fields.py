@@ -195,7 +195,7 @@ def allen_cahn(
 
     References
     ----------
-    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, arXiv 2512.18837: the experiment of this name.
+    .. [1] Xu, Li, Fujisawa, Cheng, Marzouk, Ishikawa, arXiv 2512.18837: the experiment of this name.
     """
     n, g = check_count(n_samples), check_count(n_grid, "n_grid", least=3)
     k, wait = check_count(n_substeps, "n_substeps"), check_count(burn_in, "burn_in", least=0)

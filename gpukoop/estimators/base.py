@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,6 +20,7 @@ from gpukoop.fitted import framed, own_points, remember_columns
 from gpukoop.flow.identity import identity
 from gpukoop.flow.loop import Callback, Outcome, State, Step, run_flow, seed_from
 from gpukoop.parameters import check_points
+from gpukoop.persistence import PersistentEstimator
 
 # What a flow towards other samples has left.
 FLOWN = (
@@ -36,7 +36,7 @@ FLOWN = (
 )
 
 
-class AbstractFlowEstimator(JudgedMixin, BaseEstimator, ABC):
+class AbstractFlowEstimator(JudgedMixin, PersistentEstimator, ABC):
     """A flow with scikit-learn's face: ``fit`` learns the target, ``transport`` moves particles towards it.
 
     Subclasses store their parameters in ``__init__``, set ``X_`` (native array), ``n_features_in_`` and ``backend_`` in

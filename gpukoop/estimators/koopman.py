@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, unchecked
@@ -17,13 +16,14 @@ from gpukoop.estimators.weights import repeated
 from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
 from gpukoop.parameters import check_points, check_shared
+from gpukoop.persistence import PersistentEstimator
 from gpukoop.sampler.fitting import FittedFlow
 from gpukoop.sampler.recipe import Recipe
 from gpukoop.sampler.report import SpectralReport
 from gpukoop.sampler.teacher import as_teacher
 
 
-class KoopmanSampler(JudgedMixin, BaseEstimator):
+class KoopmanSampler(JudgedMixin, PersistentEstimator):
     r"""New samples in one step: a flow from noise to data, made linear by a lift and solved in closed form.
 
     The path x_t = (1-t) x0 + t x1 from N(0, I) to the data defines a velocity field. Functions g(x, t) = [1, t, x, phi] evolve
@@ -281,7 +281,7 @@ class KoopmanSampler(JudgedMixin, BaseEstimator):
         y : label or array of shape (n,), optional
             Without it the operator of all classes together moves the points.
         modes : callable or sequence of int, optional
-            Keep only these modes of the generator (one slab), see :func:`gpukoop.sampler.mode_projector`.
+            Modes of the only slab to keep, by indices into ``eigenvalues_`` (0: constant and time), a mask, or a function of it.
         """
         native, home = check_points(self, Z, "Z", "n_latent_")
         return home.restore(self._flow.transport(native, t, y, modes))

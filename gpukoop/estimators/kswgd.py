@@ -132,7 +132,7 @@ class KSWGD(
 
     References
     ----------
-    .. [1] Xu, Li, Fujisawa, Marzouk, Ishikawa, arXiv 2512.18837. .. [2] Chewi et al., arXiv 2006.02509, section 4.
+    .. [1] Xu, Li, Fujisawa, Cheng, Marzouk, Ishikawa, arXiv 2512.18837. .. [2] Chewi et al., arXiv 2006.02509, section 4.
 
     Examples
     --------

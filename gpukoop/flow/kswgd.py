@@ -29,7 +29,7 @@ References
 ----------
 .. [1] S. Chewi, T. Le Gouic, C. Lu, T. Maunu, P. Rigollet, SVGD as a kernelized Wasserstein gradient flow of
    the chi-squared divergence, arXiv 2006.02509, section 4 (LAWGD).
-.. [2] Y. Xu, Y. Li, Y. Fujisawa, Y. Marzouk, I. Ishikawa, arXiv 2512.18837 (KSWGD).
+.. [2] Y. Xu, F. Li, M. Fujisawa, X. Cheng, Y. Marzouk, I. Ishikawa, arXiv 2512.18837 (KSWGD).
 """
 
 from __future__ import annotations

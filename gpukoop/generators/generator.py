@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from gpukoop.arrays import to_host
 from gpukoop.draws import check_count
@@ -26,6 +25,7 @@ from gpukoop.generators.samples import checked_labels, distance_multiple, flat, 
 from gpukoop.generators.saved import Saved
 from gpukoop.generators.seeing import Seen
 from gpukoop.generators.training import Schedule, Training
+from gpukoop.persistence import PersistentEstimator
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Callback = Callable[[int, "Generator", dict[str, float]], Any]
 
 
-class Generator(DrawingMixin, BaseEstimator):
+class Generator(DrawingMixin, PersistentEstimator):
     r"""A neural generator that follows a flow: one network evaluation a sample.
 
     .. math:: \theta \leftarrow \arg\min_\theta \tfrac{1}{2b} \sum_i |G_{\theta_k}(y_i) + h\, v(G_{\theta_k}(y_i)) - G_\theta(y_i)|^2
@@ -48,8 +48,8 @@ class Generator(DrawingMixin, BaseEstimator):
     objective : str
         "sinkhorn", "w2", "sliced-w2", "mmd", "energy", "sliced-energy", "drmmd", "kale", "drift", "w1", or an f-divergence:
         "kl", "reverse-kl", "chi2", "reverse-chi2", "js", "hellinger", "tv", "alpha(a)".
-    critic : "kernel" or "network"
-        Who classifies particles against samples for an f-divergence.
+    critic : "kernel", "network" or "spectral"
+        Who classifies particles against samples for an f-divergence; "spectral" norms the layers of the critic of w1.
     latent_dim : int
         Of the standard normal latent points.
     features : str, torch.nn.Module or callable, optional
@@ -241,15 +241,14 @@ class Generator(DrawingMixin, BaseEstimator):
         labels = None if y is None else checked_labels(y, len(native))
         known = np.unique([] if labels is None else labels)
         self.classes_ = known if self.conditional and len(known) else None
-        numbered = np.arange(len(native))[:, None].astype(float)
+        numbered = np.arange(len(native), dtype=float)[:, None]
         kept, _, aside = set_aside(numbered, None, self.validation_fraction)
         rows = kept[:, 0].astype(int)
         self.centre_ = native.mean(axis=0, dtype=float)
         self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
         if self.width_ == 0:
             raise ValueError("all rows of X coincide: there is no law to learn")
-        self.range_ = (float(native.min()), float(native.max()))
-        self.X_ = native
+        self.X_, self.range_ = native, (float(native.min()), float(native.max()))
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
         standard = ((native[rows] - self.centre_) / self.width_).astype(np.float32)
         numbers = None if labels is None else np.searchsorted(known, labels[rows])
@@ -269,7 +268,7 @@ class Generator(DrawingMixin, BaseEstimator):
         blur = None if self.blur is None else self.blur / unit
         by_network = self.objective in NETWORK_ONLY or self.critic == "network"
         compared = standard if features is None else features
-        settings = (self.objective, scale, blur, self.regularization, self.backend)
+        settings = scale, blur, self.regularization, self.backend
         parts = [slice(None)] if seen is None or by_network else seen.spaces
         spaces = [(p, choices(within(compared[:, p], numbers), *settings)) for p in parts]
         with torch.random.fork_rng(devices=[]):
@@ -278,7 +277,8 @@ class Generator(DrawingMixin, BaseEstimator):
             critic = None
             if by_network:
                 columns = compared.shape[1] + n_inputs - self.latent_dim
-                critic = NetworkCritic(self.objective, columns, device)
+                normed = self.critic == "spectral"
+                critic = NetworkCritic(self.objective, columns, device, spectral=normed)
         training = Training(
             network,
             standard,

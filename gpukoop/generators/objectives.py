@@ -17,7 +17,8 @@ reverse-kl, ...  classifier in closed form or a network
 w1               -grad of a 1-Lipschitz critic         WGAN-GP
 ================ ===================================== ==================================================
 
-``critic="network"`` replaces the closed form of the f-divergences; ``w1`` is always a network (:mod:`.critics`).
+``critic="network"`` replaces the closed form of the f-divergences; ``w1`` is always a network (:mod:`.critics`), held to slopes of 1
+by a penalty or, ``critic="spectral"``, by the norms of its layers.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from gpukoop.kernels.formula.catalogue import Energy, Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.scales import median_scale
 
-# Scales of a mixture, in median distances of the samples: one scale alone sees either the shape or the details.
+# Scales of a mixture, in median distances of the samples: one scale alone sees either the shape or the details. Narrower ones alone
+# leave a drift among the first modes that it finds (bench/results.md).
 MIXTURE = (0.1, 0.2, 0.5, 1.0)
-DRIFT_SCALES = (0.05, 0.1, 0.2)
 # Sinkhorn's blur in root mean square widths; the marginal error of a batch is far above this tolerance anyway.
 BLUR, SINKHORN_ITER, SINKHORN_TOL, SCALING = 0.05, 50, 1e-2, 0.6
 # In more dimensions all distances of a batch are alike: at a scale that is small beside them only the nearest sample would be seen,
@@ -97,7 +98,6 @@ class Choices:
 
 def choices(
     X: np.ndarray,
-    objective: str,
     scale: float | tuple[float, ...] | None,
     blur: float | None,
     regularization: float,
@@ -106,8 +106,7 @@ def choices(
     """Return the choices for samples X; what is None is derived from them."""
     many = X.shape[1] > MANY
     if scale is None:
-        narrow = DRIFT_SCALES if objective == "drift" else MIXTURE
-        relative = WIDE_SCALES if many else narrow
+        relative = WIDE_SCALES if many else MIXTURE
         # with m = 1 the rule is the median distance over sqrt(2 log 2), whatever the number of samples
         median = median_scale(X, 1) * float(np.sqrt(2 * np.log(2)))
         scales = tuple(c * median for c in relative)
@@ -200,8 +199,10 @@ def check_objective(objective: str, critic: str) -> None:
         pull(objective)
     elif not isinstance(objective, str) or objective not in known:
         raise ValueError(f"objective is {objective!r}: choose one of {', '.join(known)}")
-    if not isinstance(critic, str) or critic not in ("kernel", "network"):
-        raise ValueError(f"critic is {critic!r}: choose 'kernel' or 'network'")
+    if not isinstance(critic, str) or critic not in ("kernel", "network", "spectral"):
+        raise ValueError(f"critic is {critic!r}: choose 'kernel', 'network' or 'spectral'")
+    if critic == "spectral" and objective not in NETWORK_ONLY:
+        raise ValueError(f"critic='spectral' belongs to w1, not to {objective}")
     if critic == "network" and not divergence and objective not in NETWORK_ONLY:
         raise ValueError(
             f"critic='network' belongs to the f-divergences and w1; {objective} has its velocity in closed form"

@@ -8,14 +8,9 @@ a band, from resampling blocks longer than the slowest timescale (:mod:`gpukoop.
 from __future__ import annotations
 
 from gpukoop.kinetics.chapman import ChapmanKolmogorov, chapman_kolmogorov
+from gpukoop.kinetics.forecasts import forecast
 from gpukoop.kinetics.model import KineticModel
-from gpukoop.kinetics.observables import (
-    ModeCorrelation,
-    Occupancy,
-    forecast,
-    mode_correlation,
-    occupancy,
-)
+from gpukoop.kinetics.observables import ModeCorrelation, Occupancy, mode_correlation, occupancy
 from gpukoop.kinetics.pcca import pcca
 from gpukoop.kinetics.scores import CrossValidation, cross_validate, vamp_score
 from gpukoop.kinetics.states import MetastableStates, metastable_states

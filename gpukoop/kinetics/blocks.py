@@ -126,7 +126,7 @@ def band(
     value: np.ndarray, drawn: np.ndarray, n_blocks: int, c: float, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the lower and upper ends of the bands of positive values, from resamples of them along axis 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         logs = np.log(np.maximum(drawn, np.finfo(float).tiny))
         factor = np.exp(widening(n_blocks, c, confidence) * logs.std(axis=0, ddof=1))
     return value / factor, value * factor

@@ -86,6 +86,10 @@ def chapman_kolmogorov(model: Any, states: MetastableStates, n_steps: int = 5) -
        134, 2011, section IV.F.
     """
     learned = fitted(model)
+    if states._model is not model:
+        raise ValueError(
+            "states are those of another model: pass those of metastable_states(model, n_states)"
+        )
     steps = check_count(n_steps, "n_steps", least=2)
     material, lag = model._material, model.lag
     combined = material.base.functions.of(np.arange(learned.modes.p)).combined(learned.W)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
@@ -18,6 +18,7 @@ from gpukoop.kinetics.equilibrium import equilibrium_ratio
 from gpukoop.kinetics.learning import Learned, Material, unfitted
 from gpukoop.kinetics.timescales import check_confidence, warn_of_few_blocks
 from gpukoop.lagged import spread_rows
+from gpukoop.persistence import PersistentEstimator
 
 # Chance that runs in equilibrium are called out of it.
 LEVEL = 1e-3
@@ -25,7 +26,7 @@ LEVEL = 1e-3
 FEWEST_OF_A_HALF = 5
 
 
-class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator):
     """Slow modes of trajectories at one lag, with what is needed for error bars.
 
     Parameters

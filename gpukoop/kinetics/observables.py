@@ -1,4 +1,4 @@
-"""What a model says about quantities of the user's: which features move with a mode, where an average goes, how rare a region is."""
+"""What a model says about quantities of the user's: which features move with a mode, how rare a region is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, native_array, points, to_host
-from gpukoop.checks import real_array
 from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
@@ -63,7 +62,7 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     """
     learned = fitted(model)
     lengths = model._material.lengths
-    F = _values(model, features)
+    F = values_of(model, features)
     if F.ndim == 1:
         F = F[:, None]
     centre = (F - F.mean(axis=0)) / np.where(F.std(axis=0) > 0, F.std(axis=0), 1.0)
@@ -73,7 +72,10 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
         [
             np.arange(o, n, s) + b
             for (o, s), n, b in zip(
-                spread_rows(lengths, len(phi)), lengths, np.cumsum([0, *lengths[:-1]]), strict=True
+                spread_rows(lengths, len(phi)),
+                lengths,
+                np.cumsum([0, *lengths[:-1]]),
+                strict=True,
             )
         ]
     )
@@ -94,44 +96,6 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     drawn = np.array([correlation(c) for c in model._counts])
     error = drawn.std(axis=0, ddof=1) * standard(n_blocks, learned.c)
     return ModeCorrelation(correlation(np.ones(n_blocks)), error)
-
-
-def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
-    r"""Return the expected value of an observable at later times, given the state now.
-
-    .. math:: E[f(X_t) \mid X_0 = x] = \langle f \rangle + \sum_k e^{-t / t_k} \langle f, \varphi_k \rangle\, \varphi_k(x)
-
-    Parameters
-    ----------
-    model : KineticModel
-        Fitted.
-    observable : callable, or list of arrays of shape (n,) or (n, s)
-        f, (n, d) -> (n,) or (n, s); or its values run by run.
-    X0 : array of shape (m, d)
-        States now.
-    times : array of shape (k,)
-        At least 0, in the model's unit. Before the fastest mode has decayed the forecast is that of the slow part of f.
-
-    Returns
-    -------
-    ndarray of shape (k, m) or (k, m, s)
-        On the host.
-    """
-    fitted(model)
-    t = real_array(times, "times", (None,))
-    if (t < 0).any():
-        raise ValueError(
-            f"times has {t.min():g}, expected times from 0 on: the model looks forward"
-        )
-    F = _values(model, observable)
-    w = model.weights()[:, None] / len(F)
-    flat = F.reshape(len(F), -1)
-    mean = (w * flat).sum(axis=0)
-    coefficient = (w * model.phi_).T @ flat  # (r, s)
-    phi = to_host(model.transform(X0)).astype(float)
-    decay = np.exp(-t[:, None] / model.timescales_)
-    out = mean + np.einsum("kr,mr,rs->kms", decay, phi, coefficient, optimize=True)
-    return out[:, :, 0] if F.ndim == 1 else out
 
 
 def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
@@ -192,11 +156,11 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
     return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(inside.sum()))
 
 
-def _values(model: Any, observable: Any) -> np.ndarray:
+def values_of(model: Any, observable: Any) -> np.ndarray:
     """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s)."""
     material = model._material
     if callable(observable):
-        values = to_host(points(_rows(observable(material.seen)), "observable(frames)")[0])
+        values = to_host(points(columns_of(observable(material.seen)), "observable(frames)")[0])
         one = np.ndim(observable(material.seen[:1])) == 1
     elif not hasattr(observable, "shape") and not isinstance(observable, list | tuple):
         raise TypeError(
@@ -219,7 +183,7 @@ def _values(model: Any, observable: Any) -> np.ndarray:
             for f, (o, s) in zip(lists, rows, strict=True)
         ]
         one = parts[0].ndim == 1
-        values = np.concatenate([_rows(part) for part in parts])
+        values = np.concatenate([columns_of(part) for part in parts])
         values = points(values, "features")[0]
     if len(values) != len(model.phi_):
         raise ValueError(
@@ -229,7 +193,8 @@ def _values(model: Any, observable: Any) -> np.ndarray:
     return values[:, 0] if one else values
 
 
-def _rows(values: Any) -> Any:
+def columns_of(values: Any) -> Any:
+    """Return values of shape (m,) as a column, and whole numbers as floats."""
     values = np.asarray(values) if not hasattr(values, "ndim") else values
     if values.dtype.kind in "biu":
         values = values.astype(float)

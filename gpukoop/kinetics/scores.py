@@ -87,7 +87,9 @@ def vamp_score(
     runs = runs_of(trajectories)
     lag = check_lag(runs, lag)
     pieces = [Piece(i, 0, len(run) - lag, 0) for i, run in enumerate(runs) if len(run) > lag]
-    k = len(estimator.mu_) if n_modes is None else min(n_modes, len(estimator.mu_))
+    k = len(estimator.mu_)
+    if n_modes is not None:
+        k = min(k, check_count(n_modes, "n_modes"))
     functions = functions_of_points(estimator.functions_.of(np.arange(k)), estimator)
     moments = lagged_moments(functions, runs, {lag: pieces})[lag]
     G0, Gt = Basis.of(moments, np.eye(k)).total()
@@ -137,6 +139,10 @@ def cross_validate(
     """
     runs = runs_of(trajectories)
     folds = check_count(n_splits, "n_splits", least=2)
+    if sum(len(run) for run in runs) < folds:
+        raise ValueError(
+            f"n_splits is {folds}, the trajectories have {sum(len(run) for run in runs)} frames: ask for fewer folds"
+        )
     base = unfitted(estimator, random_state)
     settings = [dict(setting) for setting in ParameterGrid(grid)]
     scores = np.full((len(settings), folds), np.nan)

@@ -85,12 +85,18 @@ class MetastableStates:
             If the sets have frames in common, the trajectories never meet one of them, or a point lies between them where no
             frame does.
 
+        Warns
+        -----
+        RuntimeWarning
+            If visits between two frames, which are not seen, change q by more than .05 (root mean square).
+
         Notes
         -----
         Galerkin's method for windows of the model's lag that stop where they meet a set, see
-        ``gpukoop.kinetics.committor``. Cost: one more pass over the trajectories. Accuracy: sets are met in frames; a visit
-        between two frames is not seen, so that a set much smaller than the way of one frame counts as met too seldom. Root
-        mean square errors against a grid are in ``bench/results.md``.
+        ``gpukoop.kinetics.committor``. Cost: one more pass over the trajectories. Accuracy: q is that of the process seen at
+        its frames; a visit between two of them does not count, so that a set much smaller than the way of one frame is met too
+        seldom. What this changes is estimated from every second frame. Root mean square errors against a grid, with and
+        without frames, are in ``bench/results.md``.
         """
         share = check_positive(core, "core")
         if not 0.5 < share < 1:

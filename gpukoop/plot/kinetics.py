@@ -77,7 +77,7 @@ def chapman_kolmogorov(result: Any, *, unit: str = "", path: Where | None = None
             axes = plain_axes(
                 figure,
                 f"time{f' ({unit})' if unit and last else ''}" if last else "",
-                "",
+                "" if j else "probability",
                 (n, n, i * n + j + 1),
             )
             axes.set_title(f"{i} to {j}", fontsize=9, color=INK, loc="left")

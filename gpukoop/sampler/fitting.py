@@ -27,7 +27,7 @@ from gpukoop.sampler.expm import ExponentialOverflow
 from gpukoop.sampler.latent import Latent
 from gpukoop.sampler.learning import Learner, certificate
 from gpukoop.sampler.recipe import Recipe
-from gpukoop.sampler.report import SpectralReport, mode_projector
+from gpukoop.sampler.report import SpectralReport, mode_projector, selection
 from gpukoop.sampler.solves import generator, ridge
 from gpukoop.sampler.teacher import AbstractTeacher
 
@@ -173,7 +173,7 @@ class FittedFlow:
             values = np.linalg.eigvals(self.generator[2:, 2:])
             values = values[np.argsort(-values.real, kind="stable")]
             self._eigenvalues = np.concatenate([[0.0], values])
-        return self._eigenvalues
+        return self._eigenvalues.copy()
 
     def sample(self, n: int, seed: int, y: Any, base: str) -> Array:
         """Return n samples from base points drawn so; without y, labels are drawn as often as in the data."""
@@ -200,7 +200,10 @@ class FittedFlow:
         if modes is not None:
             if len(learner.lifts) > 1:
                 raise ValueError("modes belong to one generator: fit with n_slabs=1 and no jump")
-            projector = mode_projector(self.generator, modes)
+            # The known 0 stands for constant and time, which are one Jordan block: kept or left together.
+            values = self.eigenvalues()
+            mask = selection(modes, values)
+            projector = mode_projector(self.generator, np.r_[mask[0], mask], np.r_[0, values])
         if projector is not None:
             frame = learner.frame
             inner = learner.single.transport(base, frame.inner_time(float(t)), projector)

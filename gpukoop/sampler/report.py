@@ -28,6 +28,7 @@ from gpukoop.sampler.expm import ExponentialOverflow, dense_exponential, square_
 # Half of the digits of float64: beyond it coefficients of modes have fewer than eight correct digits.
 MODAL_GATE = 1e8
 N_SHOWN = 8
+_FLAGS = (bool, np.bool_)
 
 
 @final
@@ -199,11 +200,7 @@ def mode_projector(
         values = values[np.lexsort((-values.imag, -values.real.round(12)))]
     else:
         values = np.asarray(eigenvalues)
-    mask = np.zeros(len(values), dtype=bool)
-    if callable(select):
-        mask[_indices(select(values), len(values))] = True
-    else:
-        mask[_indices(select, len(values))] = True
+    mask = selection(select, values)
     for value in values[mask]:
         twin = int(np.argmin(np.abs(values - np.conj(value))))
         if not mask[twin]:
@@ -227,21 +224,34 @@ def mode_projector(
     return (Z[:, :r] @ top @ Z.conj().T).real
 
 
-def _indices(select: Any, size: int) -> np.ndarray:
-    """Return a selection by a mask or by indices as an array that indexes; raise on anything that would be cast to it."""
-    chosen = np.asarray(select)
+def selection(select: Any, values: np.ndarray) -> np.ndarray:
+    """Return which eigenvalues are selected, booleans (D,); raise on anything that would be cast to a mask or to indices."""
+    if callable(select):
+        select = select(values.copy())
+    size = len(values)
+    mask = np.zeros(size, dtype=bool)
+    try:
+        chosen = np.asarray(select)
+    except ValueError:  # rows of unequal lengths
+        chosen = np.array(None)
+    mixed = isinstance(select, list | tuple) and len({isinstance(k, _FLAGS) for k in select}) > 1
+    if (
+        isinstance(select, np.ma.MaskedArray)
+        or mixed
+        or (chosen.size and chosen.dtype.kind not in "biu")
+    ):
+        kind = "flags and numbers" if mixed else f"a {type(select).__name__} of {chosen.dtype}"
+        raise TypeError(
+            f"modes is {kind}, expected whole numbers (indices), a boolean mask or a function of eigenvalues"
+        )
     if chosen.dtype.kind == "b":
         if chosen.shape != (size,):
             raise ValueError(
                 f"modes is a mask of shape {chosen.shape}, expected ({size},): one entry per eigenvalue"
             )
-        return chosen
-    if chosen.size and chosen.dtype.kind not in "iu":
-        raise TypeError(
-            f"modes has dtype {chosen.dtype}, expected whole numbers (indices), a boolean mask or a function of eigenvalues"
-        )
-    if chosen.ndim != 1 or (chosen.size and not (-size <= chosen.min() <= chosen.max() < size)):
+    elif chosen.ndim != 1 or (chosen.size and not (-size <= chosen.min() <= chosen.max() < size)):
         raise ValueError(
             f"modes is {select!r}, expected a list of indices below {size}, the number of eigenvalues"
         )
-    return chosen.astype(int)
+    mask[chosen if chosen.size else []] = True
+    return mask

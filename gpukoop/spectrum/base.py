@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, points, to_host
@@ -16,6 +16,7 @@ from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.lengths import mean_and_lengths
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.parameters import check_shared
+from gpukoop.persistence import PersistentEstimator
 from gpukoop.spectrum.coordinates import check_coordinates
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.rotating import RotatingFunctions
@@ -24,7 +25,7 @@ from gpukoop.spectrum.rotating import RotatingFunctions
 AUTO = Gaussian("auto")
 
 
-class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
+class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator, ABC):
     """Eigenvalues of the positive generator and eigenfunctions in ratio form.
 
     Attributes

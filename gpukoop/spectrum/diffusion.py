@@ -94,6 +94,9 @@ class DiffusionMap(AbstractSpectrum):
     memory. Euclidean distances suffice on manifolds. For kernels other than Gaussian eps is their second
     moment in d = ``X.shape[1]`` dimensions, which holds for data that fill the space.
 
+    There is no ``score``. The variational one, of variances and slopes on unseen samples, is infinite for functions that are constant on
+    islands of samples, which a kernel that is too narrow makes of any data. In a pipeline the last step's score chooses.
+
     References
     ----------
     .. [1] R. R. Coifman, S. Lafon, Diffusion maps, Applied and Computational Harmonic Analysis 21, 2006, section 3.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, points
+from gpukoop.arrays import Array, points
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -17,13 +17,14 @@ from gpukoop.spectrum.asymmetry import Asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coordinates import fitted_coordinates, functions_of_points
 from gpukoop.spectrum.dictionary import calibrate, check_reg, diffusion_dictionary
+from gpukoop.spectrum.held_out import ScoredOnPairs, successors_of
 from gpukoop.spectrum.modes import ResolvedModes, resolved_modes
 from gpukoop.spectrum.nystroem import Coordinates, Landmarks
 from gpukoop.spectrum.pairs import GRID, Moments, block_moments
 from gpukoop.spectrum.trajectory import SEEN, Stream, trajectory_moments
 
 
-class KernelEDMD(AbstractSpectrum):
+class KernelEDMD(ScoredOnPairs, AbstractSpectrum):
     r"""Spectrum of a diffusion from pairs, in diffusion coordinates: whitened, and symmetrised if it is reversible.
 
     .. math::
@@ -186,11 +187,12 @@ class KernelEDMD(AbstractSpectrum):
             If ``reversible`` and the pairs are not.
         """
         self._check_parameters()
+        self._lag = None
         if lag is not None:
             if successors is not None:
                 raise ValueError("successors= and lag= both say what follows X: pass one of them")
             runs = runs_of(X, "X")
-            lag = check_lag(runs, lag)
+            self._lag = lag = check_lag(runs, lag)
             lag_time = lag * check_positive(frame_time, "frame_time")
             remember_columns(self, *runs)
             seen = thinned(runs, SEEN, "X")
@@ -199,7 +201,7 @@ class KernelEDMD(AbstractSpectrum):
             return self._solve(base, blocks, self.seen(seen), lag_time)
         remember_columns(self, X, successors)
         X, _ = own_points(X, "X")
-        Y = _successors(X, y, successors)
+        Y = successors_of(X, y, successors)
         lag_time = check_positive(self.lag_time, "lag_time")
         base = self._dictionary(X, X, Y)
         X, Y = self.seen(X), self.seen(Y)
@@ -240,7 +242,7 @@ class KernelEDMD(AbstractSpectrum):
         Cost: one evaluation of p coordinates a frame; O(p^2) memory between calls.
         """
         self._check_parameters()
-        lag = check_count(lag, "lag")
+        self._lag = lag = check_count(lag, "lag")
         lag_time = lag * check_positive(frame_time, "frame_time")
         stream: Stream | None = self.__dict__.get("_stream")
         if stream is not None and stream.lag != lag:
@@ -314,17 +316,3 @@ class KernelEDMD(AbstractSpectrum):
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-
-def _successors(X: Array, y: Any, successors: Any) -> Array:
-    if successors is None:
-        hint = "; they were passed as y" if getattr(y, "ndim", 1) == 2 else ""
-        raise ValueError(
-            f"KernelEDMD learns from pairs: pass successors=Y, X one lag_time later, of shape {X.shape}{hint}"
-        )
-    Y, _ = points(successors, "successors", n_features=X.shape[1])
-    if len(Y) != len(X):
-        raise ValueError(
-            f"successors has {len(Y)} rows, X has {len(X)}: row i of successors is row i of X one lag_time later"
-        )
-    return like(Y, X)

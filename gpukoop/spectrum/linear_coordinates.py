@@ -29,7 +29,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, namespace, points, to_host
+from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.fitted import check_columns, remember_columns, whole
 
@@ -200,21 +200,39 @@ class LinearCoordinates(
         """p; names the columns of ``transform`` for scikit-learn."""
         return int(self.matrix_.shape[1])
 
-    def inverse(self, G: Array) -> Array:
+    def inverse(self, G: Any) -> Array:
         """Return the points with these coordinates, those nearest to the mean if there are many, (n, d)."""
-        return like(self.mean_, G) + G @ like(self._back, G)
+        g, home = self._inside(G, "G")
+        return home.restore(like(self.mean_, g) + g @ like(self._back, g))
 
     def vjp(self, X: Any, G: Any) -> Array:
         """Return G A^T, (n, d)."""
-        return G @ like(self.matrix_, G).T
+        check_columns(self, X)
+        g, home = self._inside(G, "G")
+        return home.restore(g @ like(self.matrix_, g).T)
 
-    def gradients(self, X: Array, G: Array) -> Array:
+    def gradients(self, X: Any, G: Any) -> Array:
         """Return G A^T, (n, r, d)."""
         return self.vjp(X, G)
 
-    def lift(self, X: Array, motion: Array) -> Array:
+    def lift(self, X: Any, motion: Any) -> Array:
         """Return X + motion A^+, (n, d)."""
-        return X + motion @ like(self._back, X)
+        check_columns(self, X)
+        x, home = points(X, "X", n_features=self.n_features_in_, other="the fitted X")
+        step = like(self._inside(motion, "motion")[0], x)
+        return home.restore(x + step @ like(self._back, x))
+
+    def _inside(self, G: Any, name: str) -> tuple[Array, Home]:
+        """Return coordinates or gradients in them, checked, and their home."""
+        check_is_fitted(self, "matrix_")
+        native, home = native_array(G, name)
+        if native.dtype.kind not in "fiub":
+            raise TypeError(f"{name} has dtype {native.dtype}, expected real numbers")
+        if native.ndim not in (2, 3) or native.shape[-1] != self._n_features_out:
+            raise ValueError(
+                f"{name} has shape {tuple(native.shape)}, expected (n, {self._n_features_out}): one column per coordinate"
+            )
+        return native, home
 
 
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:

@@ -15,7 +15,7 @@ References
 ----------
 .. [1] H. Wu, F. Noe, Variational approach for learning Markov processes from time series data, Journal of Nonlinear Science
    30, 2020, eq. 22.
-.. [2] Y. Xu, Y. Li, Y. Fujisawa, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
+.. [2] Y. Xu, F. Li, M. Fujisawa, X. Cheng, Y. Marzouk, I. Ishikawa, arXiv 2512.18837: dictionaries learned for KSWGD.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, like, points, to_host
+from gpukoop.arrays import Array, Home, like, points, to_host
 from gpukoop.draws import check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.persistence import PersistentEstimator
 from gpukoop.torch.sums import library
 
 # Ridge of C_0 relative to its mean eigenvalue: functions that the samples do not tell apart count once.
@@ -39,7 +39,7 @@ HELD_OUT = 0.2
 LOOK_EVERY = 10
 
 
-class NeuralDictionary(BaseEstimator):
+class NeuralDictionary(PersistentEstimator):
     """Functions of a multilayer perceptron, learned from pairs: a dictionary for ``GeneratorEDMD``, whose modes KSWGD follows.
 
     Parameters
@@ -148,24 +148,33 @@ class NeuralDictionary(BaseEstimator):
             size = self.width
         return torch.nn.Sequential(*layers, torch.nn.Linear(size, self.n_functions)).double()
 
-    def _input(self, X: Array) -> Any:
+    def _points(self, X: Any) -> tuple[Array, Home]:
         check_is_fitted(self, "network_")
         check_columns(self, X)
+        return points(X, "X", n_features=self.n_features_in_, other="the fitted X")
+
+    def _input(self, X: Array) -> Any:
         x = (to_host(X).astype(float) - self.mean_) / self.deviation_
         return library().from_numpy(np.ascontiguousarray(x))
 
-    def features(self, X: Array) -> Array:
+    def features(self, X: Any) -> Array:
         """Return the functions at points, (n, p)."""
+        native, home = self._points(X)
         with library().no_grad():
-            return like(self.network_(self._input(X)).numpy(), X)
+            return home.restore(like(self.network_(self._input(native)).numpy(), native))
 
-    def gradient(self, X: Array) -> Array:
+    def gradient(self, X: Any) -> Array:
         """Return their gradients, (n, p, d): p vector-Jacobian products."""
-        rows = [self.slope(X, e) for e in np.eye(self.n_functions)]
-        return like(np.stack([to_host(row) for row in rows], axis=1), X)
+        native, home = self._points(X)
+        rows = [to_host(self._slope(native, e)) for e in np.eye(self.n_functions)]
+        return home.restore(like(np.stack(rows, axis=1), native))
 
-    def slope(self, X: Array, w: Array) -> Array:
+    def slope(self, X: Any, w: Array) -> Array:
         """Return the gradient of ``features(X) @ w``, (n, d), from one vector-Jacobian product."""
+        native, home = self._points(X)
+        return home.restore(self._slope(native, w))
+
+    def _slope(self, X: Array, w: Array) -> Array:
         torch = library()
         x = self._input(X).requires_grad_(True)
         with torch.enable_grad():

@@ -26,7 +26,7 @@ def batch(sizes, d, shift=0.0):
 def both(objective, Z, X, labels, monkeypatch, **given):
     """Return velocity and energy by groups, and by sums in float64 over one class after another."""
     classes = torch.as_tensor(np.eye(labels.max() + 1, dtype=np.float32)[labels])
-    chosen = choices(X, objective, None, given.get("blur"), 1e-2, None)
+    chosen = choices(X, None, given.get("blur"), 1e-2, None)
     ask = lambda dtype: toward.toward(
         objective,
         chosen,
@@ -63,7 +63,7 @@ def test_kernel_velocities(objective, sizes, d, shift, monkeypatch):
 def test_drift_by_hand(sizes, d):
     """A particle far from all others is still repelled by them: logarithms, where fused sums see only what it weighs itself."""
     Z, X, labels = batch(sizes, d)
-    chosen = choices(X, "drift", None, None, 1e-2, None)
+    chosen = choices(X, None, None, 1e-2, None)
     v, energy = GROUPED("drift", chosen, X, labels)(Z)
     exact, gaps = np.zeros(Z.shape), np.zeros(len(Z))
     for i, z in enumerate(Z.astype(float)):
@@ -102,7 +102,7 @@ def test_sinkhorn_velocities(sizes, d, final, error, monkeypatch):
     if final is not None:
         monkeypatch.setattr(groups, "FINAL", final)
     blur = 0.4 * float(np.sqrt(X.var(axis=0).sum()))
-    v, energy = GROUPED("sinkhorn", choices(X, "sinkhorn", None, blur, 1e-2, None), X, labels)(Z)
+    v, energy = GROUPED("sinkhorn", choices(X, None, blur, 1e-2, None), X, labels)(Z)
     exact, total = np.zeros(Z.shape), 0.0
     for c in range(len(sizes)):
         z, x = (cloud[labels == c].astype(float) for cloud in (Z, X))
@@ -145,7 +145,7 @@ def test_what_samples_have_among_themselves_is_summed_once_a_batch(monkeypatch):
         np.testing.assert_array_equal(anew.energy, known.energy)
     calls, among = [], groups.among
     monkeypatch.setattr(groups, "among", lambda *given: calls.append(1) or among(*given))
-    velocity = GROUPED("energy", choices(X, "energy", None, None, 1e-2, None), X, labels)
+    velocity = GROUPED("energy", choices(X, None, None, 1e-2, None), X, labels)
     assert len({velocity(Z)[1] for _ in range(3)}) == 1
     assert len(calls) == 1
 
@@ -154,9 +154,7 @@ def test_what_samples_have_among_themselves_is_summed_once_a_batch(monkeypatch):
 def test_batches_of_one_law_stand_still_on_average(objective):
     """Four particles of a law in 40 dimensions, seen by themselves, contract; left out, the mean over batches is zero."""
     rng = np.random.default_rng(0)
-    chosen = choices(
-        rng.normal(size=(500, 40)).astype(np.float32), objective, None, 6.0, 1e-2, None
-    )
+    chosen = choices(rng.normal(size=(500, 40)).astype(np.float32), None, 6.0, 1e-2, None)
     radial = {True: [], False: []}
     for _ in range(300):
         Z, Y = rng.normal(size=(2, 4, 40)).astype(np.float32)
@@ -179,11 +177,11 @@ def test_batches_of_one_law_stand_still_on_average(objective):
 def test_large_batches_and_a_chosen_backend_are_left_to_sums():
     X = np.zeros((3_000, 1), np.float32) + np.arange(3_000)[:, None]
     one = np.zeros(3_000, int)
-    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, None), X, one) is None
+    assert toward.grouped("mmd", choices(X, None, None, 1e-2, None), X, one) is None
     few = X[:50], one[:50]
-    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, "numpy"), *few) is None
-    assert toward.grouped("w2", choices(X, "w2", None, None, 1e-2, None), *few) is None
-    assert toward.grouped("mmd", choices(X, "mmd", None, None, 1e-2, None), *few) is not None
+    assert toward.grouped("mmd", choices(X, None, None, 1e-2, "numpy"), *few) is None
+    assert toward.grouped("w2", choices(X, None, None, 1e-2, None), *few) is None
+    assert toward.grouped("mmd", choices(X, None, None, 1e-2, None), *few) is not None
 
 
 def test_sinkhorn_by_products_and_by_logarithms_agree(monkeypatch):
@@ -209,14 +207,14 @@ def test_sinkhorn_by_products_and_by_logarithms_agree(monkeypatch):
 def test_kernels_of_a_mixture_are_as_large_in_the_mean():
     """Each kernel over its mean: gradients of one length; few dimensions keep s^2 alone, and no scale is made up for without end."""
     X = np.random.default_rng(0).normal(size=(400, 50)).astype(np.float32)
-    chosen = choices(X, "mmd", None, None, 1e-2, None)
+    chosen = choices(X, None, None, 1e-2, None)
     S = ((X[:, None] - X) ** 2).sum(axis=2)[np.triu_indices(400, 1)]
     means = [
         w / s**2 * np.exp(-S / (2 * s * s)).mean()
         for s, w in zip(chosen.scales, chosen.weights, strict=True)
     ]
     np.testing.assert_allclose(means, 1 / 3, rtol=1e-3)
-    narrow = choices(X, "mmd", 0.1, None, 1e-2, None)
+    narrow = choices(X, 0.1, None, 1e-2, None)
     assert narrow.weights[0] == pytest.approx(0.01 * 1e4)
-    plane = choices(X[:, :2], "mmd", (1.0, 2.0), None, 1e-2, None)
+    plane = choices(X[:, :2], (1.0, 2.0), None, 1e-2, None)
     assert plane.weights == (0.5, 2.0)

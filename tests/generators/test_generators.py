@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 from gpukoop.generators import OBJECTIVES, perceptron  # noqa: E402
 from gpukoop.generators.critics import NetworkCritic  # noqa: E402
 from gpukoop.generators.features import named_features  # noqa: E402
+from gpukoop.generators.toward import _array  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +146,43 @@ def test_a_network_critic_points_from_one_normal_law_to_another(name):
     assert float(direction @ torch.tensor([-1.0, -1.0])) / math.sqrt(2) > 0.9
 
 
+def test_a_critic_of_normed_layers_is_nowhere_steeper_than_one():
+    """The way between two shifted laws is 2 along one axis; the dual value of a 1-Lipschitz function is at most that."""
+    torch.manual_seed(0)
+    chance = torch.Generator().manual_seed(0)
+    Y, Z = torch.randn(256, 2, generator=chance), torch.randn(256, 2, generator=chance)
+    Z[:, 0] += 2
+    critic = NetworkCritic("w1", 2, torch.device("cpu"), steps=120, spectral=True)
+    velocity, energy = critic.velocity(Z, Y, chance)
+    assert 1.0 < energy < 2.2
+    assert (velocity[:, 0] < 0).all()
+    anywhere = 3 * torch.randn(2_000, 2, generator=chance)
+    z = anywhere.requires_grad_()
+    (slope,) = torch.autograd.grad(critic.network.eval()(z).sum(), z)
+    # norms are found by power iteration, some percent short
+    assert slope.norm(dim=1).max() < 1.1
+
+
 # -- training
+
+
+def test_clipping_running_means_rates_and_views():
+    """One step by hand: Adam's rate falls along a cosine, the mean forgets, gradients are short, arrays are the tensor's memory."""
+    g = small(n_iter=10, clip=1e-3, learning_rate=1e-2, ema_decay=0.9)
+    training, _ = g._begin(X, None)
+    kept = [p.detach().clone() for p in training.mean.parameters()]
+    for k in range(1, 4):
+        training.step()
+        norm = sum(float((p.grad**2).sum()) for p in training.network.parameters()) ** 0.5
+        assert norm == pytest.approx(1e-3, rel=1e-3)
+        rate = 2e-4 + (1e-2 - 2e-4) * (1 + math.cos(math.pi * k / 10)) / 2
+        assert training.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        decay = min(0.9, k / (9 + k))
+        for i, p in enumerate(training.network.parameters()):
+            kept[i] = decay * kept[i] + (1 - decay) * p.detach()
+    for mine, mean in zip(kept, training.mean.parameters(), strict=True):
+        torch.testing.assert_close(mine, mean)
+    assert np.shares_memory(_array(training.X), training.X.numpy())
 
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "w1", "alpha(0.5)"])
@@ -348,6 +385,7 @@ def test_units_do_not_matter():
     [
         ({"objective": "gan"}, "objective is 'gan': choose one of sinkhorn"),
         ({"critic": "network", "objective": "mmd"}, "critic='network' belongs to"),
+        ({"critic": "spectral", "objective": "js"}, "critic='spectral' belongs to w1"),
         ({"persistence": 0}, "persistence"),
         ({"jko": -1.0}, "jko"),
         ({"ema_decay": 1.0}, "ema_decay"),

@@ -101,6 +101,16 @@ def test_a_trajectory_without_the_atoms_says_so():
     X = positions()
     with pytest.raises(ValueError, match="too few such atoms"):
         featurize(mdtraj_trajectory(X).atom_slice([0, 1]), "ca distances")
+    with pytest.raises(ValueError, match="no phi psi: there are too few such atoms"):
+        featurize(mdtraj_trajectory(X).atom_slice([0, 1]), "phi psi")
+
+
+@pytest.mark.parametrize("make", [mdtraj_trajectory, mdanalysis_universe])
+def test_a_trajectory_is_not_fitted_as_it_is(make):
+    trajectory = make(positions())
+    for given in (trajectory, [trajectory]):
+        with pytest.raises(TypeError, match=r"pass gk\.interop\.featurize"):
+            gk.KernelEDMD().fit(given, lag=1)
 
 
 # --- angles and manifolds

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import binom
+from sklearn.base import clone
 
 import gpukoop as gk
 from gpukoop import kinetics
@@ -213,13 +214,33 @@ def test_forecast_of_an_ornstein_uhlenbeck_process():
     assert found.shape == (3, 3, 2)
     assert np.abs(found[:, :, 0] - first).max() < 0.15
     assert np.abs(found[:, :, 1] - second).max() < 0.25
+    one = kinetics.forecast(model, lambda Z: Z[:, 0], x, t)
+    assert np.allclose(one, found[:, :, 0])  # each observable is forecast by itself
+    constant = kinetics.forecast(model, lambda Z: np.full(len(Z), 2.5), x, t)
+    assert np.allclose(constant, 2.5)
+    large = kinetics.forecast(model, lambda Z: 1e6 + 1e-3 * Z[:, 0], x, t)
+    assert np.allclose((large - 1e6) * 1e3, found[:, :, 0], atol=1e-4)
     listed = kinetics.forecast(model, X[:, 0], x, t)
-    assert np.allclose(listed, found[:, :, 0])
+    assert np.abs(listed - first).max() < 0.15
     correlation = kinetics.mode_correlation(model, lambda Z: np.concatenate([Z, np.abs(Z)], axis=1))
     assert abs(correlation.correlation[0, 0]) > 0.98
     assert abs(correlation.correlation[1, 0]) < 4 * correlation.error[1, 0] + 0.02
     with pytest.raises(ValueError, match="looks forward"):
         kinetics.forecast(model, X[:, 0], x, [-1.0])
+
+
+def test_forecasts_at_short_times():
+    """Far out, at twice the deviation, where modes are known worst: what is known now is known soon."""
+    X, _ = gk.datasets.ornstein_uhlenbeck(10_000, lag_time=0.1, random_state=0)
+    estimator = gk.KernelEDMD(n_components=4, n_landmarks=60, reg=0.1, random_state=0)
+    model = kinetics.KineticModel(estimator, lag=2, frame_time=0.1, n_bootstrap=2).fit(X)
+    x, t = np.array([[-2.0], [0.0], [2.0]]), np.array([0.0, 0.05, 0.1, 0.2])
+    exact = 1 + np.exp(-2 * t)[:, None] * (x[:, 0] ** 2 - 1)
+    found = kinetics.forecast(model, lambda Z: Z[:, 0] ** 2, x, t)
+    assert np.abs(found[0] - exact[0]).max() < 1e-8
+    assert np.abs(found - exact).max() < 0.1
+    modes = kinetics.forecast(model, X[:, 0] ** 2, x, t)
+    assert np.abs(found - exact)[1].max() < 0.3 * np.abs(modes - exact)[1].max()
 
 
 def test_a_region_seen_a_dozen_times_has_a_wide_band():
@@ -305,6 +326,15 @@ def test_wrong_arguments_are_refused_in_words():
         kinetics.KineticModel(gk.DiffusionMap()).fit(run)
     with pytest.raises(TypeError, match="expected a fitted KineticModel"):
         kinetics.metastable_states(FEW, 2)
+    with pytest.raises(TypeError, match=r"a dict, expected a list of arrays: pass list"):
+        kinetics.KineticModel().fit({"first": run})
+    with pytest.raises(ValueError, match="n_splits is 10, the trajectories have 4 frames"):
+        kinetics.cross_validate(run[:4], {"n_components": [1]}, lag=1, n_splits=10)
+    with pytest.raises(ValueError, match="n_modes is 0"):
+        kinetics.vamp_score(clone(FEW).fit(run, lag=1), run, 1, n_modes=0)
+    models = [kinetics.KineticModel(FEW, n_bootstrap=2).fit(run[start:]) for start in (0, 10)]
+    with pytest.raises(ValueError, match="states are those of another model"):
+        kinetics.chapman_kolmogorov(models[0], kinetics.metastable_states(models[1], 2))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import gpukoop as gk
 from bench import wells
 from gpukoop import kinetics
 from gpukoop.kinetics.blocks import correlation
-from gpukoop.kinetics.committor import stops
+from gpukoop.kinetics.committor import Committor, stops
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,35 @@ def test_three_wells(coarse):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the committor is that of the frames")  # by about .05
 def test_committors_of_three_wells(coarse):
     """Root mean square under the exact law, both ways of saying what is met: states in frames of .1, discs in frames of .02."""
     states, order = coarse
-    found = wells.committor_errors(states, order, discs=False)
-    assert max(found.values()) < 0.05, found
+    for frame_time in (None, 0.1):
+        found = wells.committor_errors(states, order, discs=False, frame_time=frame_time)
+        assert max(found.values()) < 0.05, found
     fine, order = wells.three_states(wells.three_wells(0, 40, 5_000, 0.02), 25, 0.02)
     found = wells.committor_errors(fine, order, discs=True)
     assert max(found.values()) < 0.05, found
+
+
+@pytest.mark.slow
+def test_committors_of_sets_that_frames_miss(coarse):
+    """Discs in frames of .1: that of the frames is right, and how far they are from the diffusion is told."""
+    states, order = coarse
+    with pytest.warns(
+        RuntimeWarning, match="visits to the source or the target between two frames"
+    ):
+        found = wells.committor_errors(states, order, discs=True, frame_time=0.1)
+    assert max(found.values()) < 0.05, found
+    points, law, _ = wells.grid()
+    sets = [wells.disc(k) for k in (0, 2)]
+    masks = [inside(points) for inside in sets]
+    gap = np.nan_to_num(wells.frame_committor(*masks, 0.1) - wells.exact_committor(*masks))
+    exact = np.sqrt(law @ gap**2)
+    with pytest.warns(RuntimeWarning):
+        told = Committor(states._model, *sets).missed
+    assert 0.8 * exact < told < 2.5 * exact
 
 
 @pytest.mark.slow

@@ -562,9 +562,57 @@ def test_modes_by_mask_and_by_index():
     expected = np.diag([1.0, 0.0, 1.0, 0.0])
     for select in ([0, 2], [True, False, True, False], lambda values: values.real % 2 == 1):
         np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
-    for select in ([0.0, 2.0], [0, 9], [True, False], "02", [[0, 2]], 0):
-        with pytest.raises((ValueError, TypeError), match="modes"):
-            mode_projector(A, select)
+    for select in ([0, 2, 2], [-4, 2], (0, 2), range(0, 4, 2), np.array([0, 2], dtype=np.uint8)):
+        np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
+    for select in WRONG_MODES:
+        for given in (select, lambda values, s=select: s):
+            with pytest.raises((ValueError, TypeError), match=r"^modes is"):
+                mode_projector(A, given)
+
+
+WRONG_MODES = (
+    [0.0, 2.0],
+    [0, 9],
+    [-5],
+    [True, False],
+    [0, True],
+    [[0], [1, 2]],
+    [None],
+    [10**30],
+    np.ma.array([0, 2], mask=[False, True]),
+    np.array([2**64 - 1], dtype=np.uint64),
+    np.array([np.nan]),
+    np.array([1], dtype="m8[D]"),
+    {0, 2},
+    slice(0, 2),
+    "02",
+    [[0, 2]],
+    True,
+    0,
+)
+
+
+def test_modes_of_a_sampler_are_those_of_its_eigenvalues():
+    """Indices and masks count in ``eigenvalues_``, where 0 stands for constant and time; each projection keeps what it says."""
+    with gk.use_backend("numpy"):
+        model = gk.KoopmanSampler(n_features=20, n_slabs=1, random_state=0)
+        model.fit(np.random.default_rng(0).normal(size=(300, 2)))
+        Z, values = np.random.default_rng(1).normal(size=(7, 2)), model.eigenvalues_
+        assert len(values) == len(model.generator_) - 1
+        real = int(np.flatnonzero(np.abs(values.imag) < 1e-12)[1])
+        mask = np.arange(len(values)) == real
+        by_index, by_mask = (model.transport(Z, modes=m) for m in ([real], mask))
+        by_value = model.transport(Z, modes=lambda v: np.abs(v - values[real]) < 1e-12)
+        np.testing.assert_array_equal(by_index, by_mask)
+        np.testing.assert_array_equal(by_index, by_value)
+        rest = model.transport(Z, modes=~mask)
+        nothing = model.transport(Z, modes=[])
+        np.testing.assert_allclose(by_index + rest - nothing, model.transport(Z), atol=1e-6)
+        for select in (*WRONG_MODES[3:], [len(values)], np.ones(len(values) + 1, dtype=bool)):
+            with pytest.raises((ValueError, TypeError), match=r"^modes is"):
+                model.transport(Z, modes=select)
+        values[:] = 0
+        np.testing.assert_array_equal(model.transport(Z, modes=[real]), by_index)
 
 
 AFFINE = np.array([[-0.8, 0.5], [-0.5, -0.3]])

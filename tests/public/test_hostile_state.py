@@ -428,6 +428,65 @@ def test_swapped_columns_are_seen_wherever_a_frame_may_come_twice(verb):
         SWAPPED[verb](_walk(["a", "b"]), _walk(["b", "a"]))
 
 
+def _coordinates(df):
+    return LinearCoordinates("pca", 1).fit(df)
+
+
+def _dictionary(df):
+    pytest.importorskip("torch")
+    return gk.torch.NeuralDictionary(2, 4, 1, 1, 1e-3, random_state=0).fit(df, successors=df)
+
+
+LESS_USED = {
+    "transport of noise": (FLOWS["KoopmanSampler"], lambda m, df: m.transport(df)),
+    "trajectory of noise": (FLOWS["KoopmanSampler"], lambda m, df: m.trajectory(df, [0, 1])),
+    "lift": (_coordinates, lambda m, df: m.lift(df, np.ones((len(df), 1)))),
+    "vjp": (_coordinates, lambda m, df: m.vjp(df, np.ones((len(df), 1)))),
+    "gradients": (_coordinates, lambda m, df: m.gradients(df, np.ones((len(df), 2, 1)))),
+    "features": (_dictionary, lambda m, df: m.features(df)),
+    "gradient": (_dictionary, lambda m, df: m.gradient(df)),
+    "slope": (_dictionary, lambda m, df: m.slope(df, np.ones(2))),
+}
+
+
+@pytest.mark.parametrize("verb", LESS_USED)
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_in_verbs_that_are_less_used(verb, library):
+    """The same numbers as from arrays; other columns, fewer, more or in another order are refused by their names."""
+    made, call = LESS_USED[verb]
+    frame = _walk(["a", "b"])
+    if library == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    model = made() if verb.endswith("noise") else made(frame)
+    model = model.fit(frame) if verb.endswith("noise") else model
+    np.testing.assert_array_equal(call(model, frame), call(model, frame.to_numpy()))
+    more, other = _walk(["a", "b"]).assign(c=1.0), _walk(["a", "b"]).rename(columns={"a": "c"})
+    for wrong in (_walk(["b", "a"]), _walk(["a"]), more, other):
+        given = wrong if library == "pandas" else pytest.importorskip("polars").from_pandas(wrong)
+        with pytest.raises(ValueError, match="feature names"):
+            call(model, given)
+
+
+def test_coordinates_back_from_a_frame():
+    pandas = pytest.importorskip("pandas")
+    model = LinearCoordinates("pca").fit(X)
+    G = model.transform(X)
+    back = model.inverse(pandas.DataFrame(G))
+    np.testing.assert_allclose(back, X, atol=1e-12)
+    for wrong in (G[:, :1], G[0], "text", np.array([["a", "b"]])):
+        with pytest.raises((ValueError, TypeError), match="G "):
+            model.inverse(wrong)
+
+
+@pytest.mark.parametrize("verb", SWAPPED)
+def test_two_columns_of_one_name_are_refused_in_words(verb):
+    walk = _walk(["a", "b"])
+    twice = walk.set_axis(["a", "a"], axis=1)
+    for first, second in ((walk, twice), (twice, walk)):
+        with pytest.raises(ValueError, match="two columns of the frame are called 'a'"):
+            SWAPPED[verb](first, second)
+
+
 # --- checkpoints
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 import gpukoop as gk
 from gpukoop.cli import commands, main
-from gpukoop.tables import read_table
+from gpukoop.tables import read_table, table_bytes
 
 NAMES = ["height", "weight"]
 KSWGD = ["--components", "4", "--steps", "5", "--seed", "1"]
@@ -221,6 +222,7 @@ CSV = {
     "1.5\t2\n3\t4.5\n": "separated by tabs",
     "a,b\n1.5,2\n3,4.5,6\n": "not a readable csv table",
     "": "not a readable csv table",
+    "a,b\r1.5,2\r3,4.5\r": "not a readable csv table .new-line character",
 }
 
 
@@ -237,6 +239,69 @@ def test_the_first_line_and_the_cells_are_never_guessed(text, tmp_path):
     table = read_table(path)
     np.testing.assert_array_equal(table, RIGHT)
     assert expected is None or list(table.columns) == expected
+
+
+@pytest.mark.parametrize("cell", ["0x10", '"1,000"', "1+2j", "5%", "1_000", "\u2212 4"])
+def test_the_cell_that_is_no_number_is_the_one_that_is_named(cell, tmp_path, capsys):
+    """One such cell makes text of its column, and the first row is not at fault."""
+    pytest.importorskip("pandas")
+    path = tmp_path / "X.csv"
+    path.write_text("a,b\n" + "1.5,2\n" * 40 + f"3,{cell}\n" + "2,2\n" * 9, encoding="utf-8")
+    given = ["sample", "mmd", "--data", str(path), "--out", str(tmp_path / "Z.npy")]
+    assert main([*given, "--particles", "3", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert f"holds {cell.strip(chr(34))!r} in row 40, column 'b'" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_flipped_bits_of_parquet_are_seen(tmp_path):
+    """Of what this package wrote: pages have checksums, and they are looked at. Their headers have none: 2 of 20,840 bits pass."""
+    pytest.importorskip("pyarrow")
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    path = tmp_path / "Z.parquet"
+    whole = table_bytes(path, X)
+    rng = np.random.default_rng(1)
+    for bit in rng.integers(8 * len(whole), size=200):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << int(bit % 8)
+        path.write_bytes(data)
+        try:
+            table = read_table(path)
+        except ValueError as error:
+            assert "Z.parquet" in str(error)  # noqa: PT017
+        else:
+            np.testing.assert_array_equal(table, X)
+
+
+@pytest.mark.parametrize("more", [b"x", b"PK", bytes(30)])
+def test_bytes_after_an_archive_are_refused(more, tmp_path):
+    X = np.random.default_rng(0).normal(size=(5, 2))
+    path = tmp_path / "X.npz"
+    np.savez(path, X=X)
+    np.testing.assert_array_equal(read_table(path), X)
+    path.write_bytes(path.read_bytes() + more)
+    with pytest.raises(ValueError, match="more in the file than its archive"):
+        read_table(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
+@pytest.mark.parametrize("ending", [".npy", ".csv", ".parquet"])
+def test_what_is_no_file_is_told_in_one_line(ending, tmp_path, capsys):
+    pytest.importorskip("pandas")
+    loop, fifo, folder = (tmp_path / f"{name}{ending}" for name in ("loop", "fifo", "folder"))
+    os.symlink(loop, loop)
+    os.mkfifo(fifo)
+    folder.mkdir()
+    out = ["--out", str(tmp_path / "Z.npz"), "--particles", "3"]
+    for path, words in (
+        (loop, "no such file"),
+        (fifo, "is no ordinary file"),
+        (folder, "a folder"),
+    ):
+        assert main(["sample", "mmd", "--data", str(path), *out]) == 2
+        err = capsys.readouterr().err
+        assert f"{path}: {words}" in err or f"{path}: is {words}" in err
+        assert len(err.splitlines()) == 1
 
 
 def test_the_names_that_pandas_gives_are_names(tmp_path):
