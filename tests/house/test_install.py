@@ -1,9 +1,12 @@
 """The wheel holds everything: built from the sources, installed elsewhere, every module imported."""
 
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -48,27 +51,31 @@ def site(wheel, tmp_path_factory):
     return target
 
 
-def test_the_sdist_holds_what_its_tests_need(tmp_path):
-    """Unpacked elsewhere, the archive has every file of the repository that a test reads."""
-    import tarfile
-
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Build the source distribution from a copy of what git knows."""
     pytest.importorskip("setuptools")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("no repository: this is an unpacked archive")
-    source = tmp_path / "source"
+    source = tmp_path_factory.mktemp("sdist") / "source"
     for name in listed.stdout.split():
         if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
     (source / "gpukoop" / "kernels").symlink_to("../kernels")
     code = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
-    archive = source / run(sys.executable, "-c", code, cwd=source).split()[-1]
-    with tarfile.open(archive) as packed:
+    return source / run(sys.executable, "-c", code, cwd=source).split()[-1], listed.stdout.split()
+
+
+def test_the_sdist_holds_what_its_tests_need(archive):
+    """Unpacked elsewhere, the archive has every file of the repository that a test reads."""
+    path, listed = archive
+    with tarfile.open(path) as packed:
         inside = {name.partition("/")[2] for name in packed.getnames()}
     needed = {
         name
-        for name in listed.stdout.split()
+        for name in listed
         if name.startswith(
             ("tests/", "bench/", "docs/", "kernels/", "gpukoop/", "recipe/", ".github/")
         )
@@ -77,6 +84,74 @@ def test_the_sdist_holds_what_its_tests_need(tmp_path):
     needed -= {"gpukoop/kernels"}
     assert not needed - inside
     assert {"LICENSE", "pyproject.toml", "CITATION.cff"} <= inside
+
+
+@pytest.mark.slow
+def test_the_unpacked_sdist_installs_and_runs_its_tests(archive, tmp_path):
+    """In an empty folder: it is built there, every test can be collected, and some of each kind run on what was installed."""
+    with tarfile.open(archive[0]) as packed:
+        packed.extractall(tmp_path, filter="data")
+    root, site = next(tmp_path.iterdir()), tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
+    run(*pip, "--no-build-isolation", "--no-index", "--target", str(site), ".", cwd=root)
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    collected = run(*pytest_here, "--collect-only", cwd=root, **environment)
+    assert int(re.search(r"(\d+) tests collected", collected).group(1)) > 4_000
+    few = ("house/test_readme.py", "operators/test_operator.py")
+    done = run(
+        *pytest_here,
+        *(f"tests/{name}" for name in few),
+        "-k",
+        "not blocks and not commands_run",
+        cwd=root,
+        **environment,
+    )
+    assert re.search(r"\d\d passed", done), done
+    where = run(
+        sys.executable, "-c", "import gpukoop; print(gpukoop.__file__)", cwd=root, **environment
+    )
+    assert where.startswith(str(site))
+
+
+def test_bench_of_a_wheel_is_not_listed(site, tmp_path):
+    """The benchmarks are no part of the wheel: the command is unknown there, not broken."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    gpukoop = [sys.executable, "-m", "gpukoop.cli"]
+    listed = run(*gpukoop, "--help", cwd=tmp_path, **environment)
+    assert "sample" in listed
+    assert "bench" not in listed
+    asked = subprocess.run([*gpukoop, "bench"], cwd=tmp_path, env=environment, capture_output=True)
+    assert asked.returncode == 2
+    assert b"invalid choice: 'bench'" in asked.stderr
+    assert b"Traceback" not in asked.stderr
+
+
+def test_a_misspelt_keyword_of_every_estimator_is_in_the_script_that_mypy_checks():
+    """.ci/run checks .ci/user.py from the editable install and from the wheel; a new estimator must not be forgotten there."""
+    import gpukoop as gk
+
+    script = ROOT / ".ci" / "user.py"
+    if not script.exists():
+        pytest.skip("an unpacked archive has no CI")
+    rooms = [gk, *(room for name in gk.__all__ if inspect.ismodule(room := getattr(gk, name)))]
+    found = {
+        thing.__name__
+        for room in rooms
+        for name in getattr(room, "__all__", ())
+        if inspect.isclass(thing := getattr(room, name))
+        and hasattr(thing, "fit")
+        and hasattr(thing, "get_params")
+        and not inspect.isabstract(thing)
+    }
+    assert len(found) >= 18
+    checked = set(
+        re.findall(
+            r"gk\.(?:\w+\.)?(\w+)\(\w+=.*(?:# the fault|# type: ignore\[call-arg\])",
+            script.read_text(),
+        )
+    )
+    assert not found - checked
 
 
 def sources():
