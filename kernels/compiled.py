@@ -240,6 +240,11 @@ def import_whole(name: str) -> ModuleType:
     """Return a module by name; no process forks while it is being imported."""
     if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
         return sys.modules[name]
+    threads = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+    if threads.lstrip("+-").isdigit() and int(threads) < 1:  # Numba would not say what to change
+        raise ValueError(
+            f"the environment variable NUMBA_NUM_THREADS is {threads}, expected 1 or more: set another number, or unset it"
+        )
     with _importing:
         return importlib.import_module(name)
 

@@ -166,6 +166,20 @@ def test_fork_while_a_thread_compiles(tmp_path, delay):
     assert done.stdout.split() == ["0"], done.stderr
 
 
+@pytest.mark.parametrize("threads", ["0", "-2", " 0 "])
+def test_no_threads_are_refused_in_words(threads):
+    code = """
+import numpy as np, gpukoop as gk
+X = np.zeros((5, 2))
+try:
+    gk.Gaussian(1.0)(X, backend="numba-cpu") @ np.ones(5)
+except ValueError as error:
+    print(error)
+"""
+    done = run(code, NUMBA_NUM_THREADS=threads)
+    assert f"NUMBA_NUM_THREADS is {threads.strip()}, expected 1 or more" in done.stdout, done.stderr
+
+
 @pytest.mark.slow
 def test_loops_of_the_package_are_kept_in_the_cache(home):
     code = textwrap.dedent(
