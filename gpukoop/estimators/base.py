@@ -66,6 +66,11 @@ class AbstractFlowEstimator(JudgedMixin, PersistentEstimator, ABC):
         self._home: Home = home
         return native
 
+    @property
+    def _target(self) -> Array:
+        """The samples, in the columns in which particles move."""
+        return self.X_
+
     def _check_points(self, Z: Any, name: str = "Z") -> tuple[Array, Home]:
         return check_points(self, Z, name)
 
@@ -140,7 +145,7 @@ class AbstractFlowEstimator(JudgedMixin, PersistentEstimator, ABC):
         self.n_iter_, self.history_ = outcome.n_iter, history
         self.converged_ = outcome.converged  # no entry of __dict__ where the verdict decides
         if n_iter is None and not outcome.message and outcome.n_iter == steps > 0:
-            law = law_rows(self.X_, getattr(self, "sample_weight_", None), POINTS)
+            law = law_rows(self._target, getattr(self, "sample_weight_", None), POINTS)
             reason = barely_moved(start, outcome.particles, law)
             if reason:
                 warnings.warn(f"{type(self).__name__} {reason}", ConvergenceWarning, stacklevel=2)

@@ -79,8 +79,9 @@ class JKOFlow(AbstractParticleFlow):
         Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
-        "absolute": ``tau`` is a number in the units of X. Either way there is one unit for all columns, none is
-        standardised: only the start looks for neighbours in standardised columns where their widths differ more than five times.
+        "absolute": ``tau`` is a number in the units of X, and columns stay as they are. "data": columns whose widths differ more
+        than five times are standardised (``columns_``), unless the scale of ``kernel`` is a number; settings, history and
+        ``kernel_`` are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -187,14 +188,13 @@ class JKOFlow(AbstractParticleFlow):
         kernel = self._check_parameters()
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
-        native = self.X_
-        self.unit_ = unit_length(native, self.sample_weight_)
         if self.sample_weight_ is not None and self.objective == "kale":
             raise ValueError(
                 "sample_weight is not known to objective='kale': use 'kl', or resample X"
             )
-        kernel = kernel if self._uses_kernel() else Gaussian(1.0)
-        self.kernel_ = resolved(kernel, native)
+        native = self._place(kernel if self._uses_kernel() else None)
+        self.unit_ = unit_length(native, self.sample_weight_)
+        self.kernel_ = resolved(kernel if self._uses_kernel() else Gaussian(1.0), native)
         self.backend_ = (
             "assignment"
             if self.objective == "w2"
@@ -261,7 +261,7 @@ class JKOFlow(AbstractParticleFlow):
         )
 
     def _energy(self, fixed: bool) -> Field:
-        X, b, options = self.X_, self.sample_weight_, self._options()
+        X, b, options = self._target, self.sample_weight_, self._options()
         if self.objective == "mmd":
             return mmd_field(self.kernel_, X, weights=b, **options)
         if self.objective == "kale":
@@ -282,7 +282,7 @@ class JKOFlow(AbstractParticleFlow):
         )
 
     def _dictionary(self) -> Any:
-        X = self.X_
+        X = self._target
         polynomial = PolynomialDictionary(X)
         if self.critic == "quadratic":
             return PolynomialDictionary(X, penalty=1.0)
@@ -312,7 +312,7 @@ class JKOFlow(AbstractParticleFlow):
             raise TypeError(f"{self.kernel_!r} is no Riesz kernel")
         return implicit_step(
             self.kernel_,
-            self.X_,
+            self._target,
             step_size=self._length(),
             weights=self.sample_weight_,
             **self._options(),

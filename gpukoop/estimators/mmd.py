@@ -58,8 +58,9 @@ class MMDFlow(AbstractParticleFlow):
         Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
-        "absolute": ``step_size`` and ``noise`` are numbers in the units of X. Either way there is one unit for all columns, none is
-        standardised: only the start looks for neighbours in standardised columns where their widths differ more than five times.
+        "absolute": ``step_size`` and ``noise`` are numbers in the units of X, and columns stay as they are. "data": columns whose widths differ more
+        than five times are standardised (``columns_``), unless the scale of ``kernel`` is a number; settings, history and
+        ``kernel_`` are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -169,7 +170,7 @@ class MMDFlow(AbstractParticleFlow):
         kernel = self._check_parameters()
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
-        native, weight = self.X_, self.sample_weight_
+        native, weight = self._place(kernel), self.sample_weight_
         if weight is not None and self.regularization is not None:
             raise ValueError(
                 "sample_weight= has no meaning in the linear solve of DrMMD and KALE, whose samples are equal: drop it, or "
@@ -271,7 +272,7 @@ class MMDFlow(AbstractParticleFlow):
     def _field(self, batch_size: int | None) -> Field:
         if self._sorted():
             return sliced_field(
-                self.X_,
+                self._target,
                 flow="energy",
                 n_projections=self.n_projections or 1,
                 weights=self.sample_weight_,
@@ -280,9 +281,9 @@ class MMDFlow(AbstractParticleFlow):
         if self.regularization is not None:
             lam = float(self.regularization)
             if self.divergence == "kl":
-                return kale_field(self.kernel_, self.X_, regularization=lam, **options)
+                return kale_field(self.kernel_, self._target, regularization=lam, **options)
             return drmmd_field(
-                self.kernel_, self.X_, regularization=lam, landmarks=self.landmarks_, **options
+                self.kernel_, self._target, regularization=lam, landmarks=self.landmarks_, **options
             )
         noise = self.noise
         if not callable(noise):
@@ -290,13 +291,15 @@ class MMDFlow(AbstractParticleFlow):
         if noise is not None and self.units == "data":
             given, unit = noise, self.unit_
             noise = lambda i: unit * given(i)
-        return mmd_field(self.kernel_, self.X_, weights=self.sample_weight_, noise=noise, **options)
+        return mmd_field(
+            self.kernel_, self._target, weights=self.sample_weight_, noise=noise, **options
+        )
 
     def _particle_step(self, field: Field) -> Step:
         if self.scheme == "implicit" and isinstance(self.kernel_, Riesz):
             return implicit_step(
                 self.kernel_,
-                self.X_,
+                self._target,
                 step_size=self._length(),
                 weights=self.sample_weight_,
                 **self._options(),
@@ -312,9 +315,9 @@ class MMDFlow(AbstractParticleFlow):
         z, _ = self._check_points(Z, "Z")
         value = witness(
             self.kernel_,
-            like(q, self.X_),
-            like(z, self.X_),
-            self.X_,
+            self._seen(q),
+            self._seen(z),
+            self._target,
             self.sample_weight_,
             **self._options(),
         )

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpukoop.arrays import Array, like, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.estimators.base import AbstractFlowEstimator
+from gpukoop.estimators.columns import ColumnsMixin
 from gpukoop.estimators.start import check_init, drawn_start
 from gpukoop.estimators.weights import host_weight, law_rows
 from gpukoop.fitted import framed
@@ -51,7 +52,7 @@ class Recorder:
         return following, info
 
 
-class AbstractParticleFlow(AbstractFlowEstimator):
+class AbstractParticleFlow(ColumnsMixin, AbstractFlowEstimator):
     """A flow given by a velocity field, of particles or, with ``generator``, of a map."""
 
     n_iter: int
@@ -82,7 +83,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         field = self._field(self._batch)
         recorder = Recorder(self._particle_step(field), field)
         step = Repeated(recorder) if self._repeats else recorder
-        return step, begin(Z, self.X_), steps, self._length()
+        return step, begin(Z, self._target), steps, self._length()
 
     @property
     def _repeats(self) -> bool:
@@ -165,7 +166,7 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         recorder = Recorder(trainer.step, field)
         outcome = run_flow(
             recorder,
-            trainer.begin(begin(pool, self.X_)),
+            trainer.begin(begin(pool, self._target)),
             n_iter,
             seed=seed,
             step_size=self._length(),
@@ -223,11 +224,20 @@ class AbstractParticleFlow(AbstractFlowEstimator):
         array of shape (n, d)
             Library, device and dtype of ``Z``.
         """
-        if self.generator is None:
+        if self.generator is None and self.columns_ is None:
             return super().transport(
                 Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
             )
         native, home = self._check_points(Z)
+        if self.generator is None:
+            moved = super().transport(
+                self._seen(native),
+                n_iter,
+                self._watching(callback),
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+            )
+            return home.restore(like(self._back(moved), native))
         self._refuse_checkpoint(checkpoint, checkpoint_every)
         pool = like(native, self.X_)
         if n_iter is None:

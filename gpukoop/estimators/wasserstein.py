@@ -75,8 +75,8 @@ class WassersteinFlow(AbstractParticleFlow):
         Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
-        "absolute": ``blur`` is a number in the units of X. Either way there is one unit for all columns, none is
-        standardised: only the start looks for neighbours in standardised columns where their widths differ more than five times.
+        "absolute": ``blur`` is a number in the units of X, and columns stay as they are. "data": columns whose widths differ more
+        than five times are standardised (``columns_``); settings, history and kernel are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -180,7 +180,7 @@ class WassersteinFlow(AbstractParticleFlow):
         self._check_parameters()
         native = self._remember(X)
         self.X_, self.sample_weight_ = check_weight(sample_weight, native)
-        native = self.X_
+        native = self._place()
         self.unit_ = unit_length(native, self.sample_weight_)
         self.blur_ = BLUR * (width(native) or 1.0)
         if self.blur is not None:
@@ -246,9 +246,12 @@ class WassersteinFlow(AbstractParticleFlow):
 
     def _field(self, batch_size: int | None, fixed: bool = True) -> Field:
         if batch_size is None:
-            return self._towards(self.X_, self.sample_weight_, fixed)
+            return self._towards(self._target, self.sample_weight_, fixed)
         return minibatch(
-            lambda X: self._towards(X, None, False), self.X_, int(batch_size), self.sample_weight_
+            lambda X: self._towards(X, None, False),
+            self._target,
+            int(batch_size),
+            self.sample_weight_,
         )
 
     def _regressed_field(self, batch_size: int | None) -> Field:
