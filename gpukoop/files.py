@@ -147,8 +147,8 @@ def read_sealed(path: Path, magic: bytes) -> bytes:
         if not head.startswith(magic):
             raise ValueError("it is of another kind")
         length = os.fstat(file.fileno()).st_size - len(head)
-        told, digest, end = head[len(magic) :][:_LENGTH], head[-65:-1], head[-1:]
-        if told != f"{length:0{_LENGTH}x}".encode() or end != b"\n":
+        told, digest, end = head[len(magic) :][: _LENGTH + 1], head[-65:-1], head[-1:]
+        if told != f"{length:0{_LENGTH}x}\n".encode() or end != b"\n":
             raise ValueError("it is cut or altered")
         payload = file.read(length)
     if digest != hashlib.sha256(payload).hexdigest().encode():

@@ -32,6 +32,7 @@ def test_there_is_a_tutorial_for_each_kind_of_user():
 
 NEEDS = {
     "kinetics.md": "matplotlib",
+    "methods/koopman.md": "torch",
     "tutorials/tables.md": "pandas",
     "tutorials/tensors.md": "torch",
     "tutorials/clusters.md": "distributed",

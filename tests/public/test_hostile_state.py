@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
 from gpukoop.baselines import KernelDensity
-from gpukoop.files import read_npy, write_atomically
+from gpukoop.files import read_npy, read_sealed, write_atomically, write_sealed
 from gpukoop.flow.identity import identity
 from gpukoop.kinetics import KineticModel
 from gpukoop.models import read_model, write_model
@@ -688,6 +688,15 @@ def test_flipped_bits_of_a_model_are_seen(name, tmp_path):
         with pytest.raises(ValueError, match=r"damaged|no model"):
             read_model(path)
     np.testing.assert_array_equal(read_model(path).transport(Z), flow.transport(Z))
+
+
+def test_every_byte_of_a_seal_is_looked_at(tmp_path):
+    write_sealed(tmp_path / "seal", b"some kind\n", b"payload")
+    whole = (tmp_path / "seal").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "seal").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match="it is"):
+            read_sealed(tmp_path / "seal", b"some kind\n")
 
 
 def test_flipped_bits_of_a_kept_fit_are_seen(tmp_path):
