@@ -80,7 +80,7 @@ class JKOFlow(AbstractParticleFlow):
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
         "absolute": ``tau`` is a number in the units of X, and columns stay as they are. "data": columns whose widths differ more
-        than five times are standardised (``columns_``), unless the scale of ``kernel`` is a number; settings, history and
+        than five times are standardised, unless the scale of ``kernel`` is a number; settings, history and
         ``kernel_`` are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
@@ -90,7 +90,8 @@ class JKOFlow(AbstractParticleFlow):
     Attributes
     ----------
     backend_ : str
-    kernel_ : kernel
+    kernel_, columns_ : kernel, :class:`~gpukoop.spectrum.LinearCoordinates` or None
+        The columns in which particles move, None for those of X.
     n_iter_, converged_, history_ : int, bool, dict
         ``history_["energy"]`` holds D before the first step and after every one; ``inner_iter`` the inner iterations.
 

@@ -58,9 +58,9 @@ class MMDFlow(AbstractParticleFlow):
         Where :meth:`sample` starts: near samples, as far from them as unseen ones; the normal law of their mean and
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
-        "absolute": ``step_size`` and ``noise`` are numbers in the units of X, and columns stay as they are. "data": columns whose widths differ more
-        than five times are standardised (``columns_``), unless the scale of ``kernel`` is a number; settings, history and
-        ``kernel_`` are then of these.
+        "absolute": ``step_size`` and ``noise`` are numbers in the units of X, and columns stay as they are. "data": columns
+        whose widths differ more than five times are standardised, unless the scale of ``kernel`` is a number; settings, history
+        and ``kernel_`` are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -70,8 +70,8 @@ class MMDFlow(AbstractParticleFlow):
     ----------
     backend_ : str
         Who sums; "sorting" where nothing is summed over pairs.
-    kernel_ : kernel
-        With numeric scales.
+    kernel_, columns_ : kernel, :class:`~gpukoop.spectrum.LinearCoordinates` or None
+        With numeric scales; the columns in which particles move, None for those of X.
     n_iter_, converged_, history_ : int, bool, dict
         ``history_["energy"]`` holds F before the first step and after every one: MMD^2/2, DrMMD or KALE; ``dissipation``
         is mean \|v\|^2, ``displacement`` the root mean square step.

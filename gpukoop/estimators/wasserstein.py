@@ -76,7 +76,7 @@ class WassersteinFlow(AbstractParticleFlow):
         covariance; a mixture of such laws; or ``init(n, rng) -> (n, d)``.
     units : "data" or "absolute"
         "absolute": ``blur`` is a number in the units of X, and columns stay as they are. "data": columns whose widths differ more
-        than five times are standardised (``columns_``); settings, history and kernel are then of these.
+        than five times are standardised; settings, costs of the coupling and history are then of these.
     tol, backend : optional
         Accuracy of kernel sums and who computes them.
     random_state : None, int, Generator or RandomState
@@ -86,7 +86,8 @@ class WassersteinFlow(AbstractParticleFlow):
     ----------
     backend_ : str
         Who sums; "assignment" or "sorting" where no kernel is summed.
-    blur_ : float
+    blur_, columns_ : float, :class:`~gpukoop.spectrum.LinearCoordinates` or None
+        Width; the columns in which particles move, None for those of X.
     generator_ : map
         After training.
     n_iter_, converged_, history_ : int, bool, dict
