@@ -69,13 +69,12 @@ def _csv(pandas: Any, data: bytes) -> Any:
         for mark, word in ((";", "semicolons"), ("\t", "tabs")):
             if mark in str(frame.columns[0]) or mark in str(frame.iloc[0, 0] if len(frame) else ""):
                 raise ValueError(f"its cells are separated by {word}, expected commas")
-    for name, column in zip(range(frame.shape[1]), frame.dtypes, strict=True):
-        if (
-            column.kind not in "fiub"
-        ):  # one cell of text makes text of all: let the message name that cell
-            cells = frame.iloc[:, name]
+    for position, dtype in enumerate(frame.dtypes):
+        if dtype.kind not in "fiub":
+            # one cell of text makes text of all: let the message name that cell
+            cells = frame.iloc[:, position]
             numbers = pandas.to_numeric(cells, errors="coerce").astype(object)
-            frame.isetitem(name, numbers.where(numbers.notna(), cells))
+            frame.isetitem(position, numbers.where(numbers.notna(), cells))
     return frame
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from gpukoop.arrays import Array, like
 from gpukoop.estimators.start import in_different_units
+from gpukoop.estimators.weights import host_weight, repeated
 from gpukoop.flow.loop import Callback
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -21,6 +22,7 @@ class ColumnsMixin:
     """
 
     X_: Array
+    sample_weight_: Array | None
     units: str
     generator: Any
     columns_: LinearCoordinates | None = None
@@ -30,8 +32,9 @@ class ColumnsMixin:
         measured = kernel is not None and kernel.resolved and not isinstance(kernel, Riesz)
         kept = measured or self.units == "absolute" or self.generator is not None
         self.columns_ = None
-        if not kept and in_different_units(self.X_):
-            self.columns_ = LinearCoordinates("standardize").fit(self.X_)
+        rows, _ = repeated(host_weight(self.sample_weight_), self.X_, None)
+        if not kept and in_different_units(rows):
+            self.columns_ = LinearCoordinates("standardize").fit(rows)
             self._standardised = self.columns_.transform(self.X_)
         return self._target
 
@@ -42,6 +45,13 @@ class ColumnsMixin:
     @property
     def _standardises(self) -> bool:
         return self.columns_ is not None
+
+    def _check_columns_kept(self) -> None:
+        """Raise if what standardised columns exclude was set after ``fit``."""
+        if self.columns_ is not None and (self.generator is not None or self.units == "absolute"):
+            raise ValueError(
+                "generator= or units='absolute' was set after a fit that standardised the columns (columns_): fit again"
+            )
 
     def _seen(self, Z: Array) -> Array:
         """Return native points as the flow sees them, in the library of the samples."""

@@ -143,8 +143,6 @@ class KSWGD(
     (100, 2)
     """
 
-    _standardises = True
-
     def __init__(
         self,
         spectrum: Any = None,

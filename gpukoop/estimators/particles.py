@@ -229,6 +229,7 @@ class AbstractParticleFlow(ColumnsMixin, AbstractFlowEstimator):
                 Z, n_iter, callback, checkpoint=checkpoint, checkpoint_every=checkpoint_every
             )
         native, home = self._check_points(Z)
+        self._check_columns_kept()
         if self.generator is None:
             moved = super().transport(
                 self._seen(native),
@@ -282,6 +283,7 @@ class AbstractParticleFlow(ColumnsMixin, AbstractFlowEstimator):
             return super().sample(
                 n_samples, random_state, checkpoint=checkpoint, checkpoint_every=checkpoint_every
             )
+        self._check_columns_kept()
         self._refuse_checkpoint(checkpoint, checkpoint_every)
         check_is_fitted(self)
         self._check_parameters()

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, native_array, require_finite, to_host
-from gpukoop.estimators.weights import host_weight
+from gpukoop.estimators.weights import host_weight, repeated
 from gpukoop.flow.start import drawn_rows, gaussian_mixture, smoothed_bootstrap
 from gpukoop.spectrum.coordinates import is_auto
-from gpukoop.spectrum.linear_coordinates import LinearCoordinates
+from gpukoop.spectrum.linear_coordinates import LinearCoordinates, varying
 
 # Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
 # in a row differ most, 4.4 times, in one unit.
@@ -70,8 +70,9 @@ def near_data(
         # Neighbours along the widest column alone may be strangers: on a banana whose height is in a unit 100 times smaller the
         # left and the right arm are (17 per cent of the start off it, standardised 1).
         X, coordinates = samples, None
-        if in_different_units(samples):
-            coordinates = LinearCoordinates("standardize").fit(samples)
+        rows, _ = repeated(weight, samples, None)
+        if in_different_units(rows):
+            coordinates = LinearCoordinates("standardize").fit(rows)
     if coordinates is None:
         return smoothed_bootstrap(samples, n, rng, weight=weight)
     G = to_host(coordinates.transform(X)).astype(float)
@@ -82,9 +83,10 @@ def near_data(
 
 def in_different_units(X: Array) -> bool:
     """Return whether the widths of columns differ more than five times; those of constant columns say nothing."""
+    varies = to_host(varying(X))
     # mean absolute deviations, of numbers below one: neither squares nor sums leave the range
     X = X / max(float(abs(X).max()), np.finfo(X.dtype).tiny)
     middle = X.mean(axis=0, dtype=float)
     width = to_host(abs(X - middle).mean(axis=0, dtype=float))
-    width = width[width > 0]
+    width = width[varies & (width > 0)]
     return bool(len(width) and width.max() > UNITS_RATIO * width.min())

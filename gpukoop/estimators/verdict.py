@@ -51,8 +51,13 @@ class JudgedMixin:
     """``diagnose`` and ``score`` of an estimator that samples."""
 
     random_state: Any
-    # whether columns in different units are brought to one
-    _standardises = False
+
+    @property
+    def _standardises(self) -> bool:
+        """Whether columns in different units are brought to one, or have scales of their own."""
+        scale = getattr(getattr(self, "kernel", None), "scale", None)
+        spectrum = getattr(self, "spectrum_", None)
+        return np.ndim(scale) > 0 or getattr(spectrum, "coordinates_", None) is not None
 
     def diagnose(
         self, Z: Any = None, law: Any = None, *, random_state: RandomState = 0, **options: Any
@@ -95,14 +100,18 @@ class JudgedMixin:
         """Return what a report says of the fit itself: modes that are not followed, columns that one unit does not fit."""
         carried = np.asarray(vars(self).get("carried_", True))
         left = int(np.sum(~carried))
+        said = []
         if left:
-            return f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
-        if not self._standardises and in_different_units(self._data()):
-            return (
+            said.append(
+                f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
+            )
+        rows = self._data()[:: max(1, len(self._data()) // SCORED[1])]
+        if not self._standardises and in_different_units(rows):
+            said.append(
                 f"The widths of columns differ more than five times, and {type(self).__name__} measures all in one unit: narrow "
                 "ones lose their details unless columns are standardised before (StandardScaler)"
             )
-        return ""
+        return ". ".join(said)
 
     def _advice(self, report: Report) -> str:
         """Return what to try where a report fails."""

@@ -30,6 +30,7 @@ class DrawingMixin(JudgedMixin, ABC):
 
     latent_dim: int
     device: Any
+    features: Any
     network_: torch.nn.Module
     X_: np.ndarray
     centre_: np.ndarray
@@ -37,6 +38,11 @@ class DrawingMixin(JudgedMixin, ABC):
     classes_: np.ndarray | None
     shape_: tuple[int, ...]
     _source: Source
+
+    def _remark(self) -> str:
+        # pixels have one unit, and features their own distance
+        image = len(self.shape_) > 1 or self.features is not None
+        return "" if image else super()._remark()
 
     @abstractmethod
     def _network(self, n_inputs: int) -> torch.nn.Module:

@@ -231,6 +231,8 @@ class Training:
             try:
                 found = self.network(y)
             except (RuntimeError, ValueError, TypeError) as error:
+                if self.iteration:  # it took such points before: memory, for one
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 raise ValueError(
                     f"network does not take float32 latent points of shape {tuple(y.shape)}, columns of the latent dimension "

@@ -71,7 +71,9 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
         rest -= part[0] + phi @ part[1:]
     else:
         w = model.weights()[:, None] / len(F)
-        part = np.concatenate([[(w * (flat - shift)).sum(axis=0)], (w * model.phi_).T @ flat])
+        part = np.concatenate(
+            [[(w * (flat - shift)).sum(axis=0)], (w * model.phi_).T @ (flat - shift)]
+        )
         rest, rho = np.zeros((len(phi), flat.shape[1])), np.zeros(flat.shape[1])
     with np.errstate(divide="ignore"):
         decay = np.exp(

@@ -8,7 +8,7 @@ reconstruction \|d(e(x, t)) - x\|^2
 ===============  ====================================================================================
 
 Two ways lead on from training. The features are a fixed dictionary of the sampler, whose solve then finds another A and d; or the
-lift is used as it was trained, with its own A and d: :meth:`NeuralFeatures.advance` takes x to time t by
+lift is used as it was trained, with its own A and d: :meth:`AbstractNeuralFeatures.advance` takes x to time t by
 
 .. math:: d(e(x, 0)\, e^{t A}) ,
 

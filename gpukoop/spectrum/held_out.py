@@ -72,7 +72,8 @@ class ScoredOnPairs:
             )
         else:
             runs = runs_of(X, "X")
-            check_columns(own, runs[0])
+            for run in runs:
+                check_columns(own, run)
             if runs[0].shape[1] != own.n_features_in_:
                 raise ValueError(
                     f"X has {runs[0].shape[1]} features, the fitted X has {own.n_features_in_}: both need the same columns"

@@ -116,7 +116,8 @@ class LinearCoordinates(
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         remember_columns(self, X, successors)
-        x = to_host(points(X, "X")[0]).astype(float)
+        native = to_host(points(X, "X")[0])
+        varies, x = varying(native), native.astype(float)
         self.n_features_in_ = x.shape[1]
         self.mean_ = x.mean(axis=0)
         size = (
@@ -124,7 +125,7 @@ class LinearCoordinates(
         )  # a unit in which no square leaves the range
         # Everything below is homogeneous in x, so the unit cancels at the end; squares of 1e200 would not.
         x = (x - self.mean_) / size
-        deviation = x.std(axis=0)
+        deviation = np.where(varies, x.std(axis=0), 0.0)
         unit = math.exp(np.log(deviation[deviation > 0]).mean()) if deviation.any() else 1.0
         if self.method == "standardize":
             # Times their geometric mean: scales of kernels stay in the units of the features.
@@ -232,7 +233,14 @@ class LinearCoordinates(
             raise ValueError(
                 f"{name} has shape {tuple(native.shape)}, expected (n, {self._n_features_out}): one column per coordinate"
             )
-        return native, home
+        # whole numbers would make whole numbers of the matrix
+        return native.astype(float) if native.dtype.kind in "iub" else native, home
+
+
+def varying(X: Array) -> Array:
+    """Return which columns of native points differ by more than the rounding of their numbers, (d,): the mean of a constant is no constant."""
+    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
+    return X.max(axis=0) - X.min(axis=0) > 8 * eps * abs(X).max(axis=0)
 
 
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:

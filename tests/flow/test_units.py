@@ -119,6 +119,41 @@ def test_numbers_measured_in_the_data_keep_its_columns(name):
     if name != "WassersteinFlow":
         assert getattr(gk, name)(kernel=gk.Gaussian(1.0)).fit(stretched).columns_ is None
         assert getattr(gk, name)(kernel=gk.Gaussian("median")).fit(stretched).columns_ is not None
+    map_ = gk.maps.RandomFeatureMap(20)
+    trained = shortened(getattr(gk, name)(generator=map_)).set_params(
+        **{"n_iter" if name != "JKOFlow" else "n_steps": 1}
+    )
+    assert trained.fit(stretched).columns_ is None
+    for later in ({"generator": map_}, {"units": "absolute"}):
+        flow = getattr(gk, name)().fit(stretched).set_params(**later)
+        with pytest.raises(ValueError, match="after a fit that standardised the columns"):
+            flow.transport(stretched[:5])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["KSWGD", *FLOWS])
+def test_a_constant_column_has_no_width(name, dtype):
+    """The rounded mean of a constant is another number: a column of width 1e-16 is in no unit."""
+    for value, stretch in ((3.14159, 1.0), (0.1, 1.0), (1 / 3, 100.0)):
+        data = np.column_stack([X * [1.0, stretch], np.full(len(X), value)]).astype(dtype)
+        flow = shortened(getattr(gk, name)(init="data")).fit(data)
+        Z = flow.sample(300)
+        assert np.abs(Z[:, :2].std(axis=0) / data[:, :2].std(axis=0) - 1).max() < 0.15
+        assert np.abs(Z[:, 2] - dtype(value)).max() < 1e-5
+        if name in FLOWS:
+            assert (flow.columns_ is None) == (stretch == 1.0)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_whole_weights_are_repeated_rows_in_standardised_columns(name):
+    times = np.random.default_rng(0).integers(1, 4, len(X))
+    data = STRETCHED[0] * X
+    weighted, rows = (shortened(getattr(gk, name)()) for _ in range(2))
+    weighted.fit(data, sample_weight=times)
+    rows.fit(np.repeat(data, times, axis=0))
+    assert np.allclose(weighted.columns_.matrix_, rows.columns_.matrix_, rtol=1e-12)
+    assert np.allclose(weighted.columns_.mean_, rows.columns_.mean_, rtol=1e-12)
 
 
 def test_who_looks_at_a_standardised_flow_sees_the_data(tmp_path):
@@ -176,6 +211,8 @@ def test_behind_a_scaler_no_column_has_a_unit_and_where_one_is_missed_the_report
     for judged in ("KSWGD", *FLOWS):
         report = shortened(getattr(gk, judged)()).fit(stretch * X).diagnose(stretch * X[:60])
         assert "one unit" not in str(report)
+    plain = shortened(gk.KSWGD(coordinates=None)).fit(stretch * X)
+    assert "KSWGD measures all in one unit" in str(plain.diagnose(stretch * X[:60]))
 
 
 def test_absolute_numbers_stay_as_they_stand():

@@ -222,6 +222,8 @@ def test_forecast_of_an_ornstein_uhlenbeck_process():
     assert np.allclose((large - 1e6) * 1e3, found[:, :, 0], atol=1e-4)
     listed = kinetics.forecast(model, X[:, 0], x, t)
     assert np.abs(listed - first).max() < 0.15
+    shifted = kinetics.forecast(model, 1e6 + X[:, 0], x, t)
+    assert np.allclose(shifted - 1e6, listed, atol=1e-6)
     correlation = kinetics.mode_correlation(model, lambda Z: np.concatenate([Z, np.abs(Z)], axis=1))
     assert abs(correlation.correlation[0, 0]) > 0.98
     assert abs(correlation.correlation[1, 0]) < 4 * correlation.error[1, 0] + 0.02

@@ -205,3 +205,12 @@ def test_trajectories_and_chunks_have_coordinates_too():
     for fitted in (whole, stream, plain):
         assert abs(fitted.eigenvalues_[0] / -np.log(0.9) - 1) < 0.35
         assert fitted.transform(Z[:3]).shape == (3, 2)
+
+
+def test_whole_numbers_are_numbers():
+    """A matrix cast to the integers of its argument would be no matrix."""
+    g = LinearCoordinates("whiten").fit(np.random.default_rng(0).normal(size=(50, 2)) * [1.0, 3.0])
+    G = np.array([[1, 2], [-3, 0]])
+    assert np.array_equal(g.inverse(G), g.inverse(G.astype(float)))
+    assert np.array_equal(g.inverse(G.tolist()), g.inverse(G.astype(float)))
+    assert np.array_equal(g.vjp(G, G), g.vjp(G.astype(float), G.astype(float)))
