@@ -55,7 +55,7 @@ class JudgedMixin:
     @property
     def _standardises(self) -> bool:
         """Whether columns in different units are brought to one, or have scales of their own."""
-        scale = getattr(getattr(self, "kernel", None), "scale", None)
+        scale: Any = getattr(getattr(self, "kernel", None), "scale", 1.0)
         spectrum = getattr(self, "spectrum_", None)
         return np.ndim(scale) > 0 or getattr(spectrum, "coordinates_", None) is not None
 

@@ -29,7 +29,10 @@ def lipschitz(n_inputs: int, n_outputs: int, *, layers: int) -> torch.nn.Module:
     norm = nn.utils.parametrizations.spectral_norm
     parts = perceptron(n_inputs, n_outputs, layers=layers)
     return nn.Sequential(
-        *(norm(part) if isinstance(part, nn.Linear) else nn.LeakyReLU(SLOPE) for part in parts)
+        *(
+            norm(part) if isinstance(part, nn.Linear) else nn.LeakyReLU(SLOPE)
+            for part in parts.children()
+        )
     )
 
 
