@@ -32,8 +32,10 @@ class ColumnsMixin:
         measured = kernel is not None and kernel.resolved and not isinstance(kernel, Riesz)
         kept = measured or self.units == "absolute" or self.generator is not None
         self.columns_ = None
+        if kept:
+            return self.X_
         rows, _ = repeated(host_weight(self.sample_weight_), self.X_, None)
-        if not kept and in_different_units(rows):
+        if in_different_units(rows):
             self.columns_ = LinearCoordinates("standardize").fit(rows)
             self._standardised = self.columns_.transform(self.X_)
         return self._target
