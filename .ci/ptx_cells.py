@@ -19,9 +19,9 @@ SIZES, TOLERANCES = (1100, 1157), (1e-3, 1e-6)
 
 def run(case, built):
     """Return complaints about one case; ``built(program)`` is the module of a program."""
+    import local_sums as local
     import oracle
     import ptxcpu
-    import test_cuda_cells as local
 
     from gpukoop.kernels.cuda.packing import Clouds
     from gpukoop.kernels.cuda.pairs import lists as cells_cuda

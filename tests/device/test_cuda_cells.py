@@ -9,6 +9,16 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+from local_sums import (
+    DATA,
+    clusters,
+    coinciding,
+    logarithms,
+    lower_thresholds,
+    make_local,
+    one_heavy_cell,
+    problem,
+)
 
 from gpukoop import cuda as gpu
 from gpukoop.kernels import cells
@@ -31,74 +41,12 @@ OPS = ("product", "gradient", "value_and_gradient", "logsumexp")
 TOL = 1e-4
 
 
-def lower_thresholds(setattr):
-    """Let small problems be local sums."""
-    for name, value in {"MIN_PAIRS": 0, "MIN_TARGETS": 1, "MIN_CELLS": 2}.items():
-        setattr(cells_cuda, name, value)
-
-
 @pytest.fixture
 def small(monkeypatch):
     lower_thresholds(monkeypatch.setattr)
 
 
-# -- data that tempt a rule to leave out too much: (X, Y, V, scale) ----------------------------------
-def clusters(rng, n, m, d):
-    """Three clusters 100 scales apart; alternating signs cancel, so a rule that looks at sums sees nothing."""
-    centres = np.array([0.0, 10.0, 20.0])
-    X, Y = (rng.normal(size=(k, d)) * 0.3 + rng.choice(centres, k)[:, None] for k in (n, m))
-    return X, Y, np.where(np.arange(m) % 2, 1.0, -1.0)[:, None], 0.1
-
-
-def one_heavy_cell(rng, n, m, d):
-    """All weights in one far corner: the tiles nearest to a block weigh nothing."""
-    X, Y = rng.random((n, d)), rng.random((m, d))
-    return X, Y, (Y.max(1, keepdims=True) < 0.3).astype(float), 0.03
-
-
-def heavy_and_light(rng, n, m, d):
-    """Weights over twelve orders of magnitude: what is far may outweigh what is near."""
-    X, Y = rng.random((n, d)), rng.random((m, d))
-    return X, Y, 10.0 ** (12 * Y[:, :1] - 6) * rng.normal(size=(m, 1)), 0.03
-
-
-def far_targets(rng, n, m, d):
-    """A block holds targets far from everything beside near ones: all that they have is far away."""
-    X, Y = rng.random((n, d)), rng.random((m, d))
-    X[:: n // 7] = 1.4
-    return X, Y, rng.normal(size=(m, 1)), 0.05
-
-
-def coinciding(rng, n, m, d):
-    """Few places, many points at each: boxes without extent, and ties in every comparison."""
-    places = rng.random((30, d))
-    return places[rng.integers(30, size=n)], places[rng.integers(30, size=m)], np.ones((m, 1)), 0.05
-
-
-def columns(rng, n, m, d):
-    """Columns whose weights lie in different places, and one that is zero."""
-    X, Y = rng.random((n, d)), rng.random((m, d))
-    left = np.where(Y[:, :1] < 0.5, 1.0, 1e-6)
-    V = np.hstack([left, 1e-6 / left, np.zeros((m, 1)), rng.normal(size=(m, 1))])
-    return X, Y, V, 0.02
-
-
-DATA = (clusters, one_heavy_cell, heavy_and_light, far_targets, coinciding, columns)
-
-
-def problem(make, n, m, d, dtype="float32"):
-    X, Y, V, scale = make(np.random.default_rng(n + m + d), n, m, d)
-    return X.astype(dtype), Y.astype(dtype), V.astype(dtype), scale
-
-
 # -- the lists ---------------------------------------------------------------------------------------
-def make_local(kernel, op, X, Y, V, tol, engine=None):
-    clouds = Clouds(len(X), len(Y), X.shape[1], X.dtype.name, False)
-    columns = 1 if V.ndim == 1 else V.shape[1]
-    sizes = Sizes(OPERATIONS[op], clouds, columns, tol)
-    return cells_cuda.make_local(kernel, sizes, X, Y, V, engine or Lists())
-
-
 class Lists:
     """Stands for the device: sums over the lists of the first pass in float64, and what the second one visits."""
 
@@ -140,7 +88,7 @@ def test_what_is_left_out_is_within_tol(make, op, small):
     """At the real sizes of tiles and blocks, from the lists alone: no rounding, and no tolerance but tol."""
     X, Y, V, scale = problem(make, 2100, 4001, 2)
     V = logarithms(V) if op == "logsumexp" else V
-    local = make_local(Gaussian(scale), op, X, Y, V, TOL)
+    local = make_local(Gaussian(scale), op, X, Y, V, TOL, Lists())
     q = ((local.X[:, None].astype(float) - local.Y[None].astype(float)) ** 2).sum(-1) / scale**2
     lists = local.engine
     lists.start(local, -q / 2)
@@ -161,16 +109,11 @@ def test_what_is_left_out_is_within_tol(make, op, small):
         assert np.all((missing * np.sqrt(q)) @ abs(local.V) <= within)
 
 
-def logarithms(V):
-    with np.errstate(divide="ignore"):
-        return np.log(abs(V[:, 0]))
-
-
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 def test_weights_beyond_the_range_of_floats_have_logarithms(shift, small):
     X, Y, _, scale = problem(clusters, 2100, 2001, 2)
     b = np.where(Y[:, 0] > 5, shift, 0.0).astype("float32")
-    local = make_local(Gaussian(scale), "logsumexp", X, Y, b, TOL)
+    local = make_local(Gaussian(scale), "logsumexp", X, Y, b, TOL, Lists())
     assert np.isfinite(local.near[0].masses).all()
     q = ((local.X[:, None].astype(float) - local.Y[None].astype(float)) ** 2).sum(-1) / scale**2
     lists = local.engine
@@ -182,7 +125,7 @@ def test_weights_beyond_the_range_of_floats_have_logarithms(shift, small):
 
 def test_sums_that_overflowed_leave_nothing_out(small):
     X, Y, V, scale = problem(coinciding, 2100, 2001, 2)
-    (far,) = make_local(Gaussian(scale), "product", X, Y, V, TOL).far
+    (far,) = make_local(Gaussian(scale), "product", X, Y, V, TOL, Lists()).far
     for sums, share in ((np.inf, 1), (np.nan, 1), (300.0, 0)):  # what exp(300) bounds is everything
         bounds, _ = far.lists(far.rule(np.full((1, 2100), sums), TOL))
         assert bounds[-1] == share * far.part.rows * far.part.tiles
@@ -194,7 +137,7 @@ def test_nothing_to_save_is_no_plan(monkeypatch):
 
     def local(kernel=None, op="product", tol=TOL, d=2):
         points = (np.tile(a, (1, d // 2)) for a in (X, Y))
-        return make_local(kernel or Gaussian(0.1), op, *points, V, tol)
+        return make_local(kernel or Gaussian(0.1), op, *points, V, tol, Lists())
 
     assert local() is None, "too few pairs"
     lower_thresholds(monkeypatch.setattr)

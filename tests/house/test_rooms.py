@@ -228,6 +228,17 @@ def test_public_things_are_documented(path):
                 stack.extend(node.body)
 
 
+def test_checks_of_ci_find_what_they_import():
+    """CI puts tests/ on the path and no folder in it: helpers stand there, and test files move with their rooms."""
+    inside = {path.stem for path in (ROOT / "tests").glob("*/*.py")}
+    for path in (ROOT / ".ci").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [getattr(node, "module", None)] if isinstance(node, ast.ImportFrom) else []
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else names
+            lost = inside & {name.split(".")[0] for name in names}
+            assert not lost, f"{path.name}:{node.lineno} imports {lost}"
+
+
 def test_what_is_the_same_stands_once():
     """An array has one name for the type checker, and no function is written twice."""
     homes, bodies = [], {}
