@@ -26,12 +26,13 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
 from gpukoop.draws import check_count
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.persistence import PersistentEstimator
 
 METHODS = ("standardize", "whiten", "pca", "tica")
 # Principal components that hold this share of the variance are kept.
@@ -67,7 +68,7 @@ class AbstractCoordinates(ABC):
 
 
 class LinearCoordinates(
-    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator
 ):
     r"""Linear coordinates :math:`g(x) = (x - m) A` learned from samples or pairs.
 
