@@ -30,6 +30,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
+from gpukoop.centring import centred
 from gpukoop.draws import check_count
 from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.persistence import PersistentEstimator
@@ -117,16 +118,12 @@ class LinearCoordinates(
         if self.n_components is not None:
             check_count(self.n_components, "n_components")
         remember_columns(self, X, successors)
-        native = to_host(points(X, "X")[0])
-        varies, x = varying(native), native.astype(float)
+        self.mean_, x = centred(to_host(points(X, "X")[0]))
         self.n_features_in_ = x.shape[1]
-        self.mean_ = x.mean(axis=0)
-        size = (
-            float(np.abs(x - self.mean_).max()) or 1.0
-        )  # a unit in which no square leaves the range
+        size = float(np.abs(x).max()) or 1.0  # a unit in which no square leaves the range
         # Everything below is homogeneous in x, so the unit cancels at the end; squares of 1e200 would not.
-        x = (x - self.mean_) / size
-        deviation = np.where(varies, x.std(axis=0), 0.0)
+        x = x / size
+        deviation = x.std(axis=0)
         unit = math.exp(np.log(deviation[deviation > 0]).mean()) if deviation.any() else 1.0
         if self.method == "standardize":
             # Times their geometric mean: scales of kernels stay in the units of the features.
@@ -236,12 +233,6 @@ class LinearCoordinates(
             )
         # whole numbers would make whole numbers of the matrix
         return native.astype(float) if native.dtype.kind in "iub" else native, home
-
-
-def varying(X: Array) -> Array:
-    """Return which columns of native points differ by more than the rounding of their numbers, (d,): the mean of a constant is no constant."""
-    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
-    return X.max(axis=0) - X.min(axis=0) > 8 * eps * abs(X).max(axis=0)
 
 
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:
