@@ -34,6 +34,7 @@ REMEDIES = {
     "modes": "raise n_components, or n_iter and total_time",
     "basins": "raise n_components and total_time, or start on the data",
     "spread": "standardise the columns, raise n_components or n_iter, or lower the blur or the kernel's scale",
+    "location": "standardise the columns, raise n_components or n_iter, or start on the data",
     "memorisation": "drop repeated rows (sample_weight= counts them), or start farther off (init): these particles are the data again",
     "diversity": "use fewer steps or a larger scale: the particles have run together",
 }
