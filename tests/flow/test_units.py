@@ -153,7 +153,7 @@ def columns_of(flow):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", ["KSWGD", *FLOWS])
 def test_weights_are_repeated_rows_in_standardised_columns(name):
-    """Whole ones; others give the weighted moments to rounding (rows repeated ten times were off by 1e-3, KSWGD by 14 per cent)."""
+    """Whole ones; others give the weighted moments to rounding (rows repeated ten times were off by 2e-4, KSWGD by 28 per cent)."""
     times = np.random.default_rng(0).integers(1, 4, len(X)) * np.where(X[:, 1] > 1, 3, 1)
     options = {"validation_fraction": 0} if name == "KSWGD" else {}
 
