@@ -55,7 +55,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.cuda_static import assemble, functions, loops, missing  # noqa: E402
+from bench.sass import assemble, functions, loops, missing  # noqa: E402
 from gpukoop.cuda import compile_entry, entry_ptx, merge  # noqa: E402
 from gpukoop.kernels.cuda import archive  # noqa: E402
 from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue  # noqa: E402

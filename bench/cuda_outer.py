@@ -10,8 +10,8 @@ import itertools
 import re
 from typing import Any
 
-from bench.cuda_static import assemble, functions, missing, opcode
 from bench.cuda_tensor import CLOCK, JUMP, MULTIPROCESSORS, straight
+from bench.sass import assemble, functions, missing, opcode
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix.outer.shape import CHUNK, EACH, OuterShape
 from gpukoop.kernels.cuda.matrix.shape import ceil

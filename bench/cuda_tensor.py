@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bench.cuda_static import assemble, functions, missing, opcode
+from bench.sass import assemble, functions, missing, opcode
 from gpukoop.kernels.cuda.functions import Functions
 from gpukoop.kernels.cuda.matrix.shape import THREADS, Shape, ceil
 from gpukoop.kernels.cuda.program import Program, compile_ptx

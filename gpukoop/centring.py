@@ -17,8 +17,11 @@ def varying(X: Array) -> Array:
         return X.max(axis=0) - X.min(axis=0) > ROUNDING * eps * abs(X).max(axis=0)
 
 
-def centred(X: Array) -> tuple[Array, Array]:
-    """Return the means of the columns and the deviations from them in float64, (d,) and (m, d); those of constant columns are 0."""
+def centred(X: Array, share: Array | None = None) -> tuple[Array, Array]:
+    """Return the means of the columns and the deviations from them in float64, (d,) and (m, d); those of constant columns are 0.
+
+    ``share`` are weights (m,) of sum 1.
+    """
     xp, varies, x = namespace(X), varying(X), X.astype(float)
-    mean = xp.where(varies, x.mean(axis=0), x[0])
+    mean = xp.where(varies, x.mean(axis=0) if share is None else share @ x, x[0])
     return mean, xp.where(varies, x - mean, 0.0)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
 from gpukoop.estimators.start import in_different_units
+from gpukoop.estimators.weights import host_weight
 from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
@@ -34,6 +35,7 @@ REMEDIES = {
     "modes": "raise n_components, or n_iter and total_time",
     "basins": "raise n_components and total_time, or start on the data",
     "spread": "standardise the columns, raise n_components or n_iter, or lower the blur or the kernel's scale",
+    "location": "standardise the columns, raise n_components or n_iter, or start on the data",
     "memorisation": "drop repeated rows (sample_weight= counts them), or start farther off (init): these particles are the data again",
     "diversity": "use fewer steps or a larger scale: the particles have run together",
 }
@@ -105,8 +107,10 @@ class JudgedMixin:
             said.append(
                 f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
             )
-        rows = self._data()[:: max(1, len(self._data()) // SCORED[1])]
-        if not self._standardises and in_different_units(rows):
+        some = slice(None, None, max(1, len(self._data()) // SCORED[1]))
+        weight = host_weight(getattr(self, "sample_weight_", None))
+        weight = None if weight is None else weight[some]
+        if not self._standardises and in_different_units(self._data()[some], weight):
             said.append(
                 f"The widths of columns differ more than five times, and {type(self).__name__} measures all in one unit: narrow "
                 "ones lose their details unless columns are standardised before (StandardScaler)"

@@ -265,14 +265,12 @@ def main():
 def test_a_list_costs_the_pair_loop_nothing(op, d, t):
     pytest.importorskip("numba_cuda")
     sys.path.append(str(Path(__file__).parents[2]))
-    from bench import cuda_static as static
+    from bench import sass
 
-    if static.missing() is not None:
-        pytest.skip(static.missing())
+    if sass.missing() is not None:
+        pytest.skip(sass.missing())
     plain, listed = (
-        static.count(static.compile_ptx(Gaussian(1.0), op, d=d, t=t, form="exact", listed=listed))[
-            0
-        ]
+        sass.count(gpu.compile_ptx(Gaussian(1.0), op, d=d, t=t, form="exact", listed=listed))[0]
         for listed in (False, True)
     )
     assert listed["slots"] <= 1.05 * plain["slots"]

@@ -120,18 +120,18 @@ def test_registers_take_what_costs_them_fewer_slots():
 )
 def test_programs_reach_their_goal_without_spills(shape):
     pytest.importorskip("numba_cuda")
-    from bench import cuda_outer, cuda_static
+    from bench import cuda_outer, sass
 
-    if cuda_static.missing() is not None:
-        pytest.skip(cuda_static.missing())
+    if sass.missing() is not None:
+        pytest.skip(sass.missing())
     ptx = cuda_outer.code(shape)
     check_pure(ptx, "float32")
     assert ".atom" not in ptx
     assert "\tred." not in ptx
     for arch in ("sm_80", "sm_90", "sm_100"):
-        sass, resources = cuda_static.assemble(ptx, arch)
+        code, resources = sass.assemble(ptx, arch)
         assert resources[shape.label]["spills"] == resources[shape.label]["stack"] == 0, arch
-        found = cuda_outer.counted(sass)
+        found = cuda_outer.counted(code)
         assert found["local"] == 0, arch
         # three blocks of 128 threads a multiprocessor
         assert resources[shape.label]["registers"] <= 168, arch

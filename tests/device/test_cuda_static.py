@@ -15,11 +15,11 @@ pytest.importorskip("numba_cuda")
 sys.path.append(str(Path(__file__).parents[2]))
 
 from bench import cuda_static as static
-from bench import keops_cuda
+from bench import keops_cuda, sass
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(static.missing() is not None, reason=str(static.missing())),
+    pytest.mark.skipif(sass.missing() is not None, reason=str(sass.missing())),
 ]
 
 
@@ -51,7 +51,7 @@ MEASURED = (0, 1, 2, 3, 4, 6)
 def test_slots_stay_within_their_goal_and_what_they_were(index):
     kernel, op, d, t, mufu, goal, _ = static.CASES[index]
     fastest = forms(trace(kernel), OPERATIONS[op], d)[0]
-    (row,) = static.count(static.compile_ptx(kernel, op, d=d, t=t, form=fastest), mufu)
+    (row,) = sass.count(static.compile_ptx(kernel, op, d=d, t=t, form=fastest), mufu)
     assert row["slots"] <= (goal or 1e9)
     assert row["slots"] <= BEFORE[index] * (1.0 if index in MEASURED else 1.03)
     assert row["spills"] == row["stack"] == row["local"] == 0
@@ -68,10 +68,10 @@ def test_a_product_in_float64_costs_no_more_than_before():
     """Its exponential is code and no special function, so what is counted is the whole loop over a tile."""
     ptx = static.compile_ptx(static.Gaussian(1.0), "product", d=3, dtype="float64", form="dot")
     of = specify(PRODUCT, "float64", "dot", 3, 1)
-    sass, resources = static.assemble(ptx)
+    code, resources = sass.assemble(ptx)
     (name,) = (entry for entry in resources if "_dot_d3" in entry and "pack" not in entry)
     pairs, tile = sorted(
-        (b for b in static.loops(sass)[name] if "DSETP" in b and "LDS" in b), key=len
+        (b for b in sass.loops(code)[name] if "DSETP" in b and "LDS" in b), key=len
     )
     passes = of.tile // of.group
     slots = (len(tile) - len(pairs) + passes * len(pairs)) / (of.targets * of.tile)
@@ -84,7 +84,7 @@ def test_a_product_in_float64_costs_no_more_than_before():
 
 def test_difference_form_in_three_dimensions():
     ptx = static.compile_ptx(static.Gaussian(1.0), "product", d=3, form="difference")
-    assert static.count(ptx)[0]["slots"] <= 9
+    assert sass.count(ptx)[0]["slots"] <= 9
 
 
 @pytest.mark.slow
@@ -102,8 +102,8 @@ def test_each_pair_once_is_clearly_less_work(d, t):
     # Packing rounds in float64 on purpose; no sum over pairs does.
     assert sums
     assert not any(".f64" in part.replace(".reg .f64", "") for part in sums)
-    (row,) = static.count(ptx)
-    (one_sided,) = static.count(static.compile_ptx(kernel, "product", d=d, t=t, form=form))
+    (row,) = sass.count(ptx)
+    (one_sided,) = sass.count(static.compile_ptx(kernel, "product", d=d, t=t, form=form))
     assert row["slots"] / 2 <= (0.65 if t == 1 else 0.8) * one_sided["slots"]
     assert row["slots"] / 2 <= BEFORE_SYMMETRIC[static.SYMMETRIC.index((d, t))] + 0.005
     assert row["spills"] == row["stack"] == row["local"] == 0

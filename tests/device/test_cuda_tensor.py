@@ -29,19 +29,19 @@ GOALS = [
 @pytest.mark.parametrize(("shape", "goal"), GOALS, ids=lambda a: getattr(a, "label", None))
 def test_programs_reach_their_bound_without_spills(shape, goal):
     pytest.importorskip("numba_cuda")
-    from bench import cuda_static, cuda_tensor
+    from bench import cuda_tensor, sass
 
-    if cuda_static.missing() is not None:
-        pytest.skip(cuda_static.missing())
+    if sass.missing() is not None:
+        pytest.skip(sass.missing())
     ptx = cuda_tensor.code(shape, (8, 0))
     check_pure(ptx, "float32")
     assert ".atom" not in ptx
     assert "\tred." not in ptx
     for arch in ("sm_80", "sm_90", "sm_100"):
-        sass, resources = cuda_static.assemble(ptx, arch)
+        code, resources = sass.assemble(ptx, arch)
         assert resources[shape.label]["spills"] == resources[shape.label]["stack"] == 0, arch
-        assert not re.search(r"\b(LDL|STL)\b", sass), arch
-        assert "HMMA.16816.F32" in sass, arch
+        assert not re.search(r"\b(LDL|STL)\b", code), arch
+        assert "HMMA.16816.F32" in code, arch
         row = cuda_tensor.count(shape, ptx, arch)
         # one instruction for each product, and nothing else takes as long as they do
         assert row["mma"] == pytest.approx(shape.products / 4), arch
