@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, native_array, require_finite, to_host
+from gpukoop.centring import varying
 from gpukoop.estimators.weights import host_weight
 from gpukoop.flow.start import drawn_rows, gaussian_mixture, smoothed_bootstrap
 from gpukoop.spectrum.coordinates import is_auto
-from gpukoop.spectrum.linear_coordinates import LinearCoordinates, varying
+from gpukoop.spectrum.linear_coordinates import LinearCoordinates
 
 # Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
 # in a row differ most, 4.4 times, in one unit.

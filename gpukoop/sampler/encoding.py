@@ -31,6 +31,7 @@ from scipy.linalg import expm
 from gpukoop.arrays import Array
 from gpukoop.checks import one_label_each
 from gpukoop.draws import check_count, check_positive
+from gpukoop.persistence import Persistent
 from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
@@ -64,7 +65,7 @@ def host(x: Any) -> np.ndarray:
     return np.asarray(x.detach().cpu().double().numpy())
 
 
-class AbstractNeuralFeatures(ABC):
+class AbstractNeuralFeatures(Persistent, ABC):
     """A learned lift: encoder, operator and decoder, trained together; to add one, implement the four abstract names.
 
     Attributes

@@ -26,13 +26,15 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
+from gpukoop.centring import centred
 from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.persistence import PersistentEstimator
 
 METHODS = ("standardize", "whiten", "pca", "tica")
 # Principal components that hold this share of the variance are kept.
@@ -68,7 +70,7 @@ class AbstractCoordinates(ABC):
 
 
 class LinearCoordinates(
-    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator
 ):
     r"""Linear coordinates :math:`g(x) = (x - m) A` learned from samples or pairs.
 
@@ -129,16 +131,13 @@ class LinearCoordinates(
                 )
             p = masses(sample_weight, "sample_weight", len(native))
             native, p = native[p > 0], p[p > 0]
-        varies, x = varying(native), native.astype(float)
+        self.mean_, x = centred(native, None if sample_weight is None else p)
         self.n_features_in_ = x.shape[1]
-        self.mean_ = x.mean(axis=0) if sample_weight is None else p @ x
-        size = (
-            float(np.abs(x - self.mean_).max()) or 1.0
-        )  # a unit in which no square leaves the range
+        size = float(np.abs(x).max()) or 1.0  # a unit in which no square leaves the range
         # Everything below is homogeneous in x, so the unit cancels at the end; squares of 1e200 would not.
-        x = (x - self.mean_) / size
+        x = x / size
         rows = x * np.sqrt(p)[:, None]  # whose squares sum to the moments
-        deviation = np.where(varies, np.linalg.norm(rows, axis=0), 0.0)
+        deviation = np.linalg.norm(rows, axis=0)
         unit = math.exp(np.log(deviation[deviation > 0]).mean()) if deviation.any() else 1.0
         if self.method == "standardize":
             # Times their geometric mean: scales of kernels stay in the units of the features.
@@ -248,12 +247,6 @@ class LinearCoordinates(
             )
         # whole numbers would make whole numbers of the matrix
         return native.astype(float) if native.dtype.kind in "iub" else native, home
-
-
-def varying(X: Array) -> Array:
-    """Return which columns of native points differ by more than the rounding of their numbers, (d,): the mean of a constant is no constant."""
-    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
-    return X.max(axis=0) - X.min(axis=0) > 8 * eps * abs(X).max(axis=0)
 
 
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:
