@@ -293,6 +293,27 @@ def test_runs_in_equilibrium_are_not_warned_about():
         assert kinetics.KineticModel(FEW, lag=4).fit(runs).drift_p_value_ > 1e-3
 
 
+def test_timescales_of_runs_out_of_equilibrium_and_of_a_ring_are_warned_about():
+    """A model says so; whoever only looks at timescales against the lag is told, too."""
+    rng = np.random.default_rng(8)
+    runs = [seen(chain(TWO, 40, rng, start=1), rng) for _ in range(400)]
+    with pytest.warns(RuntimeWarning, match="did not start in equilibrium") as told:
+        kinetics.implied_timescales(runs, [4, 8], estimator=FEW, n_timescales=1, n_bootstrap=2)
+    assert len(told) == 1
+    # four states of a ring, of which the next one is four times as likely as the one before: exact mu .9 +- .06 i
+    ring = (
+        0.9 * np.eye(4)
+        + 0.08 * np.roll(np.eye(4), 1, axis=1)
+        + 0.02 * np.roll(np.eye(4), -1, axis=1)
+    )
+    angle = chain(ring, 4_000, rng) * np.pi / 2
+    X = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.1 * rng.normal(size=(4_000, 2))
+    with pytest.warns(RuntimeWarning, match="not those of a reversible process") as told:
+        kinetics.implied_timescales(X, [1, 4], estimator=FEW, n_timescales=1, n_bootstrap=2)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+
+
 # --- scores
 
 
