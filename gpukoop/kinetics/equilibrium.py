@@ -87,12 +87,7 @@ def equilibrium_ratio(learned: Learned) -> Callable[[Array], Array]:
     C00[0, 1:] = C00[1:, 0] = C01[1:, 0] = x
     C01[0, 1:] = y
     C00[1:, 1:], C01[1:, 1:] = W.T @ total.xx @ W / m, W.T @ total.xy @ W / m
-    # u^T (C01 - C00) = 0; the first column is 0 = 0 and gives way to the normalisation
-    system = (C01 - C00).T
-    system[0] = C00[0]
-    right = np.zeros(q + 1)
-    right[0] = 1.0
-    u = np.linalg.lstsq(system, right, rcond=1e-10)[0]
+    u = stationary(C00, C01)
     combination = W @ u[1:]
 
     def weight(P: Array) -> Array:
@@ -101,3 +96,14 @@ def equilibrium_ratio(learned: Learned) -> Callable[[Array], Array]:
         return xp.maximum(values, 0.0)
 
     return weight
+
+
+def stationary(C00: np.ndarray, C01: np.ndarray) -> np.ndarray:
+    """Return the u of the module's formula, (q + 1,), from the moments of b(x) with b(x) and with b(y)."""
+    # u^T (C01 - C00) = 0; the first column is 0 = 0 and gives way to the normalisation
+    system = (C01 - C00).T
+    system[0] = C00[0]
+    right = np.zeros(len(C00))
+    right[0] = 1.0
+    found: np.ndarray = np.linalg.lstsq(system, right, rcond=1e-10)[0]
+    return found

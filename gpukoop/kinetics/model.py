@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.kinetics.blocks import band, resamples, timescales_of
 from gpukoop.kinetics.equilibrium import drift, equilibrium_ratio, warn_of_drift
 from gpukoop.kinetics.learning import Learned, Material, unfitted
+from gpukoop.kinetics.reweighted import Reweighted
 from gpukoop.kinetics.timescales import check_confidence, warn_of_few_blocks
 from gpukoop.persistence import PersistentEstimator
 
@@ -111,8 +113,9 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
         learned = material.learn(material.moments([lag])[lag], lag)
         self._ratio = None
         if self.reweight:
-            self._ratio = equilibrium_ratio(learned)
+            first, self._ratio = learned, equilibrium_ratio(learned)
             learned = material.learn(material.moments([lag], self._ratio)[lag], lag)
+            learned = replace(learned, basis=Reweighted.of(material, lag, first, learned))
         self._material, self._learned = material, learned
         self.estimator_ = material.estimator._adopt(
             material.base, learned.modes, material.estimator.seen(material.seen), self.lag_time_

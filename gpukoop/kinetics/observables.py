@@ -12,6 +12,7 @@ from gpukoop.arrays import Array, native_array, points, to_host
 from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
+from gpukoop.kinetics.reweighted import Reweighted
 from gpukoop.lagged import cut, frames, spread_rows
 from gpukoop.spectrum.trajectory import CHUNK
 
@@ -121,7 +122,10 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
     slowest = SPAN * model.timescales_[0] / model.frame_time
     length = np.inf if len(material.runs) >= MANY_RUNS else max(model.lag, slowest)
     pieces = cut(material.lengths, 0, length, MOST_BLOCKS)
-    inside, total = np.zeros((2, 1 + pieces[-1].block))
+    basis = learned.basis
+    q = 1 + basis.W.shape[1] if isinstance(basis, Reweighted) else 0
+    # of each block: frames, their weights, and the functions that weights are combinations of
+    inside, total = np.zeros((2, 1 + pieces[-1].block, 2 + q))
     visits = 0
     for i, run in enumerate(material.runs):
         parts = []
@@ -136,24 +140,50 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
                 raise ValueError(
                     f"region gives shape {values.shape} for {len(chunk)} frames, expected one value a frame"
                 )
+            F = _weighing(model, chunk, len(run) - start)
             parts.append(values.astype(bool))
+            for piece in pieces:
+                own = slice(max(piece.first - start, 0), max(piece.last - start, 0))
+                if piece.run == i and len(F[own]):
+                    inside[piece.block] += parts[-1][own] @ F[own]
+                    total[piece.block] += F[own].sum(axis=0)
         mask = np.concatenate(parts)
         visits += int(mask[0]) + int((mask[1:] & ~mask[:-1]).sum())
-        for piece in pieces:
-            if piece.run == i:
-                inside[piece.block] += mask[piece.first : piece.last].sum()
-                total[piece.block] += piece.last - piece.first
-    weight = inside.sum() / total.sum()
+    n_inside, n_frames = inside[:, 0].sum(), total[:, 0].sum()
+    weight = inside[:, 1].sum() / total[:, 1].sum()
     if not visits:
-        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / total.sum()), 0, 0)
+        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / n_frames), 0, 0)
     counts = resamples(len(inside), model.n_bootstrap, np.random.default_rng(len(learned.blocks)))
-    drawn = np.maximum(counts @ inside, 0.5) / (counts @ total)
+    if isinstance(basis, Reweighted) and len(inside) == model.n_blocks_:
+        u = np.array([basis.combination(c) for c in counts])
+        part, whole = ((counts @ a[:, 2:] * u).sum(axis=1) for a in (inside, total))
+    else:
+        part, whole = (counts @ a[:, 1] for a in (inside, total))
+    half = 0.5 * weight * n_frames / n_inside  # of a frame: a resample without a visit
+    drawn = np.maximum(part, half) / whole
     lower, upper = band(np.array(weight), drawn, len(inside), learned.c, model.confidence)
     from scipy import stats
 
     least = np.exp(stats.norm.ppf((1 + model.confidence) / 2) * np.sqrt(2 / visits))
     lower, upper = np.fmin(lower, weight / least), np.fmax(upper, weight * least)
-    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(inside.sum()))
+    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(n_inside))
+
+
+def _weighing(model: Any, chunk: Array, left: int) -> np.ndarray:
+    """Return 1 and the weights of frames, (b, 2); of a reweighted model 1 and the functions of the weights, too.
+
+    ``left`` frames of the run are left, these included. Weights are learned for first frames of pairs: the last ones of a
+    run are none.
+    """
+    rows = np.ones((len(chunk), 2))
+    if model._ratio is None:
+        return rows
+    P = model._material.functions.transform(chunk).astype(float)
+    rows[:, 1] = to_host(model._ratio(P))
+    W = model._learned.basis.W
+    found = np.hstack([rows, rows[:, :1], to_host(P)[:, : len(W)] @ W])
+    found[max(0, left - model.lag) :, 1:] = 0.0
+    return found
 
 
 def values_of(model: Any, observable: Any) -> np.ndarray:
