@@ -63,7 +63,7 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     """
     learned = fitted(model)
     lengths = model._material.lengths
-    F = values_of(model, features)
+    F = values_of(model, features, "features")
     if F.ndim == 1:
         F = F[:, None]
     centre = (F - F.mean(axis=0)) / np.where(F.std(axis=0) > 0, F.std(axis=0), 1.0)
@@ -186,15 +186,15 @@ def _weighing(model: Any, chunk: Array, left: int) -> np.ndarray:
     return found
 
 
-def values_of(model: Any, observable: Any) -> np.ndarray:
-    """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s)."""
+def values_of(model: Any, observable: Any, name: str) -> np.ndarray:
+    """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s); ``name`` is the caller's for it."""
     material = model._material
     if callable(observable):
-        values = to_host(points(columns_of(observable(material.seen)), "observable(frames)")[0])
+        values = to_host(points(columns_of(observable(material.seen)), f"{name}(frames)")[0])
         one = np.ndim(observable(material.seen[:1])) == 1
     elif not hasattr(observable, "shape") and not isinstance(observable, list | tuple):
         raise TypeError(
-            f"the observable is of type {type(observable).__name__}, expected a function of frames, or its values run by run"
+            f"{name} is of type {type(observable).__name__}, expected a function of frames, or its values run by run"
         )
     else:
         lists = (
@@ -204,20 +204,19 @@ def values_of(model: Any, observable: Any) -> np.ndarray:
         )
         if [len(f) for f in lists] != material.lengths:
             raise ValueError(
-                f"the features have {[len(f) for f in lists][:5]} rows, the trajectories {material.lengths[:5]}: pass one "
+                f"{name} has {[len(f) for f in lists][:5]} rows, the trajectories {material.lengths[:5]}: pass one "
                 "array a run, one row a frame"
             )
         rows = spread_rows(material.lengths, len(model.phi_))
         parts = [
-            to_host(native_array(f, "features")[0])[o::s]
-            for f, (o, s) in zip(lists, rows, strict=True)
+            to_host(native_array(f, name)[0])[o::s] for f, (o, s) in zip(lists, rows, strict=True)
         ]
         one = parts[0].ndim == 1
         values = np.concatenate([columns_of(part) for part in parts])
-        values = points(values, "features")[0]
+        values = points(values, name)[0]
     if len(values) != len(model.phi_):
         raise ValueError(
-            f"observable gives {len(values)} rows for {len(model.phi_)} frames, expected one a frame"
+            f"{name} gives {len(values)} rows for {len(model.phi_)} frames, expected one a frame"
         )
     values = values.astype(float)
     return values[:, 0] if one else values
