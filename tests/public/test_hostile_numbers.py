@@ -566,7 +566,7 @@ def test_modes_by_mask_and_by_index():
         np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
     for select in WRONG_MODES:
         for given in (select, lambda values, s=select: s):
-            with pytest.raises((ValueError, TypeError), match=r"^modes is"):
+            with pytest.raises((ValueError, TypeError), match=r"^select is"):
                 mode_projector(A, given)
 
 
@@ -609,7 +609,7 @@ def test_modes_of_a_sampler_are_those_of_its_eigenvalues():
         nothing = model.transport(Z, modes=[])
         np.testing.assert_allclose(by_index + rest - nothing, model.transport(Z), atol=1e-6)
         for select in (*WRONG_MODES[3:], [len(values)], np.ones(len(values) + 1, dtype=bool)):
-            with pytest.raises((ValueError, TypeError), match=r"^select is"):
+            with pytest.raises((ValueError, TypeError), match=r"^modes is"):
                 model.transport(Z, modes=select)
         values[:] = 0
         np.testing.assert_array_equal(model.transport(Z, modes=[real]), by_index)
