@@ -362,6 +362,16 @@ def test_cross_validation_prefers_the_scale_that_sees_the_states():
         # both scores of the exact function are 1 + mu^2
         best = found.scores.mean(axis=1).max()
         assert best == pytest.approx(1 + (1 - A - B) ** 8, abs=0.1)
+    grid = {"kernel": [gk.Gaussian(1e-6), gk.Gaussian(0.3)]}
+    with pytest.warns(RuntimeWarning, match="could not be fitted.*raise the scale"):
+        found = kinetics.cross_validate(runs, grid, lag=4, estimator=FEW, n_splits=2)
+    assert np.isnan(found.scores[0]).all()
+    assert found.best()["kernel"].terms[0][1].scale == pytest.approx(0.3)
+    with (
+        pytest.warns(RuntimeWarning, match="could not be fitted"),
+        pytest.raises(ValueError, match="no neighbours"),
+    ):
+        kinetics.cross_validate(runs, {"kernel": [gk.Gaussian(1e-6)]}, lag=4, estimator=FEW)
     learned, held = kinetics.scores._split(runs, 1, 5)
     assert sum(map(len, learned)) + sum(map(len, held)) == 3_000
     assert all(len(part) for part in itertools.chain(learned, held))
