@@ -210,6 +210,13 @@ def shrunk(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.nda
     return Z.mean(axis=0) + 0.9 * (Z - Z.mean(axis=0))
 
 
+def thinned(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.ndarray:
+    """Return draws of which the upper half along the last column lost 40 per cent."""
+    Z = LAWS[name](4 * n, random_state=rng)
+    upper = Z[:, -1] > np.median(Z[:, -1])
+    return Z[~upper | (rng.random(4 * n) > 0.4)][:n]
+
+
 def copies(name: str, n: int, rng: np.random.Generator, X: np.ndarray) -> np.ndarray:
     """Return rows of the training set."""
     return X[rng.choice(len(X), n, replace=len(X) < n)]
@@ -220,5 +227,6 @@ WRONG = {
     "weights swapped": swapped,
     "5 % stranded": stranded,
     "shrunk 10 %": shrunk,
+    "a column thinned": thinned,
     "copies": copies,
 }

@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 
 import gpukoop as gk
-from bench.laws import CENTRES, LAWS, WRONG, fresh, haze
+from bench.laws import CENTRES, LAWS, WRONG, Draw, fresh, haze
 from bench.million import in_own_process
-from bench.unseen import FRESH as NEW
+from bench.unseen import FRESH as UNSEEN
 
 TITLE = (
     "Verdict: false alarms over fresh draws, misses over clouds that are wrong (2,000 particles, 2,000 samples), and a "
     "diagnosis of 10^6"
 )
 SIZE, FRESH, SEEDS = 2_000, 7, 2
+
+
+def _fifty(n: int, random_state: Any = None) -> np.ndarray:
+    return np.random.default_rng(random_state).standard_normal((n, 50))
+
+
+NEW: dict[str, Draw] = UNSEEN | {"normal, 50-d": _fifty}
 NEEDS_MODES = ("mode dropped", "weights swapped")
 
 MILLION = """

@@ -137,3 +137,15 @@ def check_tol(tol: float | None) -> float | None:
             "sum |v| k"
         )
     return float(tol)
+
+
+def one_label_each(y: Any, n: int) -> np.ndarray | None:
+    """Return n labels on the host, None for none; raise if they are not as many."""
+    if y is None:
+        return None
+    labels = np.asarray(to_host(y))
+    if labels.shape != (n,):
+        raise ValueError(
+            f"y has shape {labels.shape}, expected one label for each of {n} rows of X"
+        )
+    return labels

@@ -43,14 +43,18 @@ def read_model(path: Path, identity: str | None = None) -> Any:
         If it is no such file, or damaged, or of another identity.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a model that `gpukoop fit` wrote")
+        raise ValueError(
+            f"{path}: no such file; expected a model that `gpukoop fit` wrote, or the folder of `gpukoop train`"
+        )
     try:
         data = read_sealed(path, _MAGIC)
     except ValueError as error:
         with open_regular(path) as file:
             ours = file.read(len(_KIND)) == _KIND
         what = "is damaged, or was written by another version" if ours else "is no model file"
-        raise ValueError(f"{path} {what} ({error}): write one with `gpukoop fit`") from None
+        raise ValueError(
+            f"{path} {what} ({error}): write one with `gpukoop fit`, or pass the folder that `gpukoop train` wrote"
+        ) from None
     if identity is not None and data[:_IDENTITY].decode() != identity:
         raise ValueError(
             f"{path} holds another fit: its data, its parameters or its class differ; name another file, or delete this one"

@@ -1,9 +1,10 @@
-"""Estimators that say so when they were saved by another version of the package."""
+"""Objects that say so when they were saved by another version of the package, or before they had all their parameters."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from inspect import Parameter, signature
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -12,22 +13,49 @@ from sklearn.base import BaseEstimator
 VERSION = "_gpukoop_version"
 
 
-class PersistentEstimator(BaseEstimator):
-    """An estimator for ``pickle`` and ``joblib`` whose file knows the version that wrote it."""
+class Persistent:
+    """An object that learns, for ``pickle`` and ``joblib``: its file knows the version that wrote it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), VERSION: _version()}
+        return {**vars(self), VERSION: _version()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.get(VERSION, "before 0.2.0")
-        if saved != _version():
+        state = {name: value for name, value in state.items() if name != VERSION}
+        told = [] if saved == _version() else [f"this is {_version()}"]
+        missing, gone = self._changed_parameters(state)
+        if missing:
+            told.append("it was without " + ", ".join(f"{k}={v!r}" for k, v in missing.items()))
+        if gone:
+            told.append(f"{', '.join(gone)} is no parameter any more")
+        if told:
             warnings.warn(
-                f"{type(self).__name__} was saved by gpukoop {saved}, this is {_version()}: what it learned may be read wrongly. "
+                f"{type(self).__name__} was saved by gpukoop {saved}, {'; '.join(told)}: what it learned may be read wrongly. "
                 "Fit it again, or load it with the version that saved it",
                 UserWarning,
                 stacklevel=2,
             )
-        super().__setstate__({name: value for name, value in state.items() if name != VERSION})
+        self.__dict__.update(missing | state)
+
+    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return parameters that a state of another version lacks, with what they are by default, and those it has too many."""
+        return {}, []
+
+
+class PersistentEstimator(Persistent, BaseEstimator):
+    """An estimator whose file may be older than some of its parameters: these are then what they are by default."""
+
+    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        known = signature(type(self).__init__).parameters
+        own = [name for name in known if name != "self"]
+        missing = {name: known[name].default for name in own if name not in state}
+        needed = [name for name, value in missing.items() if value is Parameter.empty]
+        if needed:
+            raise ValueError(
+                f"this {type(self).__name__} was saved before it had the parameter {needed[0]!r}, which has no default: fit it again"
+            )
+        # What is learned begins or ends with an underscore.
+        return missing, [n for n in state if n not in own and n[0] != "_" != n[-1]]
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.centring import centred
 from gpukoop.draws import RandomState, check_count
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import framed, own_points, remember_columns, whole
@@ -55,14 +56,14 @@ class AbstractBaseline(JudgedMixin, PersistentEstimator, ABC):
         native, self._home = own_points(X, "X")
         remember_columns(self, X)
         self.X_, self.n_features_in_ = native, int(native.shape[1])
-        x = to_host(native).astype(float)
-        self.mean_, width = x.mean(axis=0), x.std(axis=0)
-        if not np.isfinite(width).all():
+        self.mean_, x = centred(to_host(native))
+        # Of a constant column 0: what is drawn there is left out. Where no column has a width, that of all is 1.
+        self.width_ = x.std(axis=0) if x.any() else np.ones(x.shape[1])
+        if not np.isfinite(self.width_).all():
             raise ValueError(
                 "X has entries so large that squares leave the range of float64: rescale them"
             )
-        self.width_ = np.where(width > 0, width, 1.0)
-        self._learn((x - self.mean_) / self.width_, self._stream(None))
+        self._learn(x / np.where(self.width_ > 0, self.width_, 1.0), self._stream(None))
         return self
 
     @framed

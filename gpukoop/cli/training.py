@@ -49,8 +49,7 @@ def train(arguments: argparse.Namespace) -> int:
         random_state=arguments.seed,
         verbose=0 if arguments.quiet else 1,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with interruptions() as asked:
+    with made(out), interruptions() as asked:
         generator.fit(X, y, callback=lambda *_: bool(asked), checkpoint=out / CHECKPOINT)
     generator.save(out / MODEL)
     facts = report(generator, X, y, arguments)
@@ -115,6 +114,19 @@ def samples(path: Path) -> tuple[Any, Any]:
         if "no labels" not in str(error):
             raise
         return images(path), None
+
+
+@contextmanager
+def made(out: Path) -> Iterator[None]:
+    """Make a folder; where the work in it fails before it wrote anything, take it away again."""
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+        raise
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, to_host
+from gpukoop.centring import centred
 from gpukoop.draws import check_count
 from gpukoop.estimators.motion import POINTS, barely_moved
 from gpukoop.estimators.verdict import JudgedMixin
@@ -194,13 +195,15 @@ class AbstractFlowEstimator(JudgedMixin, PersistentEstimator, ABC):
 
     def _start(self, n: int, rng: np.random.Generator) -> Array:
         """Draw from the normal law with the mean and covariance of the samples, on the host."""
-        X, w = to_host(self.X_).astype(float), host_weight(getattr(self, "sample_weight_", None))
+        w = host_weight(getattr(self, "sample_weight_", None))
+        mean, X = centred(to_host(self.X_))
         if w is None:
-            mean, share = X.mean(axis=0), np.full((len(X), 1), 1 / max(1, len(X) - 1))
+            share = np.full((len(X), 1), 1 / max(1, len(X) - 1))
         else:
-            mean, share = w @ X, w[:, None] / max(1 - (w**2).sum(), 1 / len(X))
+            share = w[:, None] / max(1 - (w**2).sum(), 1 / len(X))
+            mean, X = mean + w @ X, X - w @ X
         # Rows of a QR factor stand for the square root of the covariance, also when it is singular.
-        root = np.linalg.qr((X - mean) * np.sqrt(share), mode="r")
+        root = np.linalg.qr(X * np.sqrt(share), mode="r")
         return like(mean + rng.standard_normal((n, len(root))) @ root, self.X_)
 
     def _fingerprint(self, Z: Array, n_iter: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpukoop.arrays import Array, like
 from gpukoop.estimators.start import in_different_units
-from gpukoop.estimators.weights import host_weight, repeated
+from gpukoop.estimators.weights import host_weight
 from gpukoop.flow.loop import Callback
 from gpukoop.kernels.formula.catalogue import Riesz
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -34,9 +34,9 @@ class ColumnsMixin:
         self.columns_ = None
         if kept:
             return self.X_
-        rows, _ = repeated(host_weight(self.sample_weight_), self.X_, None)
-        if in_different_units(rows):
-            self.columns_ = LinearCoordinates("standardize").fit(rows)
+        weight = host_weight(self.sample_weight_)
+        if in_different_units(self.X_, weight):
+            self.columns_ = LinearCoordinates("standardize").fit(self.X_, sample_weight=weight)
             self._standardised = self.columns_.transform(self.X_)
         return self._target
 

@@ -126,7 +126,7 @@ def coordinates_of(flow: Any, kernel: Any, X: Array) -> Any:
     given = isotropic(kernel)[1] is not None
     if flow.project is not None or given:
         return None
-    return "standardize" if in_different_units(X) else None
+    return "standardize" if in_different_units(X, flow.sample_weight_) else None
 
 
 def of_a_dictionary(spectrum: Any) -> bool:

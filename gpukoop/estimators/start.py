@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, like, native_array, require_finite, to_host
-from gpukoop.estimators.weights import host_weight, repeated
+from gpukoop.arrays import Array, like, namespace, native_array, require_finite, to_host
+from gpukoop.centring import varying
+from gpukoop.estimators.weights import host_weight
 from gpukoop.flow.start import drawn_rows, gaussian_mixture, smoothed_bootstrap
 from gpukoop.spectrum.coordinates import is_auto
-from gpukoop.spectrum.linear_coordinates import LinearCoordinates, varying
+from gpukoop.spectrum.linear_coordinates import LinearCoordinates
 
 # Widths of columns that differ more than so many times are in different units; of the laws of the bench those of three rings
 # in a row differ most, 4.4 times, in one unit.
@@ -70,9 +71,8 @@ def near_data(
         # Neighbours along the widest column alone may be strangers: on a banana whose height is in a unit 100 times smaller the
         # left and the right arm are (17 per cent of the start off it, standardised 1).
         X, coordinates = samples, None
-        rows, _ = repeated(weight, samples, None)
-        if in_different_units(rows):
-            coordinates = LinearCoordinates("standardize").fit(rows)
+        if in_different_units(samples, weight):
+            coordinates = LinearCoordinates("standardize").fit(samples, sample_weight=weight)
     if coordinates is None:
         return smoothed_bootstrap(samples, n, rng, weight=weight)
     G = to_host(coordinates.transform(X)).astype(float)
@@ -81,12 +81,18 @@ def near_data(
     return smoothed_bootstrap(samples, n, rng, G, weight)
 
 
-def in_different_units(X: Array) -> bool:
+def in_different_units(X: Array, weight: Array | None = None) -> bool:
     """Return whether the widths of columns differ more than five times; those of constant columns say nothing."""
     varies = to_host(varying(X))
     # mean absolute deviations, of numbers below one: neither squares nor sums leave the range
     X = X / max(float(abs(X).max()), np.finfo(X.dtype).tiny)
-    middle = X.mean(axis=0, dtype=float)
-    width = to_host(abs(X - middle).mean(axis=0, dtype=float))
+    if weight is None:
+        middle = X.mean(axis=0, dtype=float)
+        width = abs(X - middle).mean(axis=0, dtype=float)
+    else:
+        p = namespace(X).asarray(host_weight(weight))
+        middle = p @ X
+        width = p @ abs(X - middle)
+    width = to_host(width)
     width = width[varies & (width > 0)]
     return bool(len(width) and width.max() > UNITS_RATIO * width.min())

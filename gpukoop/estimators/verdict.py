@@ -14,10 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.draws import RandomState, check_positive
 from gpukoop.estimators.start import in_different_units
+from gpukoop.estimators.weights import host_weight
 from gpukoop.fitted import check_columns
 from gpukoop.parameters import check_points
 from gpukoop.verdict import Report, diagnose, distance_multiple
-from gpukoop.verdict.report import FEW
+from gpukoop.verdict.report import ABOUT_COPIES, FEW
 
 # The first sample is judged by at most so many particles and data: half a second, and differences too small for them to
 # show are no reason to warn.
@@ -34,6 +35,7 @@ REMEDIES = {
     "modes": "raise n_components, or n_iter and total_time",
     "basins": "raise n_components and total_time, or start on the data",
     "spread": "standardise the columns, raise n_components or n_iter, or lower the blur or the kernel's scale",
+    "location": "standardise the columns, raise n_components or n_iter, or start on the data",
     "memorisation": "drop repeated rows (sample_weight= counts them), or start farther off (init): these particles are the data again",
     "diversity": "use fewer steps or a larger scale: the particles have run together",
 }
@@ -44,6 +46,11 @@ STOP_EARLIER = {
     "MMDFlow": "n_iter=50, or kernel=gk.Gaussian('median')",
     "WassersteinFlow": "n_iter=5, or a larger blur",
 }
+# Of a sampler without modes or iterations: eight short steps of 300 features are nearer than one long one of 1,000 on four of four laws.
+SHORTER_STEPS = (
+    "n_slabs=8 and n_features=300, eight short steps in place of one long one; where some regions are far narrower than others, "
+    "KSWGD"
+)
 REMEDY = "raise n_iter (total_time), n_components or n_features, or lower the kernel's scale"
 
 
@@ -105,8 +112,10 @@ class JudgedMixin:
             said.append(
                 f"{left} of {carried.size} modes are carried by a handful of samples and were not followed"
             )
-        rows = self._data()[:: max(1, len(self._data()) // SCORED[1])]
-        if not self._standardises and in_different_units(rows):
+        some = slice(None, None, max(1, len(self._data()) // SCORED[1]))
+        weight = host_weight(getattr(self, "sample_weight_", None))
+        weight = None if weight is None else weight[some]
+        if not self._standardises and in_different_units(self._data()[some], weight):
             said.append(
                 f"The widths of columns differ more than five times, and {type(self).__name__} measures all in one unit: narrow "
                 "ones lose their details unless columns are standardised before (StandardScaler)"
@@ -118,6 +127,8 @@ class JudgedMixin:
         worst, who = report.failures[0].name, type(self).__name__
         if worst == "memorisation" and who in STOP_EARLIER:
             return f"{STOP_EARLIER[who]}: the flow has carried the particles onto the samples"
+        if who == "KoopmanSampler" and worst not in ("spread", *ABOUT_COPIES):
+            return SHORTER_STEPS
         return REMEDIES.get(worst, REMEDY)
 
     def score(self, X: Any, y: Any = None) -> float:

@@ -33,6 +33,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
 from gpukoop.blas import one_thread
+from gpukoop.centring import centred
 from gpukoop.flow.descent import Motion, uniform
 from gpukoop.flow.memory import Kept
 from gpukoop.kernels.formula.profile import AbstractKernel
@@ -121,8 +122,8 @@ class PolynomialDictionary(AbstractDictionary):
         xp = namespace(X)
         X = X.astype(float)
         d = X.shape[1]
-        self.centre = X.mean(axis=0)
-        spread = X.std(axis=0)
+        self.centre, x = centred(X)
+        spread = x.std(axis=0)
         # A constant coordinate is worth nothing as a feature, and must not become NaN.
         self.spread = xp.where(spread > 0, spread, 1.0)
         pairs = [(c, e) for c in range(d) for e in range(c, d) if d <= MANY_FEATURES or c == e]

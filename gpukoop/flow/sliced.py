@@ -25,7 +25,8 @@ import math
 
 import numpy as np
 
-from gpukoop.arrays import Array, is_cupy, like, namespace
+from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
+from gpukoop.centring import varying
 from gpukoop.flow.descent import Field, Motion
 from gpukoop.flow.directions import frames, riesz_constant
 from gpukoop.flow.memory import Kept
@@ -113,9 +114,26 @@ def sliced_field(X: Array, *, flow: str, n_projections: int, weights: Array | No
         Of the samples, sum 1.
     """
     d = X.shape[1]
+    varies = to_host(varying(X))
+    some = bool(varies.any() and not varies.all())
+    rest = np.flatnonzero(varies)  # columns of the law; across the others it is a point
 
     def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
-        velocity, energy = sliced(Z, X, frames(rng, n_projections, d), flow, weights)
+        # Slices across columns in which all points agree would spread these by the errors of the others.
+        if not some or (flow == "energy" and bool((Z[:, ~varies] != X[:1, ~varies]).any())):
+            velocity, energy = sliced(Z, X, frames(rng, n_projections, d), flow, weights)
+            return Motion(velocity, energy)
+        moved, energy = sliced(
+            Z[:, rest], X[:, rest], frames(rng, n_projections, len(rest)), flow, weights
+        )
+        velocity = namespace(Z).zeros_like(Z)
+        if flow == "wasserstein":
+            # Full frames with the axes of these columns: each has one direction of d, and a point to go to.
+            gap = X[:1, ~varies] - Z[:, ~varies]
+            velocity[:, ~varies] = gap / d
+            moved = moved * (len(rest) / d)
+            energy = (len(rest) * energy + (gap**2).mean(axis=0).sum() / 2) / d
+        velocity[:, rest] = moved
         return Motion(velocity, energy)
 
     return field

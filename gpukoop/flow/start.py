@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.centring import centred
 from gpukoop.flow.margins import directions, on_span, with_margins
 
 # Neighbours that span the noise: enough for its directions, few enough to stay local; more where there are more features.
@@ -227,9 +228,9 @@ def smoothed_bootstrap(
     features. Beyond, neighbours are sought among 5,000 samples.
     """
     m, d = X.shape
-    mean = X.mean(axis=0)
-    reach = float(np.abs(X - mean).max()) or 1.0  # a unit in which no square leaves the range
-    near = Neighbourhoods.of((X - mean) / reach, rng, G)
+    mean, x = centred(X)
+    reach = float(np.abs(x).max()) or 1.0  # a unit in which no square leaves the range
+    near = Neighbourhoods.of(x / reach, rng, G)
     a, b = _amounts(near, rng)
     if weight is None:
         whole, rest = divmod(n, m)
@@ -297,8 +298,9 @@ def gaussian_mixture(X: np.ndarray, n: int, rng: np.random.Generator) -> np.ndar
     from sklearn.mixture import GaussianMixture
 
     rows = rng.permutation(len(X))[:POOL]
-    mean, width = X.mean(axis=0), X.std(axis=0)
-    X = (X[rows] - mean) / np.where(width > 0, width, 1.0)
+    mean, x = centred(X)
+    width = x.std(axis=0)
+    X = x[rows] / np.where(width > 0, width, 1.0)
     seed = int(rng.integers(2**31))
     most = max(1, min(MOST_COMPONENTS, len(X) // 10))
     fitted = [GaussianMixture(k, random_state=seed).fit(X) for k in range(1, most + 1)]

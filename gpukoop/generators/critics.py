@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpukoop.flow.ratio import LARGEST_LOG, pull
+from gpukoop.flow.ratio import LARGEST_LOG, pull, value
 from gpukoop.generators.networks import library, perceptron
 
 if TYPE_CHECKING:
@@ -100,9 +100,8 @@ class NetworkCritic:
                 return -slope, float(s.mean() - self.network(X).mean())
         s = s.clamp(-LARGEST_LOG, LARGEST_LOG)
         factor = self.pull(s, torch.exp)
-        loss = float(self._loss(Z, X, chance).detach())
-        # 2 log 2 - 2 loss is the Jensen-Shannon divergence that the classifier shows, whatever is descended.
-        return -factor[:, None] * slope, 2 * (0.6931471805599453 - loss)
+        energy = value(self.objective, s.double().cpu().numpy())
+        return -factor[:, None] * slope, energy
 
     def _loss(self, Z: Any, X: Any, chance: Any) -> Any:
         torch = library()

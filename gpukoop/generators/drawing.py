@@ -85,7 +85,7 @@ class DrawingMixin(JudgedMixin, ABC):
             raise ValueError(f"y has shape {labels.shape}, expected one label or {n}")
         text = [a.dtype.kind in "US" for a in (labels, known)]
         if labels.dtype.kind not in "iufbUS" or text[0] != text[1]:
-            raise TypeError(f"y is {y!r}, expected labels such as {known[0]!r}")
+            raise TypeError(f"y is {y!r}, expected labels such as {known[:1].tolist()[0]!r}")
         unknown = np.setdiff1d(labels, known)
         if len(unknown):
             raise ValueError(

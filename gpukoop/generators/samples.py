@@ -35,6 +35,11 @@ def flat(X: Any) -> np.ndarray:
     images = np.asarray(X)
     if images.dtype.kind not in "fiu":
         raise TypeError(f"X has dtype {images.dtype}, expected images of real numbers")
+    largest = np.finfo(np.float32).max
+    if images.dtype.itemsize > 4 and (np.isfinite(images) & (np.abs(images) > largest)).any():
+        raise ValueError(
+            f"X holds pixels beyond {largest:.1g}, the largest number in single precision: rescale the images"
+        )
     flat = images.reshape(len(images), -1).astype(np.float32)
     return np.asarray(points(flat, "X")[0])
 

@@ -34,6 +34,7 @@ import numpy as np
 from gpukoop.arrays import Array, namespace, native_array, to_host
 from gpukoop.kinetics.model import fitted
 from gpukoop.lagged import frames
+from gpukoop.persistence import Persistent
 from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.trajectory import CHUNK
 
@@ -43,7 +44,7 @@ CUT = 1e-5
 MISSED = 0.05
 
 
-class Committor:
+class Committor(Persistent):
     """Committor between two sets, learned from a model's trajectories.
 
     Parameters

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import Array, native_array, points, to_host
+from gpukoop.centring import centred
 from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
@@ -66,7 +67,9 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     F = values_of(model, features, "features")
     if F.ndim == 1:
         F = F[:, None]
-    centre = (F - F.mean(axis=0)) / np.where(F.std(axis=0) > 0, F.std(axis=0), 1.0)
+    centre = centred(F)[1]
+    width = centre.std(axis=0)
+    centre = centre / np.where(width > 0, width, 1.0)
     phi, w = model.phi_, model.weights()
     n_blocks = len(learned.blocks)
     rows = np.concatenate(

@@ -12,6 +12,7 @@ import numpy as np
 from gpukoop.arrays import Array, like, namespace, points
 from gpukoop.blas import one_thread
 from gpukoop.maps.regression import check_persistence, landweber, ridge
+from gpukoop.persistence import Persistent
 
 # Feature values held at once when a map is evaluated: 32 MB in float64.
 BLOCK = 2**22
@@ -19,7 +20,7 @@ BLOCK = 2**22
 M = TypeVar("M", bound="AbstractMap")
 
 
-class AbstractMap(ABC):
+class AbstractMap(Persistent, ABC):
     """A map G of latent points (n, d) to points (n, d) with an array of parameters.
 
     Maps are values: ``start``, ``with_parameters`` and ``regress`` return a new map and leave this one alone.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import native_array, to_host
@@ -19,6 +19,7 @@ from gpukoop.checks import real_array
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import whole
 from gpukoop.metrics.classifier import Classifier, train
+from gpukoop.persistence import PersistentEstimator
 
 # Filters of the two layers of random convolutions, their sides, and cells along a side in which the last one is averaged.
 FILTERS, SIDES, CELLS = (24, 32), (5, 3), 2
@@ -39,7 +40,7 @@ def picture_array(images: Any, name: str = "images") -> np.ndarray:
     return array.reshape(*array.shape[:3], -1)
 
 
-class RandomConvolutions(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class RandomConvolutions(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator):
     r"""Features of two layers of random convolutions, fixed by their seed.
 
     .. math:: \phi = \mathrm{mean}_{cells}\, |w_2 * \mathrm{pool} |w_1 * x||
@@ -115,7 +116,7 @@ class RandomConvolutions(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return _pool(x, CELLS, CELLS).reshape(len(x), -1)
 
 
-class ClassifierFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ClassifierFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator):
     """Features of a small convolutional classifier, trained on the labelled real images.
 
     Parameters

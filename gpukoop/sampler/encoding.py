@@ -12,7 +12,8 @@ lift is used as it was trained, with its own A and d: :meth:`AbstractNeuralFeatu
 
 .. math:: d(e(x, 0)\, e^{t A}) ,
 
-and the eigenvectors of A are its spectral modes, in which data are edited and interpolated.
+and the eigenvectors of A are its spectral modes, in which data are edited and interpolated. With labels each class has an operator
+beside that of all points, learned from exact paths to the class; encoder and decoder are shared.
 
 The networks are those of :mod:`gpukoop.sampler.neural`.
 """
@@ -28,7 +29,9 @@ import numpy as np
 from scipy.linalg import expm
 
 from gpukoop.arrays import Array
+from gpukoop.checks import one_label_each
 from gpukoop.draws import check_count, check_positive
+from gpukoop.persistence import Persistent
 from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
@@ -62,7 +65,7 @@ def host(x: Any) -> np.ndarray:
     return np.asarray(x.detach().cpu().double().numpy())
 
 
-class AbstractNeuralFeatures(ABC):
+class AbstractNeuralFeatures(Persistent, ABC):
     """A learned lift: encoder, operator and decoder, trained together; to add one, implement the four abstract names.
 
     Attributes
@@ -71,6 +74,8 @@ class AbstractNeuralFeatures(ABC):
         One number for each step and loss.
     operator, mean : arrays of shape (M, M) and (M,)
         A as trained, and the mean feature of the paths' ends; zero before.
+    operators : dict of label to array of shape (M, M)
+        That of each class, where labels were given.
     """
 
     def __init__(self, n_coordinates: int, n_features: int, random_state: int) -> None:
@@ -79,6 +84,7 @@ class AbstractNeuralFeatures(ABC):
         self.random_state = random_state
         self.losses: dict[str, list[float]] = {}
         self.operator = np.zeros((self.n_features, self.n_features))
+        self.operators: dict[Any, np.ndarray] = {}
         self.mean = np.zeros(self.n_features)
 
     @abstractmethod
@@ -123,6 +129,7 @@ class AbstractNeuralFeatures(ABC):
     def train(
         self,
         X: Any,
+        y: Any = None,
         *,
         teacher: Any = None,
         n_paths: int = 512,
@@ -135,8 +142,10 @@ class AbstractNeuralFeatures(ABC):
         ----------
         X : array of shape (n, d)
             Data, about mean 0 and size 1.
+        y : array of shape (n,), optional
+            Labels: each class gets an operator and as many more paths as its share of ``n_paths``.
         teacher : object with velocity(x, t), optional
-            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default.
+            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default. Without labels only.
         n_paths : int
             Exact paths, integrated once.
         n_steps : int
@@ -149,29 +158,44 @@ class AbstractNeuralFeatures(ABC):
         torch = library()
         check_count(n_steps, "n_steps")
         check_positive(rate, "rate")
-        X = np.asarray(X, dtype=float)
-        field = as_teacher(teacher) or EmpiricalTeacher(X[:TEACHER_POINTS], smooth=BLUR)
+        X, count = np.asarray(X, dtype=float), check_count(n_paths, "n_paths")
+        labels = one_label_each(y, len(X))
+        if teacher is not None and labels is not None:
+            raise ValueError(
+                "a teacher is one velocity field and y asks for one per label: pass one of the two"
+            )
         rng = np.random.default_rng(self.random_state)
         times = np.linspace(0.0, 1.0, N_TIMES)
-        start = rng.standard_normal((check_count(n_paths, "n_paths"), X.shape[1]))
-        paths = np.asarray(integrate(field, start, times.tolist(), n_steps=N_STEPS))
-        speeds = np.stack([field.velocity(x, float(t)) for x, t in zip(paths, times, strict=True)])
-        A, d = self._tensor(self.operator), X.shape[1]
+        classes = [] if labels is None else np.unique(labels).tolist()
+        clouds = [(X, count), *((X[labels == c], -(-count // len(classes))) for c in classes)]
+        walks = []
+        for cloud, n in clouds:
+            field = as_teacher(teacher) or EmpiricalTeacher(cloud[:TEACHER_POINTS], smooth=BLUR)
+            x = rng.standard_normal((n, X.shape[1]))
+            x = np.asarray(integrate(field, x, times.tolist(), n_steps=N_STEPS))
+            walks.append(
+                (x, np.stack([field.velocity(p, float(t)) for p, t in zip(x, times, strict=True)]))
+            )
+        paths, speeds = (np.concatenate(parts, axis=1) for parts in zip(*walks, strict=True))
+        start = paths[0]
+        group = np.repeat(np.arange(len(clouds)), [n for _, n in clouds])
+        A, d = self._tensor(np.stack([self.operator] * len(clouds))), X.shape[1]
+        forward = lambda e, A, g: torch.einsum("bm,bmn->bn", e, A[g]) if classes else e @ A[0]
         learned = [*self._parameters(), A]
         for tensor in learned:
             tensor.requires_grad_(True)
         optimiser = torch.optim.Adam(learned, lr=rate)
         for _ in range(n_steps):
             chosen = rng.integers(len(start), size=BATCH)
-            k = rng.integers(N_TIMES, size=BATCH)
+            k, g = rng.integers(N_TIMES, size=BATCH), torch.as_tensor(group[chosen])
             z0 = self._joined(start[chosen], np.zeros(BATCH))
             z1 = self._joined(paths[-1, chosen], np.ones(BATCH))
             z = self._joined(paths[k, chosen], times[k])
             zdot = self._joined(speeds[k, chosen], np.ones(BATCH))
             e, de = self._encode(z, zdot)
-            arrived = self._encode(z0) @ torch.linalg.matrix_exp(A)
+            arrived = forward(self._encode(z0), torch.linalg.matrix_exp(A), g)
             parts = {
-                "consistency": ((e @ A - de) ** 2).mean(),
+                "consistency": ((forward(e, A, g) - de) ** 2).mean(),
                 "target": ((self._decode(arrived) - z1[:, :d]) ** 2).mean(),
                 "phase": ((arrived - self._encode(z1)) ** 2).mean(),
                 "reconstruction": ((self._decode(e) - z[:, :d]) ** 2).mean(),
@@ -186,11 +210,12 @@ class AbstractNeuralFeatures(ABC):
                 self.losses.setdefault(name, []).append(float(value.detach()))
         for tensor in learned:
             tensor.requires_grad_(False)
-        self.operator = host(A)
-        self.mean = self.features(paths[-1], np.ones(len(start))).mean(axis=0)
+        self.operator, *others = host(A)
+        self.operators = dict(zip(classes, others, strict=True))
+        self.mean = self.features(paths[-1, :count], np.ones(count)).mean(axis=0)
         return self
 
-    def advance(self, x: Array, t: float = 1.0) -> np.ndarray:
+    def advance(self, x: Array, t: float = 1.0, *, y: Any = None) -> np.ndarray:
         """Return where points of time 0 are at time t, in one step of the trained operator, (n, d).
 
         Parameters
@@ -199,15 +224,24 @@ class AbstractNeuralFeatures(ABC):
             Standard normal draws give new samples at t = 1.
         t : float
             In [0, 1].
+        y : label or array of shape (n,), optional
+            Class of each point; without it the operator of all points moves them.
         """
         if not 0 <= t <= 1:
             raise ValueError(f"t is {t}, expected a time in [0, 1]")
-        start = self.features(x, np.zeros(len(x)))
-        return self.decode(start @ expm(t * self.operator))
+        e = self.features(x, np.zeros(len(x)))
+        wanted = np.broadcast_to(np.asarray(y), (len(e),))
+        for label in [None] if y is None else np.unique(wanted).tolist():
+            rows = slice(None) if label is None else wanted == label
+            e[rows] = e[rows] @ expm(t * self._operator(label))
+        return self.decode(e)
 
-    def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the eigenvalues of A, slowest first, and the pictures of their modes in data space, (M,) and (M, d), complex."""
-        values, left = self._spectrum()
+    def modes(self, y: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the eigenvalues of A, slowest first, and the pictures of their modes in data space, (M,) and (M, d), complex.
+
+        Given a label y, those of the operator of this class.
+        """
+        values, left = self._spectrum(y)
         return values, self._pictures(np.linalg.inv(left))
 
     def edit(self, x: Array, factors: Mapping[int, float]) -> np.ndarray:
@@ -243,7 +277,15 @@ class AbstractNeuralFeatures(ABC):
         back = self.decode(self.features(x, np.ones(len(x))))
         return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
 
-    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        values, left = np.linalg.eig(self.operator)
+    def _operator(self, label: Any) -> np.ndarray:
+        if label is None:
+            return self.operator
+        if label not in self.operators:
+            known = ", ".join(map(str, self.operators)) or "none: pass y to train"
+            raise ValueError(f"class {label!r} was asked for, trained were {known}")
+        return self.operators[label]
+
+    def _spectrum(self, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        values, left = np.linalg.eig(self._operator(label))
         order = np.lexsort((values.imag, -values.real))
         return values[order], left[:, order]

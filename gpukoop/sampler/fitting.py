@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, like, namespace, to_host
-from gpukoop.checks import real_array
+from gpukoop.checks import one_label_each, real_array
 from gpukoop.draws import normal_points
 from gpukoop.flow.loop import seed_from
 from gpukoop.flow.start import drawn_rows
@@ -74,7 +74,7 @@ class FittedFlow:
         params: dict[str, Any],
     ) -> None:
         self.latent = Latent(params["latent"])
-        labels = _labels(y, len(X))
+        labels = one_label_each(y, len(X))
         self.classes: Any = None if labels is None else np.unique(labels)
         if teacher is not None and labels is not None:
             raise ValueError(
@@ -114,7 +114,7 @@ class FittedFlow:
 
     def learn_more(self, X: Array, y: Any) -> None:
         """Add points of the same law: frames, dictionaries and ridge stay."""
-        labels = _labels(y, len(X))
+        labels = one_label_each(y, len(X))
         if labels is not None and not np.isin(labels, self.classes).all():
             raise ValueError("y holds labels that the first call had not: its classes are fixed")
         if (labels is None) != (self.classes is None):
@@ -304,14 +304,3 @@ class FittedFlow:
             n_trajectories=n_trajectories,
             certificate=self.certificate,
         )
-
-
-def _labels(y: Any, n: int) -> np.ndarray | None:
-    if y is None:
-        return None
-    labels = np.asarray(to_host(y))
-    if labels.shape != (n,):
-        raise ValueError(
-            f"y has shape {labels.shape}, expected one label for each of {n} rows of X"
-        )
-    return labels

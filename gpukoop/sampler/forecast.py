@@ -18,11 +18,12 @@ import numpy as np
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.checks import real_array
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.persistence import Persistent
 from gpukoop.sampler.expm import expm_action
 
 
 @final
-class Relaxation:
+class Relaxation(Persistent):
     r"""Forecasts, and the law of a stochastic system at any lag, from its eigenfunctions.
 
     .. math:: E[f(X_t) \mid X_0 = z] = \bar f + \sum_k e^{-\lambda_k t} c_k \varphi_k(z), \qquad

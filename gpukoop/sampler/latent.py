@@ -7,10 +7,11 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.persistence import Persistent
 
 
 @final
-class Latent:
+class Latent(Persistent):
     """The way into the space where the flow is learned, and back.
 
     Parameters

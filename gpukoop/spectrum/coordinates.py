@@ -138,9 +138,13 @@ def functions_of_points(functions: Any, spectrum: Any) -> Any:
 
 
 def fitted_coordinates(
-    chosen: Any, kernel: AbstractKernel, X: Array, Y: Array | None = None
+    chosen: Any,
+    kernel: AbstractKernel,
+    X: Array,
+    Y: Array | None = None,
+    weight: Array | None = None,
 ) -> tuple[AbstractCoordinates | None, AbstractKernel]:
-    """Return the coordinates asked for, fitted to samples or pairs, and the kernel of points in them.
+    """Return the coordinates asked for, fitted to samples, weighted ones or pairs, and the kernel of points in them.
 
     A kernel with a scale for each feature is one with a single scale in coordinates divided by its lengths.
     """
@@ -164,12 +168,15 @@ def fitted_coordinates(
     if chosen is None:
         return None, kernel
     if isinstance(chosen, str):
-        return LinearCoordinates(chosen).fit(X, successors=Y), kernel
+        made = LinearCoordinates(chosen)
+        return made.fit(X, successors=Y, sample_weight=weight), kernel
     if isinstance(chosen, LinearCoordinates):
         return (
             # Fitted ones are taken as they are, so that two spectra may share coordinates; unfitted ones stay as the user
             # made them.
-            chosen if hasattr(chosen, "matrix_") else clone(chosen).fit(X, successors=Y)
+            chosen
+            if hasattr(chosen, "matrix_")
+            else clone(chosen).fit(X, successors=Y, sample_weight=weight)
         ), kernel
     if isinstance(chosen, AbstractCoordinates):
         return chosen, kernel

@@ -180,7 +180,10 @@ class DiffusionMap(AbstractSpectrum):
             X, p = namespace(X).ascontiguousarray(X[p > 0]), p[p > 0]
             check_samples(X, r)
         self.n_features_in_ = X.shape[1]
-        self.coordinates_, kernel = fitted_coordinates(self.coordinates, self.kernel, X)
+        weight = None if sample_weight is None else to_host(p)
+        self.coordinates_, kernel = fitted_coordinates(
+            self.coordinates, self.kernel, X, weight=weight
+        )
         X = self.seen(X)
         with unchecked():  # X and the masses have been looked at
             return self._learn(kernel, X, p, r)

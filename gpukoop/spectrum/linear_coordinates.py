@@ -26,12 +26,15 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
+from gpukoop.centring import centred
+from gpukoop.checks import masses
 from gpukoop.draws import check_count
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.persistence import PersistentEstimator
 
 METHODS = ("standardize", "whiten", "pca", "tica")
 # Principal components that hold this share of the variance are kept.
@@ -67,7 +70,7 @@ class AbstractCoordinates(ABC):
 
 
 class LinearCoordinates(
-    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    AbstractCoordinates, ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator
 ):
     r"""Linear coordinates :math:`g(x) = (x - m) A` learned from samples or pairs.
 
@@ -107,8 +110,10 @@ class LinearCoordinates(
         self.n_components = n_components
 
     @whole
-    def fit(self, X: Any, y: Any = None, *, successors: Any = None) -> LinearCoordinates:
-        """Learn the coordinates; ``successors`` is X one lag later, for "tica"."""
+    def fit(
+        self, X: Any, y: Any = None, *, successors: Any = None, sample_weight: Any = None
+    ) -> LinearCoordinates:
+        """Learn the coordinates; ``successors`` is X one lag later, for "tica", and weights of samples (m,) enter all moments."""
         if not isinstance(self.method, str) or self.method not in METHODS:
             raise ValueError(
                 f"coordinates must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}"
@@ -117,15 +122,22 @@ class LinearCoordinates(
             check_count(self.n_components, "n_components")
         remember_columns(self, X, successors)
         native = to_host(points(X, "X")[0])
-        varies, x = varying(native), native.astype(float)
+        if sample_weight is None:
+            p = np.full(len(native), 1 / len(native))
+        else:
+            if self.method == "tica":
+                raise ValueError(
+                    "sample_weight= goes with samples, the pairs of coordinates='tica' have no weights: drop one"
+                )
+            p = masses(sample_weight, "sample_weight", len(native))
+            native, p = native[p > 0], p[p > 0]
+        self.mean_, x = centred(native, None if sample_weight is None else p)
         self.n_features_in_ = x.shape[1]
-        self.mean_ = x.mean(axis=0)
-        size = (
-            float(np.abs(x - self.mean_).max()) or 1.0
-        )  # a unit in which no square leaves the range
+        size = float(np.abs(x).max()) or 1.0  # a unit in which no square leaves the range
         # Everything below is homogeneous in x, so the unit cancels at the end; squares of 1e200 would not.
-        x = (x - self.mean_) / size
-        deviation = np.where(varies, x.std(axis=0), 0.0)
+        x = x / size
+        rows = x * np.sqrt(p)[:, None]  # whose squares sum to the moments
+        deviation = np.linalg.norm(rows, axis=0)
         unit = math.exp(np.log(deviation[deviation > 0]).mean()) if deviation.any() else 1.0
         if self.method == "standardize":
             # Times their geometric mean: scales of kernels stay in the units of the features.
@@ -144,19 +156,19 @@ class LinearCoordinates(
                 )
             A = unit * self._slow(x, (later - self.mean_) / size)
         else:
-            A = self._principal(x, unit)
+            A = self._principal(rows, unit)
         self.matrix_ = A if self.n_components is None else A[:, : self.n_components]
         self._back = np.linalg.pinv(self.matrix_)
         return self
 
-    def _principal(self, x: np.ndarray, unit: float) -> np.ndarray:
+    def _principal(self, rows: np.ndarray, unit: float) -> np.ndarray:
         # Of the points and not of their covariance, which would square the range of the deviations.
-        _, s, V = np.linalg.svd(x / math.sqrt(len(x)), full_matrices=False)
+        _, s, V = np.linalg.svd(rows, full_matrices=False)
         kept = s**2 > CUT * s[0] ** 2 if s[0] > 0 else np.arange(len(s)) == 0
         s, V = s[kept], V[kept].T
-        if self.method == "whiten" and len(s) == x.shape[1] and self.n_components is None:
+        if self.method == "whiten" and len(s) == rows.shape[1] and self.n_components is None:
             # Triangular, so that the coordinates stay when columns are stretched; principal ones turn.
-            L = np.linalg.cholesky(x.T @ x / len(x))
+            L = np.linalg.cholesky(rows.T @ rows)
             return unit * np.linalg.inv(L).T
         if self.method == "whiten":
             return unit * V / np.where(s > 0, s, 1.0)
@@ -235,12 +247,6 @@ class LinearCoordinates(
             )
         # whole numbers would make whole numbers of the matrix
         return native.astype(float) if native.dtype.kind in "iub" else native, home
-
-
-def varying(X: Array) -> Array:
-    """Return which columns of native points differ by more than the rounding of their numbers, (d,): the mean of a constant is no constant."""
-    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
-    return X.max(axis=0) - X.min(axis=0) > 8 * eps * abs(X).max(axis=0)
 
 
 def _relaxation_time(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,6 +26,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, Home, like, points, to_host
+from gpukoop.centring import centred
 from gpukoop.draws import check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
 from gpukoop.persistence import PersistentEstimator
@@ -115,7 +116,8 @@ class NeuralDictionary(PersistentEstimator):
         if len(z) != len(x):
             raise ValueError(f"successors has {len(z)} rows, X has {len(x)}: row i is X[i] later")
         self.n_features_in_ = x.shape[1]
-        self.mean_, deviation = x.mean(axis=0), x.std(axis=0)
+        self.mean_, centre = centred(x)
+        deviation = centre.std(axis=0)
         self.deviation_ = np.where(deviation > 0, deviation, 1.0)
         rng = random_generator(self.random_state)
         order = rng.permutation(len(x))

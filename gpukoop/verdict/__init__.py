@@ -1,6 +1,6 @@
 """A verdict on particles that does not come from the flow that moved them.
 
-``diagnose(Z, X)`` compares particles with data in eight ways and says in words what differs. Every line has a p-value that is
+``diagnose(Z, X)`` compares particles with data in nine ways and says in words what differs. Every line has a p-value that is
 exact or conservative for fresh independent samples, and the verdict counts how many lines there are, so that good samples
 are called bad at most as often as ``level`` says.
 """
@@ -76,11 +76,12 @@ def diagnose(
     Notes
     -----
     Lines: *distance* (energy distance, permutations), *held out*, *support* (distance to the nearest samples), *modes* (moments of
-    eigenfunctions of one half of the data), *basins* (masses of clusters), *spread* (width, shape and tails along coordinates
-    and principal axes), *memorisation* and *diversity* (distances to the training samples and to each other, called off below
+    eigenfunctions of one half of the data), *basins* (masses of clusters), *spread* (width, shape and tails along 64 columns and
+    16 principal axes), *location* (shares below every point of every column and these axes: Kolmogorov and Smirnov),
+    *memorisation* and *diversity* (distances to the training samples and to each other, called off below
     half of what unseen samples keep). A line is left out where fewer than 20 points speak. Columns are divided by their
     quartiles' distance, over both clouds. Cost: near-linear in n + m; 10^6 particles and samples in two dimensions take
-    the time of 12 sorts and of 50,000 searches in a tree. Memory: O((n + m) d).
+    the time of 16 sorts and of 50,000 searches in a tree. Memory: O((n + m) d).
 
     The p-values suppose that data are independent. Consecutive states of a trajectory know less than their number says, and
     fresh samples may then fail.
@@ -107,7 +108,7 @@ def diagnose(
         check_count(n_points, "n_points")
     clouds = prepared(Z, X, held_out, drawn, sample_weight, particle_weight, n_points, rng)
     # a stream for each line: one more permutation of one of them leaves the others as they were
-    streams = rng.spawn(8)
+    streams = rng.spawn(9)
     found = [
         shape.distance(clouds, B, streams[0]),
         shape.held_out(clouds, B, streams[1]),
@@ -115,6 +116,7 @@ def diagnose(
         shape.modes(clouds, B, streams[3]),
         shape.basins(clouds, streams[4]),
         axes.spread(clouds, streams[5]),
+        axes.location(clouds, streams[8]),
         neighbours.memorisation(clouds, streams[6]),
         neighbours.diversity(clouds, streams[7]),
     ]

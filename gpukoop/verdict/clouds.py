@@ -27,12 +27,15 @@ class Clouds:
         Samples that the particles may have been learned from, for memorisation.
     H : array or None
         Samples kept aside.
+    columns : array of shape (d,)
+        Numbers of the columns in the data, of which constant ones are left out.
     """
 
     Z: np.ndarray
     R: np.ndarray
     X: np.ndarray
     H: np.ndarray | None
+    columns: np.ndarray
 
 
 def prepared(
@@ -75,7 +78,8 @@ def prepared(
     def scaled(A: np.ndarray) -> np.ndarray:
         return (A[:, kept] - middle[kept]) / spread[kept]
 
-    return Clouds(scaled(z), scaled(r), scaled(x), None if h is None else scaled(h))
+    aside = None if h is None else scaled(h)
+    return Clouds(scaled(z), scaled(r), scaled(x), aside, np.flatnonzero(kept))
 
 
 def _host(A: Array) -> np.ndarray:

@@ -1,32 +1,19 @@
 """Sums over many features by products of matrices: the tiles with NumPy in place of the device."""
 
 import itertools
-import re
-import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import oracle
 import pytest
 from matrix_engines import NumPyEngine
-from test_cuda_source import check_pure, untyped
 
-import gpukoop as gk
-from gpukoop.backends import BACKENDS
-from gpukoop.cuda import compile_entry
-from gpukoop.kernels.cuda.matrix import cublas as cublas_cuda
 from gpukoop.kernels.cuda.matrix import fused, packing
 from gpukoop.kernels.cuda.matrix import sums as matrix_cuda
-from gpukoop.kernels.cuda.matrix.choice import CLOSE_SHARE, Cloud, choose
-from gpukoop.kernels.cuda.matrix.epilogue import Epilogue, epilogue
 from gpukoop.kernels.cuda.matrix.fused import fits
 from gpukoop.kernels.cuda.matrix.outer.shape import OuterShape, suits
-from gpukoop.kernels.cuda.matrix.precision import check_precision, nearness, operands, round_tf32
-from gpukoop.kernels.cuda.matrix.text import Entry
-from gpukoop.kernels.cuda.memory import Memory
+from gpukoop.kernels.cuda.matrix.precision import nearness, operands, round_tf32
 from gpukoop.kernels.formula.catalogue import (
     CATALOGUE,
-    Energy,
     Gaussian,
     InverseMultiquadric,
     Laplace,
@@ -278,40 +265,7 @@ def test_tf32_is_the_sum_over_rounded_points(d, op):
     assert beyond > 0, "TF32 was asked for, and float32 was computed"
 
 
-# -- the choice ---------------------------------------------------------------------------------
-def chosen(kernel, far=1.0, share=0.0, op="product", precision="fp32", tol=None, m=10_000):
-    return choose(kernel, op, m, 100, "float32", precision, tol, Cloud(far, share))
-
-
-def test_a_smooth_kernel_of_a_small_cloud_has_no_close_pairs():
-    for kernel in (Gaussian(1.0), InverseMultiquadric(1.0), Gaussian(1.0) + Gaussian(2.0)):
-        assert chosen(kernel, share=0.5).path == "matrix"
-        assert chosen(kernel).cut == 0
-    assert chosen(Gaussian(1.0), far=1e4).cut > 0
-    assert chosen(Gaussian(1.0), far=1e4, tol=0.5).cut == 0
-    for kernel in (Laplace(1.0), Matern32(1.0), Energy(), Gaussian(1.0) + Laplace(1.0)):
-        assert chosen(kernel).cut > 0
-    assert chosen(Gaussian(1.0), op="gradient").cut > 0
-
-
-def test_many_close_pairs_and_overflow_go_to_differences():
-    assert chosen(Laplace(1.0), share=0.9 * CLOSE_SHARE).path == "matrix"
-    many = chosen(Laplace(1.0), share=1.1 * CLOSE_SHARE)
-    assert many.path == "difference"
-    assert "close" in many.why
-    assert chosen(Laplace(1.0), share=0.9 * CLOSE_SHARE, op="gradient").path == "difference"
-    for far in (1e37, np.inf, np.nan):
-        assert "overflow" in chosen(Gaussian(1.0), far=far).why
-
-
-def test_tf32_that_would_miss_tol_becomes_three_products():
-    assert chosen(Gaussian(1.0), precision="tf32").precision == "tf32"
-    # ln 2 * 2^-8 for a cloud of radius 1
-    assert chosen(Gaussian(1.0), precision="tf32", tol=3e-3).precision == "tf32"
-    assert chosen(Gaussian(1.0), precision="tf32", tol=2e-3).precision == "3xtf32"
-    assert chosen(Energy(), precision="tf32", tol=1e-4).precision == "3xtf32"
-
-
+# -- what is measured and packed -------------------------------------------------------------------------------
 @pytest.mark.parametrize(("clusters", "path"), [(1, "matrix"), (5, "difference")])
 def test_the_sample_sees_clusters(clusters, path):
     rng = np.random.default_rng(3)
@@ -356,185 +310,3 @@ def test_points_of_tensor_programs_are_packed_once(op, precision, monkeypatch):
     for a, b in ((first, again), (other, fresh)):
         for kept, new in zip(as_tuple(a), as_tuple(b), strict=True):
             np.testing.assert_array_equal(kept, new)
-
-
-def test_few_features_stay_in_registers():
-    assert not matrix_cuda.applies("float32", 16, "fp32")
-    assert matrix_cuda.applies("float32", 25, "fp32")
-    assert matrix_cuda.applies("float64", 25, "fp32")
-    assert matrix_cuda.applies("float32", 16, "tf32")
-    assert not matrix_cuda.applies("float32", 15, "3xtf32")
-
-
-# -- who may be asked for it ----------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["bf16", None, 32, ""])
-def test_an_unknown_precision_is_named(name):
-    with pytest.raises(ValueError, match=r"'fp32', '3xtf32', 'tf32', got " + re.escape(repr(name))):
-        gk.Gaussian()(np.zeros((3, 20), np.float32), precision=name)
-    assert check_precision("tf32") == "tf32"
-
-
-@pytest.mark.parametrize("backend", ["numpy", "numba-cpu", "keops", "fourier"])
-def test_backends_without_tensor_cores_refuse_in_words(backend):
-    K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend=backend, precision="tf32")
-    if BACKENDS[backend].missing() is None:
-        words = "has no tensor cores: precision='tf32' is for numba-cuda, d >= 16, float32"
-        with pytest.raises(gk.BackendError, match=words):
-            K @ np.ones(3)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "d", "words"),
-    [("float64", 20, "these are float64"), ("float32", 15, "d >= 16"), ("float32", 16, "no units")],
-)
-def test_numba_cuda_refuses_what_it_would_ignore(dtype, d, words, monkeypatch):
-    monkeypatch.setattr(type(BACKENDS["numba-cuda"]), "missing", lambda self: None)
-    monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: "no units")
-    K = gk.Gaussian()(np.zeros((3, d), dtype), backend="numba-cuda", precision="3xtf32")
-    with pytest.raises(gk.BackendError, match=words):
-        K.explain()
-    assert gk.Gaussian()(np.zeros((3, d), dtype), backend="numba-cuda").explain().backend
-
-
-def test_precision_and_memory_reach_the_reduction(monkeypatch):
-    backend, seen = BACKENDS["numba-cuda"], {}
-    monkeypatch.setattr(type(backend), "missing", lambda self: None)
-    monkeypatch.setattr(cublas_cuda, "no_tensor_cores", lambda: None)
-
-    def reduce(kernel, operation, X, Y, V, **how):
-        seen.update(how)
-        return np.zeros((len(X), 1), X.dtype)
-
-    monkeypatch.setattr(type(backend), "module", lambda self: SimpleNamespace(reduce=reduce))
-    K = gk.Gaussian()(np.zeros((3, 20), np.float32), backend="numba-cuda", precision="tf32")
-    K.T @ np.ones(3, np.float32)
-    assert seen["precision"] == "tf32"
-    assert seen["memory"] is K.T.clouds.memory(Memory)
-
-
-# -- what is asked of cuBLAS ------------------------------------------------------------------------
-class Pointer:
-    """A NumPy array that has what the engine reads of a CuPy array."""
-
-    def __init__(self, array):
-        self.array, self.data = array, SimpleNamespace(ptr=array.ctypes.data)
-        self.dtype, self.shape, self.strides = array.dtype, array.shape, array.strides
-        self.itemsize = array.itemsize
-
-    def __len__(self):
-        return len(self.array)
-
-
-class Cublas:
-    """The two calls as NVIDIA's manual has them: columns first, leading dimensions, C = alpha op(A) op(B) + beta C."""
-
-    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_GEMM_DEFAULT = 0, 1, -1
-    CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
-
-    def __init__(self):
-        self.computed = []
-
-    @staticmethod
-    def matrix(pointer, kind, rows, columns, leading):
-        size = leading * (columns - 1) + rows
-        code = np.ctypeslib.ctypes.c_float if kind == 0 else np.ctypeslib.ctypes.c_double
-        flat = np.ctypeslib.as_array((code * size).from_address(pointer))
-        return np.lib.stride_tricks.as_strided(
-            flat, (rows, columns), (flat.itemsize, leading * flat.itemsize)
-        )
-
-    def gemmEx(
-        self, handle, ta, tb, m, n, k, alpha, A, a, lda, B, b, ldb, beta, C, c, ldc, compute, algo
-    ):
-        self.computed.append(compute)
-        left = self.matrix(A, a, k, m, lda).T if ta else self.matrix(A, a, m, k, lda)
-        right = self.matrix(B, b, n, k, ldb).T if tb else self.matrix(B, b, k, n, ldb)
-        out = self.matrix(C, c, m, n, ldc)
-        one, zero = self.matrix(alpha, a, 1, 1, 1)[0, 0], self.matrix(beta, a, 1, 1, 1)[0, 0]
-        assert (one, zero) == (1, 0)
-        out[...] = left @ right
-
-    def gemmStridedBatchedEx(
-        self, handle, ta, tb, m, n, k, alpha, A, a, lda, sa, B, b, ldb, sb, beta, C, c, ldc, sc,
-        batches, compute, algo,
-    ):  # fmt: skip
-        size = 4 if a == 0 else 8
-        for i in range(batches):
-            self.gemmEx(
-                handle, ta, tb, m, n, k, alpha, A + i * sa * size, a, lda, B + i * sb * size, b, ldb,
-                beta, C + i * sc * size, c, ldc, compute, algo,
-            )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tensor", "compute"),
-    [("float32", False, 68), ("float32", True, 77), ("float64", False, 70)],
-)
-def test_cublas_is_called_with_the_right_layout_and_compute_type(dtype, tensor, compute):
-    rng = np.random.default_rng(4)
-    engine = object.__new__(cublas_cuda.CuPyEngine)
-    engine.cublas, engine.handle = Cublas(), 0
-    x, y = rng.normal(size=(8, 20)).astype(dtype), rng.normal(size=(12, 20)).astype(dtype)
-    out = np.full((8, 12), np.nan, dtype)
-    engine.inner(Pointer(x), Pointer(y), Pointer(out), tensor)
-    assert np.allclose(out, x @ y.T, rtol=1e-5)
-    assert engine.cublas.computed == [compute]
-    weights = rng.normal(size=(12, 7)).astype(dtype)[:, 2:5]  # columns of a wider array
-    parts = np.full((3, 8, 3), np.nan, dtype)
-    engine.weigh(Pointer(out), Pointer(weights), Pointer(parts))
-    assert np.allclose(parts.sum(axis=0), out @ weights, rtol=1e-4)
-    assert set(engine.cublas.computed[1:]) == {68 if dtype == "float32" else 70}
-
-
-def test_a_small_grid_is_no_news_for_users():
-    """Numba warns of it in a message that begins with a colour, so only its class can tell it."""
-    pytest.importorskip("numba_cuda")
-    from numba.cuda.core.errors import NumbaPerformanceWarning
-
-    launched = []
-
-    def call(*arguments):
-        warnings.warn(
-            NumbaPerformanceWarning("\x1b[1mGrid size 4 will likely ...\x1b[0m"), stacklevel=1
-        )
-        launched.append(arguments)
-
-    engine = object.__new__(cublas_cuda.CuPyEngine)
-    engine.xp, engine.stream = np, 0
-    engine._load = lambda name, source: {(4, engine.block, 0): call}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        engine.launch(Entry("epilogue", "", ()), 4, (1, 2.0))
-    assert launched == [(1, 2.0)]
-
-
-# -- the generated epilogue -----------------------------------------------------------------------
-def entries(dtype="float32"):
-    for kernel, op, columns in itertools.product(
-        (Gaussian(1.0), Riesz(exponent=1.3), KERNELS[-1]), OPS, (False, True)
-    ):
-        terms = len(kernel.terms) == 1 and kernel.positive
-        if "logsumexp" not in op or (terms and not columns):
-            yield epilogue(kernel, Epilogue(op, columns, dtype))
-
-
-def test_every_constant_of_the_epilogues_is_typed():
-    for entry in entries():
-        assert untyped(entry.source) == [], entry.name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_epilogues_compile_without_float64_and_local_memory(dtype):
-    pytest.importorskip("numba_cuda")
-    # a sample: .ci/variants.py compiles and counts every one
-    for entry in list(entries(dtype))[:: 3 if dtype == "float32" else 5]:
-        ptx = compile_entry(entry, dtype)
-        check_pure(ptx, dtype)
-        assert ".atom" not in ptx
-        assert "red.global" not in ptx
-
-
-@pytest.mark.slow
-def test_epilogues_in_the_simulator(run_in_simulator):
-    run_in_simulator("matrix_engines.py")

@@ -15,7 +15,7 @@ ROOMS = [
     ["kernels"],
     ["alarm"],
     ["files", "draws", "blas", "arrays", "fusion", "philox"],
-    ["checks", "fitted", "lagged", "models", "persistence", "tables", "progress"],
+    ["centring", "checks", "fitted", "lagged", "models", "persistence", "tables", "progress"],
     ["scales", "placement"],
     ["config", "backends", "dispatch"],
     ["algebra"],

@@ -1,13 +1,19 @@
 """Fitted estimators in files: joblib gives back what was saved, and another version is told of."""
 
+import importlib
 import pickle
+import pkgutil
 
 import joblib
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 
 import gpukoop as gk
-from gpukoop.persistence import PersistentEstimator
+from gpukoop.persistence import Persistent, PersistentEstimator
+
+# Verbs of objects that keep what they learn.
+LEARNS = ("fit", "train", "regress")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +60,81 @@ def test_what_knows_no_version_is_older():
         gk.KernelEDMD().__setstate__(state)
 
 
-def test_every_estimator_of_the_package_is_one(tmp_path):
-    for name in gk.__all__:
-        thing = getattr(gk, name)
-        if isinstance(thing, type) and hasattr(thing, "fit"):
-            assert issubclass(thing, PersistentEstimator), name
-            pickle.loads(pickle.dumps(thing()))
+def classes_that_learn():
+    """Return every class of the package with a verb that learns, wherever it stands; protocols only name what others have."""
+    modules = [m.name for m in pkgutil.walk_packages(gk.__path__, "gpukoop.")]
+    found = set()
+    for name in modules:
+        if name.startswith("gpukoop.kernels") or name.endswith("__main__"):
+            continue
+        for thing in vars(importlib.import_module(name)).values():
+            own = isinstance(thing, type) and thing.__module__.startswith("gpukoop.")
+            if own and not getattr(thing, "_is_protocol", False):
+                found |= {thing} if any(hasattr(thing, verb) for verb in LEARNS) else set()
+    return sorted(found, key=lambda c: f"{c.__module__}.{c.__qualname__}")
+
+
+def test_every_class_that_learns_knows_its_version():
+    found = classes_that_learn()
+    names = {c.__name__ for c in found}
+    assert {"KSWGD", "LinearCoordinates", "ClassifierFeatures", "ImageFeatures"} <= names
+    assert {"RandomFeatureMap", "Latent", "KineticModel", "NeuralDictionary"} <= names
+    for one in found:
+        assert issubclass(one, Persistent), f"{one.__module__}.{one.__qualname__}"
+        if issubclass(one, BaseEstimator):
+            assert issubclass(one, PersistentEstimator), one.__qualname__
+
+
+@pytest.mark.parametrize("name", ["LinearCoordinates", "RandomConvolutions", "RandomFeatureMap"])
+def test_small_objects_know_their_version(name, monkeypatch):
+    if name == "RandomFeatureMap":
+        one = gk.maps.RandomFeatureMap(5, random_state=0).start(np.arange(6.0).reshape(3, 2))
+    elif name == "LinearCoordinates":
+        one = gk.spectrum.LinearCoordinates().fit(np.arange(8.0).reshape(4, 2))
+    else:
+        one = gk.metrics.RandomConvolutions().fit(np.arange(192.0).reshape(3, 8, 8))
+    saved = pickle.dumps(one)
+    assert vars(pickle.loads(saved)).keys() == vars(one).keys()
+    monkeypatch.setattr(gk, "__version__", "9.9")
+    with pytest.warns(UserWarning, match=f"{name} was saved by gpukoop 0.2.0, this is 9.9"):
+        pickle.loads(saved)
+
+
+ESTIMATORS = [n for n in gk.__all__ if isinstance(getattr(gk, n), type)]
+
+
+@pytest.mark.parametrize("name", [n for n in ESTIMATORS if hasattr(getattr(gk, n), "fit")])
+def test_a_file_from_before_a_parameter(name):
+    """Any one parameter, or all of them: they are then what they are by default, which is said."""
+    made = getattr(gk, name)()
+    for parameter, default in made.get_params(deep=False).items():
+        state = {n: v for n, v in made.__getstate__().items() if n != parameter}
+        other = type(made).__new__(type(made))
+        with pytest.warns(UserWarning, match=f"it was without {parameter}="):
+            other.__setstate__(state)
+        assert getattr(other, parameter) is default
+        assert other.get_params(deep=False).keys() == made.get_params(deep=False).keys()
+
+
+def test_a_sampler_from_before_base_samples(run):
+    one = fitted("KoopmanSampler", run)
+    state = {n: v for n, v in one.__getstate__().items() if n != "base"}
+    two = gk.KoopmanSampler.__new__(gk.KoopmanSampler)
+    with pytest.warns(UserWarning, match="it was without base='sobol'.*Fit it again"):
+        two.__setstate__(state)
+    assert np.array_equal(one.sample(9, 0), two.sample(9, 0))
+
+
+def test_parameters_that_are_gone_or_needed():
+    state = gk.MMDFlow().__getstate__() | {"old_option": 3}
+    with pytest.warns(UserWarning, match="old_option is no parameter any more"):
+        gk.MMDFlow().__setstate__(state)
+
+    class Needing(PersistentEstimator):
+        def __init__(self, needed):
+            self.needed = needed
+
+    state = Needing(1).__getstate__()
+    del state["needed"]
+    with pytest.raises(ValueError, match="before it had the parameter 'needed'"):
+        Needing(1).__setstate__(state)

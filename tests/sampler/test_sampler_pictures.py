@@ -1,5 +1,7 @@
 """Pictures are drawn, written whole, and say why they have no modes; the neural lift trains and samples."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -204,3 +206,42 @@ def test_shapes_that_a_convolutional_lift_cannot_take():
             ImageFeatures(bad)
     with pytest.raises(ValueError, match="multiples of 4"):
         ImageFeatures((10, 8))
+
+
+def test_a_learned_lift_has_an_operator_for_each_class():
+    """Two shifted normal laws: each label's samples have its mean, those without a label both; pictures are of the label asked for."""
+    pytest.importorskip("torch")
+    from gpukoop.sampler.neural import NeuralFeatures
+
+    rng = np.random.default_rng(3)
+    y = np.repeat(["left", "right"], 300)
+    X = 0.3 * rng.standard_normal((600, 2)) + np.where(y == "left", -1.0, 1.0)[:, None] * [1, 0]
+    lift = NeuralFeatures(2, 12, width=24, random_state=0).train(X, y, n_paths=128, n_steps=160)
+    assert list(lift.operators) == ["left", "right"]
+    start = noise(400, seed=9)
+    means = {label: lift.advance(start, y=label).mean(axis=0) for label in ("left", "right")}
+    assert np.abs(means["left"] - [-1, 0]).max() < 0.25
+    assert np.abs(means["right"] - [1, 0]).max() < 0.25
+    assert np.abs(lift.advance(start).mean(axis=0)).max() < 0.25
+    # labels point by point are the labels one by one, and an operator is what it was trained to
+    asked = np.array(["left", "right"] * 200)
+    mixed = lift.advance(start, y=asked)
+    np.testing.assert_allclose(mixed[::2], lift.advance(start[::2], y="left"), atol=1e-12)
+    np.testing.assert_allclose(mixed[1::2], lift.advance(start[1::2], y="right"), atol=1e-12)
+    e, rate = lift.features(start, np.zeros(400)), lift.operators["right"]
+    by_series = sum(
+        np.linalg.matrix_power(0.5 * rate / 64, k) / math.factorial(k) for k in range(12)
+    )
+    halfway = lift.decode(e @ np.linalg.matrix_power(by_series, 64))
+    np.testing.assert_allclose(lift.advance(start, 0.5, y="right"), halfway, atol=1e-8)
+    values, pictures = lift.modes("left")
+    np.testing.assert_allclose(
+        np.sort_complex(values), np.sort_complex(np.linalg.eigvals(lift.operators["left"]))
+    )
+    assert pictures.shape == (12, 2)
+    with pytest.raises(ValueError, match="'up' was asked for, trained were left, right"):
+        lift.advance(start, y="up")
+    with pytest.raises(ValueError, match="one label for each of 600 rows"):
+        lift.train(X, y[:-1])
+    with pytest.raises(ValueError, match="pass one of the two"):
+        lift.train(X, y, teacher=lambda x, t: -x)

@@ -47,6 +47,26 @@ def test_linear_coordinates_are_what_they_say():
     assert clone(pca).get_params() == {"method": "pca", "n_components": 2}
 
 
+@pytest.mark.parametrize("method", ["standardize", "whiten", "pca"])
+def test_weights_of_samples_enter_all_moments(method):
+    """Whole ones are repeated rows, rows of weight zero are none; and the covariance is NumPy's."""
+    times = np.random.default_rng(3).integers(0, 4, len(X))
+    weighted = LinearCoordinates(method).fit(X, sample_weight=0.7 * times)
+    repeated = LinearCoordinates(method).fit(np.repeat(X, times, axis=0))
+    assert np.allclose(weighted.mean_, repeated.mean_, rtol=1e-12)
+    assert np.allclose(weighted.transform(X) ** 2, repeated.transform(X) ** 2, rtol=1e-9)
+    assert not np.allclose(LinearCoordinates(method).fit(X).matrix_, weighted.matrix_, rtol=1e-3)
+    w = np.exp(X[:, 0])
+    found = LinearCoordinates(method).fit(X, sample_weight=w)
+    moments = found.matrix_.T @ np.cov(X.T, aweights=w, ddof=0) @ found.matrix_
+    if method == "standardize":
+        assert np.allclose(np.diag(moments), moments[0, 0])
+    else:
+        assert np.allclose(moments, np.diag(np.diag(moments)), atol=1e-9 * moments.max())
+    with pytest.raises(ValueError, match="pairs of coordinates='tica' have no weights"):
+        LinearCoordinates("tica").fit(X, successors=X, sample_weight=w)
+
+
 def test_tica_finds_the_slow_coordinate_and_its_time():
     rates, lag = np.array([0.2, 3.0, 4.0]), 0.3
     Z = RNG.normal(size=(5_000, 3))

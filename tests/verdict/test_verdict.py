@@ -284,6 +284,7 @@ def test_the_report_says_what_it_saw():
         ("spread", lambda Z, X: 0.85 * Z),
         ("spread", lambda Z, X: Z[np.abs(Z).max(axis=1) < 1.7]),
         ("distance", lambda Z, X: Z + 0.25),
+        ("location", lambda Z, X: Z + np.array([0.0, 0.25])),
         ("basins", lambda Z, X: Z[np.linalg.norm(Z, axis=1) > 0.45]),
         ("modes", lambda Z, X: np.concatenate([Z[Z[:, 0] > 0], Z[Z[:, 0] > 0]]) * [1, 1.001]),
     ],
@@ -293,6 +294,60 @@ def test_each_line_sees_what_it_is_for(line, spoil):
     assert gk.diagnose(Z, X).passed
     report = gk.diagnose(spoil(Z, X), X)
     assert line in {entry.name for entry in report.failures}, str(report)
+
+
+def one_column_lost(n, seed):
+    """Return samples of fifty independent columns, and others of which column 23 lost 40 per cent of one half."""
+    rng = np.random.default_rng([seed, n])
+    X, Z = rng.normal(size=(2 * n, 50))[:n], rng.normal(size=(2 * n, 50))
+    return Z[~((Z[:, 23] < 0) & (rng.random(2 * n) < 0.4))][:n], X
+
+
+def test_one_of_fifty_columns_is_seen():
+    """Without this line six of these ten clouds passed."""
+    for seed in range(10):
+        Z, X = one_column_lost(2_000, seed)
+        clouds = prepared(Z, X, None, None, None, None, None, np.random.default_rng(seed))
+        line = axes.location(clouds, np.random.default_rng(seed))
+        p = min(stats.ks_2samp(z, x).pvalue for z, x in zip(Z.T, X.T, strict=True))
+        gap = stats.ks_2samp(Z[:, 23], X[:, 23]).statistic
+        # the limit law leaves out the next term of C(2n, n - k) / C(2n, n), k = n gap
+        assert 0 <= np.log(line.p_value / (66 * p)) < 1.1 * 2_000 * gap**4 / 6
+        assert 8 * line.p_value < 0.02  # of eight lines, at the default level
+        assert line.text.startswith("along coordinate 23 ")
+        assert line.value == pytest.approx(gap, rel=1e-9)
+        assert line.value > line.expected
+
+
+def test_the_columns_of_the_data_are_named():
+    """A constant column is looked at by nobody, and the next keeps its number; so does one beyond the sixteenth."""
+    X, Z = cloud(600, 1, 40), cloud(500, 2, 40)
+    X[:, 3] = Z[:, 3] = 2.0
+    Z[:, 30] += 1.0
+    assert gk.diagnose(Z, X)["location"].text.startswith("along coordinate 30 ")
+    assert "widths above" in gk.diagnose(Z, X)["location"].text
+    Z = cloud(500, 2, 40)
+    Z[:, 3], Z[:, 35] = 2.0, 0.6 * Z[:, 35]
+    report = gk.diagnose(Z, X)
+    assert "spread" in {line.name for line in report.failures}
+    assert report["spread"].text.startswith("along coordinate 35 ")
+
+
+def test_gaps_between_shares_have_the_bound_of_kolmogorov():
+    """Ties, few points, unequal numbers: the p-value is no smaller than the exact one, and not much larger."""
+    alarms, runs = 0, 400
+    for seed in range(runs):
+        n, m = [(20, 30), (60, 60), (25, 500), (300, 90)][seed % 4]
+        rng = np.random.default_rng(seed)
+        Z, X = (rng.standard_cauchy((k, 3)).round(seed % 3) for k in (n, m))
+        clouds = prepared(Z, X, None, None, None, None, None, rng)
+        line = axes.location(clouds, rng)
+        alarms += line.p_value < 0.05
+    assert alarms <= at_most(0.05, runs)
+    Z, X = cloud(40, 1, 1) + 0.8, cloud(70, 2, 1)
+    clouds = prepared(Z, X, None, None, None, None, None, rng)
+    exact = stats.ks_2samp(Z[:, 0], X[:, 0], method="exact").pvalue
+    assert exact <= axes.location(clouds, rng).p_value < 2 * exact
 
 
 @pytest.mark.slow
