@@ -196,6 +196,36 @@ def _curve(n: int, random_state: Any = None) -> np.ndarray:
     return np.column_stack(waves) @ span + 0.01 * rng.standard_normal((n, 50))
 
 
+def _deep_funnel(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    v = 3 * rng.standard_normal(n)
+    return np.column_stack([v, np.exp(v / 2)[:, None] * rng.standard_normal((n, 4))])
+
+
+def _two_arms(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    t, second = np.pi * (0.5 + 2.5 * rng.beta(1, 2, n)), rng.random((n, 1)) < 0.2
+    arm = np.column_stack([t * np.cos(t), t * np.sin(t)]) / 3
+    return np.where(second, -arm, arm) + np.where(second, 0.1, 0.02) * rng.standard_normal((n, 2))
+
+
+def _segment(n: int, random_state: Any = None) -> np.ndarray:
+    rng = np.random.default_rng(random_state)
+    line, along = rng.random((n, 1)) < 0.5, rng.uniform(-2, 1, (n, 1))
+    return np.where(line, along * [1, 2, -1], [2, 3, 0] + 0.4 * rng.standard_normal((n, 3)))
+
+
+def _three_normals(n: int, random_state: Any = None) -> np.ndarray:
+    rng, fixed = np.random.default_rng(random_state), np.random.default_rng(77)
+    centres, shapes = 3 * fixed.standard_normal((3, 6)), 0.5 * fixed.standard_normal((3, 6, 6))
+    k = rng.choice(3, n, p=[0.6, 0.3, 0.1])
+    return centres[k] + np.einsum("nij,nj->ni", shapes[k], rng.standard_normal((n, 6)))
+
+
+def _very_skew(n: int, random_state: Any = None) -> np.ndarray:
+    return np.exp(1.5 * np.random.default_rng(random_state).standard_normal((n, 3)))
+
+
 UNSEEN: dict[str, Draw] = {
     "Y with thin limbs": _skeleton,
     "chain of parabolas, 4-d": _parabolas,
@@ -231,6 +261,14 @@ UNSEEN |= {
     "skewed shares, 3-d": _shares,
     "rounded to a tenth, 3-d": _rounded,
     "curve in 50-d": _curve,
+}
+# Widths from e^-4 to e^4, arms of uneven weight, a segment beside a blob, three normals of few samples, skewness beyond 30.
+UNSEEN |= {
+    "funnel of deviation 3, 5-d": _deep_funnel,
+    "two arms of .8 and .2": _two_arms,
+    "segment and blob, 3-d": _segment,
+    "three normals, 6-d": _three_normals,
+    "log-normal of sigma 1.5, 3-d": _very_skew,
 }
 
 

@@ -72,21 +72,26 @@ class Basis:
 
     def mu(self, k: int, counts: np.ndarray | None = None) -> np.ndarray:
         """Return the k leading eigenvalues of C0^-1 Ct beside the constant's, descending."""
-        C0, Ct = self.total(counts)
-        L = np.linalg.inv(np.linalg.cholesky(C0))
-        return np.linalg.eigvalsh(L @ Ct @ L.T)[::-1][1 : k + 1]
+        return leading(*self.total(counts), k)
 
 
-def joined(blocks: list[Moments], least: float) -> list[Moments]:
-    """Return the blocks with neighbours joined until each has at least ``least`` pairs."""
-    found: list[Moments] = []
-    open_: Moments | None = None
-    for block in blocks:
-        open_ = block if open_ is None else open_ + block
-        if open_.m >= least:
+def leading(C0: np.ndarray, Ct: np.ndarray, k: int) -> np.ndarray:
+    """Return the k leading eigenvalues of C0^-1 Ct beside the constant's, descending."""
+    L = np.linalg.inv(np.linalg.cholesky(C0))
+    values: np.ndarray = np.linalg.eigvalsh(L @ Ct @ L.T)[::-1][1 : k + 1]
+    return values
+
+
+def joins(sizes: list[float], least: float) -> list[list[int]]:
+    """Return the numbers of neighbours that are joined until they have at least ``least`` pairs together."""
+    found: list[list[int]] = []
+    open_: list[int] = []
+    for i in range(len(sizes)):
+        open_.append(i)
+        if sum(sizes[j] for j in open_) >= least:
             found.append(open_)
-            open_ = None
-    if open_ is not None:
+            open_ = []
+    if open_:
         found = [*found[:-1], found[-1] + open_] if found else [open_]
     return found
 

@@ -60,12 +60,13 @@ def forecast(model: Any, observable: Any, X0: Any, times: Any) -> np.ndarray:
         raise ValueError(
             f"times has {t.min():g}, expected times from 0 on: the model looks forward"
         )
-    F = values_of(model, observable)
+    F = values_of(model, observable, "observable")
+    check_columns(model, X0)
+    points(X0, "X0", n_features=model._material.runs[0].shape[1], other="the fitted trajectories")
     phi = to_host(model.transform(X0)).astype(float)
     flat = F.reshape(len(F), -1)
     shift = flat.mean(axis=0)  # digits of f beside a large mean
     if callable(observable):
-        check_columns(model, X0)
         rest = _values(observable, points(X0, "X0")[0]) - shift
         part, rho = _parts(model, observable, shift)
         rest -= part[0] + phi @ part[1:]

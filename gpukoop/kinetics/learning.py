@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
@@ -18,9 +18,9 @@ from gpukoop.kinetics.blocks import (
     Basis,
     correlation,
     first_length,
-    joined,
+    joins,
 )
-from gpukoop.lagged import check_lag, cut, runs_of, thinned
+from gpukoop.lagged import Piece, check_lag, cut, runs_of, thinned
 from gpukoop.spectrum import KernelEDMD
 from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.dictionary import check_reg
@@ -28,6 +28,9 @@ from gpukoop.spectrum.modes import ResolvedModes, resolved_modes
 from gpukoop.spectrum.nystroem import Coordinates
 from gpukoop.spectrum.pairs import BLOCKS, FOLDS, Moments
 from gpukoop.spectrum.trajectory import SEEN, lagged_moments
+
+if TYPE_CHECKING:
+    from gpukoop.kinetics.reweighted import Reweighted
 
 # Modes of the default estimator.
 DEFAULT_MODES = 10
@@ -66,13 +69,16 @@ class Learned:
         The blocks' moments in these combinations.
     c : float
         What the correlation of neighbouring blocks multiplies errors with, at least 1.
+    groups : list of list of int
+        Which of the fine blocks of :meth:`Material.moments` each block joins.
     """
 
     modes: ResolvedModes
     blocks: list[Moments]
     W: np.ndarray
-    basis: Basis
+    basis: Basis | Reweighted
     c: float
+    groups: list[list[int]]
 
 
 class Material:
@@ -103,8 +109,12 @@ class Material:
         cuts = {}
         for lag in lags:
             check_lag(self.runs, lag)
-            cuts[lag] = cut(self.lengths, lag, first_length(self.lengths, lag), MOST_BLOCKS)
+            cuts[lag] = self.pieces(lag)
         return lagged_moments(self.functions, self.runs, cuts, weight)
+
+    def pieces(self, lag: int) -> list[Piece]:
+        """Return how the pairs of a lag are cut into fine blocks."""
+        return cut(self.lengths, lag, first_length(self.lengths, lag), MOST_BLOCKS)
 
     def learn(self, fine: list[Moments], lag: int) -> Learned:
         """Return the modes of one lag, and the blocks of the rule that their slowest timescale sets."""
@@ -117,17 +127,18 @@ class Material:
             estimator.n_components,
             True,
         )
-        c = 1.0
+        c, groups = 1.0, [[i] for i in range(len(fine))]
         if len(self.runs) < MANY_RUNS:
             slowest = -lag / np.log(modes.mu[0])
-            fine = joined(fine, max(lag, SPAN * slowest))
+            groups = joins([block.m for block in fine], max(lag, SPAN * slowest))
+            fine = [sum((fine[i] for i in own[1:]), fine[own[0]]) for own in groups]
             c = correlation(sum(block.m for block in fine) / len(fine) / slowest)
         p = modes.p
         blocks = [block.leading(p) for block in fine]
         W = sum(blocks[1:], blocks[0]).modes()[1]
         behind = np.arange(modes.kept[-1] + 1, W.shape[1])[: len(modes.kept) + MIXED]
         W = W[:, np.concatenate([modes.kept, behind])]
-        return Learned(modes, blocks, W, Basis.of(blocks, W), c)
+        return Learned(modes, blocks, W, Basis.of(blocks, W), c, groups)
 
 
 def _groups(blocks: list[Moments], most: int) -> list[list[Moments]]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import Array, to_host
 from gpukoop.draws import RandomState, check_count, check_flag, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
-from gpukoop.kinetics.blocks import MANY_RUNS, SPAN, band, resamples, timescales_of
-from gpukoop.kinetics.equilibrium import equilibrium_ratio
+from gpukoop.kinetics.blocks import band, resamples, timescales_of
+from gpukoop.kinetics.equilibrium import drift, equilibrium_ratio, warn_of_drift
 from gpukoop.kinetics.learning import Learned, Material, unfitted
+from gpukoop.kinetics.reweighted import Reweighted
 from gpukoop.kinetics.timescales import check_confidence, warn_of_few_blocks
-from gpukoop.lagged import spread_rows
 from gpukoop.persistence import PersistentEstimator
-
-# Chance that runs in equilibrium are called out of it.
-LEVEL = 1e-3
-# Blocks of either half of the runs that can be compared.
-FEWEST_OF_A_HALF = 5
 
 
 class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentEstimator):
@@ -119,8 +113,9 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
         learned = material.learn(material.moments([lag])[lag], lag)
         self._ratio = None
         if self.reweight:
-            self._ratio = equilibrium_ratio(learned)
+            first, self._ratio = learned, equilibrium_ratio(learned)
             learned = material.learn(material.moments([lag], self._ratio)[lag], lag)
+            learned = replace(learned, basis=Reweighted.of(material, lag, first, learned))
         self._material, self._learned = material, learned
         self.estimator_ = material.estimator._adopt(
             material.base, learned.modes, material.estimator.seen(material.seen), self.lag_time_
@@ -137,15 +132,11 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
         )
         warn_of_few_blocks(self.n_blocks_)
         self.phi_ = to_host(self.estimator_.transform(material.seen)).astype(float)
-        self.drift_p_value_ = self._drift()
-        if self.drift_p_value_ < LEVEL and not self.reweight:
-            warnings.warn(
-                "the first halves of the runs are elsewhere than the second halves (p = "
-                f"{self.drift_p_value_:.1g}): they did not start in equilibrium, and weights and timescales are biased. "
-                "Pass reweight=True, or cut off the beginnings",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        self.drift_p_value_ = drift(
+            self.phi_, material.lengths, self.timescales_[0] / self.frame_time
+        )
+        if not self.reweight:
+            warn_of_drift(self.drift_p_value_, stacklevel=4)
         return self
 
     def transform(self, X: Any) -> Array:
@@ -187,34 +178,6 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
 
     def _band(self, value: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return band(value, drawn, self.n_blocks_, self._learned.c, self.confidence)
-
-    def _drift(self) -> float:
-        """Return the p-value of the difference between the halves of the runs, the smallest over modes times their number."""
-        lengths = self._material.lengths
-        rows = spread_rows(lengths, len(self.phi_))
-        slowest = self.timescales_[0] / (self.frame_time)
-        first: list[np.ndarray] = []  # means of blocks, (r,) each
-        second: list[np.ndarray] = []
-        start = 0
-        for n, (offset, step) in zip(lengths, rows, strict=True):
-            size = len(range(offset, n, step))
-            phi = self.phi_[start : start + size]
-            start += size
-            count = max(1, int(n / 2 / (SPAN * slowest)))
-            halves = np.array_split(phi, 2)
-            if min(len(half) for half in halves) >= count:
-                for half, means in zip(halves, (first, second), strict=True):
-                    means += [part.mean(axis=0) for part in np.array_split(half, count)]
-        if len(first) < FEWEST_OF_A_HALF:
-            return float("nan")
-        a, b = np.array(first), np.array(second)
-        if (
-            len(lengths) >= MANY_RUNS
-        ):  # halves of one run are neighbours: their difference is what varies
-            p = stats.ttest_1samp(b - a, 0.0).pvalue
-        else:
-            p = stats.ttest_ind(a, b, equal_var=False).pvalue
-        return float(min(1.0, np.min(p) * a.shape[1]))
 
 
 def fitted(model: Any) -> Learned:

@@ -13,6 +13,7 @@ from gpukoop.centring import centred
 from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
+from gpukoop.kinetics.reweighted import Reweighted
 from gpukoop.lagged import cut, frames, spread_rows
 from gpukoop.spectrum.trajectory import CHUNK
 
@@ -63,7 +64,7 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     """
     learned = fitted(model)
     lengths = model._material.lengths
-    F = values_of(model, features)
+    F = values_of(model, features, "features")
     if F.ndim == 1:
         F = F[:, None]
     centre = centred(F)[1]
@@ -124,7 +125,10 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
     slowest = SPAN * model.timescales_[0] / model.frame_time
     length = np.inf if len(material.runs) >= MANY_RUNS else max(model.lag, slowest)
     pieces = cut(material.lengths, 0, length, MOST_BLOCKS)
-    inside, total = np.zeros((2, 1 + pieces[-1].block))
+    basis = learned.basis
+    q = 1 + basis.W.shape[1] if isinstance(basis, Reweighted) else 0
+    # of each block: frames, their weights, and the functions that weights are combinations of
+    inside, total = np.zeros((2, 1 + pieces[-1].block, 2 + q))
     visits = 0
     for i, run in enumerate(material.runs):
         parts = []
@@ -139,35 +143,61 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
                 raise ValueError(
                     f"region gives shape {values.shape} for {len(chunk)} frames, expected one value a frame"
                 )
+            F = _weighing(model, chunk, len(run) - start)
             parts.append(values.astype(bool))
+            for piece in pieces:
+                own = slice(max(piece.first - start, 0), max(piece.last - start, 0))
+                if piece.run == i and len(F[own]):
+                    inside[piece.block] += parts[-1][own] @ F[own]
+                    total[piece.block] += F[own].sum(axis=0)
         mask = np.concatenate(parts)
         visits += int(mask[0]) + int((mask[1:] & ~mask[:-1]).sum())
-        for piece in pieces:
-            if piece.run == i:
-                inside[piece.block] += mask[piece.first : piece.last].sum()
-                total[piece.block] += piece.last - piece.first
-    weight = inside.sum() / total.sum()
+    n_inside, n_frames = inside[:, 0].sum(), total[:, 0].sum()
+    weight = inside[:, 1].sum() / total[:, 1].sum()
     if not visits:
-        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / total.sum()), 0, 0)
+        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / n_frames), 0, 0)
     counts = resamples(len(inside), model.n_bootstrap, np.random.default_rng(len(learned.blocks)))
-    drawn = np.maximum(counts @ inside, 0.5) / (counts @ total)
+    if isinstance(basis, Reweighted) and len(inside) == model.n_blocks_:
+        u = np.array([basis.combination(c) for c in counts])
+        part, whole = ((counts @ a[:, 2:] * u).sum(axis=1) for a in (inside, total))
+    else:
+        part, whole = (counts @ a[:, 1] for a in (inside, total))
+    half = 0.5 * weight * n_frames / n_inside  # of a frame: a resample without a visit
+    drawn = np.maximum(part, half) / whole
     lower, upper = band(np.array(weight), drawn, len(inside), learned.c, model.confidence)
     from scipy import stats
 
     least = np.exp(stats.norm.ppf((1 + model.confidence) / 2) * np.sqrt(2 / visits))
     lower, upper = np.fmin(lower, weight / least), np.fmax(upper, weight * least)
-    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(inside.sum()))
+    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(n_inside))
 
 
-def values_of(model: Any, observable: Any) -> np.ndarray:
-    """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s)."""
+def _weighing(model: Any, chunk: Array, left: int) -> np.ndarray:
+    """Return 1 and the weights of frames, (b, 2); of a reweighted model 1 and the functions of the weights, too.
+
+    ``left`` frames of the run are left, these included. Weights are learned for first frames of pairs: the last ones of a
+    run are none.
+    """
+    rows = np.ones((len(chunk), 2))
+    if model._ratio is None:
+        return rows
+    P = model._material.functions.transform(chunk).astype(float)
+    rows[:, 1] = to_host(model._ratio(P))
+    W = model._learned.basis.W
+    found = np.hstack([rows, rows[:, :1], to_host(P)[:, : len(W)] @ W])
+    found[max(0, left - model.lag) :, 1:] = 0.0
+    return found
+
+
+def values_of(model: Any, observable: Any, name: str) -> np.ndarray:
+    """Return an observable at the frames that the eigenfunctions are known at, (m,) or (m, s); ``name`` is the caller's for it."""
     material = model._material
     if callable(observable):
-        values = to_host(points(columns_of(observable(material.seen)), "observable(frames)")[0])
+        values = to_host(points(columns_of(observable(material.seen)), f"{name}(frames)")[0])
         one = np.ndim(observable(material.seen[:1])) == 1
     elif not hasattr(observable, "shape") and not isinstance(observable, list | tuple):
         raise TypeError(
-            f"the observable is of type {type(observable).__name__}, expected a function of frames, or its values run by run"
+            f"{name} is of type {type(observable).__name__}, expected a function of frames, or its values run by run"
         )
     else:
         lists = (
@@ -177,20 +207,19 @@ def values_of(model: Any, observable: Any) -> np.ndarray:
         )
         if [len(f) for f in lists] != material.lengths:
             raise ValueError(
-                f"the features have {[len(f) for f in lists][:5]} rows, the trajectories {material.lengths[:5]}: pass one "
+                f"{name} has {[len(f) for f in lists][:5]} rows, the trajectories {material.lengths[:5]}: pass one "
                 "array a run, one row a frame"
             )
         rows = spread_rows(material.lengths, len(model.phi_))
         parts = [
-            to_host(native_array(f, "features")[0])[o::s]
-            for f, (o, s) in zip(lists, rows, strict=True)
+            to_host(native_array(f, name)[0])[o::s] for f, (o, s) in zip(lists, rows, strict=True)
         ]
         one = parts[0].ndim == 1
         values = np.concatenate([columns_of(part) for part in parts])
-        values = points(values, "features")[0]
+        values = points(values, name)[0]
     if len(values) != len(model.phi_):
         raise ValueError(
-            f"observable gives {len(values)} rows for {len(model.phi_)} frames, expected one a frame"
+            f"{name} gives {len(values)} rows for {len(model.phi_)} frames, expected one a frame"
         )
     values = values.astype(float)
     return values[:, 0] if one else values

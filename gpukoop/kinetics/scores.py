@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,6 +134,16 @@ def cross_validate(
     -------
     CrossValidation
 
+    Raises
+    ------
+    ValueError
+        If no setting can be fitted.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a setting cannot be fitted.
+
     Notes
     -----
     Cost: ``n_splits`` fits a setting.
@@ -146,13 +157,26 @@ def cross_validate(
     base = unfitted(estimator, random_state)
     settings = [dict(setting) for setting in ParameterGrid(grid)]
     scores = np.full((len(settings), folds), np.nan)
+    failure: ValueError | None = None
     for i, setting in enumerate(settings):
         own = check_lag(runs, setting.get("lag", lag))
         parameters = {name: value for name, value in setting.items() if name != "lag"}
         for fold in range(folds):
             learned, held = _split(runs, fold, folds)
-            fit = clone(base).set_params(**parameters).fit(learned, lag=own)
+            fit = clone(base).set_params(**parameters)
+            try:
+                fit.fit(learned, lag=own)
+            except ValueError as error:  # such as a scale without neighbours: other settings may do
+                failure = error
+                warnings.warn(
+                    f"{setting} could not be fitted and scores nan: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                break
             scores[i, fold] = vamp_score(fit, held, own, score, n_modes)
+    if failure is not None and not np.isfinite(scores.mean(axis=1)).any():
+        raise failure
     return CrossValidation(settings, scores)
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpukoop.arrays import to_host
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.kinetics.blocks import FEWEST_BLOCKS, band, resamples, timescales_of
+from gpukoop.kinetics.equilibrium import drift, warn_of_drift
 from gpukoop.kinetics.learning import Material, unfitted
+from gpukoop.spectrum.asymmetry import warn_of_asymmetry
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def implied_timescales(
     Warns
     -----
     RuntimeWarning
-        If there are fewer than five blocks at some lag.
+        If there are fewer than five blocks at some lag, the runs did not start in equilibrium, or they are not those of a
+        reversible process.
 
     Notes
     -----
@@ -126,8 +130,10 @@ def implied_timescales(
     times, lower, upper = (np.full(shape, np.nan) for _ in range(3))
     sizes = np.zeros(len(wanted), int)
     moments = material.moments(wanted)
+    asymmetries, p_value = [], 1.0
     for i, lag in enumerate(wanted):
         learned = material.learn(moments.pop(lag), lag)
+        asymmetries.append(learned.modes.asymmetry)
         found = min(k, len(learned.modes.mu))
         sizes[i] = len(learned.blocks)
         counts = resamples(sizes[i], n_bootstrap, rng)
@@ -136,7 +142,13 @@ def implied_timescales(
         lower[i, :found], upper[i, :found] = band(
             times[i, :found], drawn, int(sizes[i]), learned.c, confidence
         )
+        if i == 0:
+            phi = to_host(learned.modes.functions.transform(material.estimator.seen(material.seen)))
+            slowest = float(times[0, 0]) / unit
+            p_value = drift(phi.astype(float), material.lengths, slowest)
     warn_of_few_blocks(int(sizes.min()))
+    warn_of_asymmetry(max(asymmetries, key=lambda found: found.excess))
+    warn_of_drift(p_value)
     return ImpliedTimescales(
         np.array(wanted), np.array(wanted) * unit, times, lower, upper, float(confidence), sizes
     )

@@ -28,7 +28,7 @@ def torus(values: Any, period: float = 2 * math.pi) -> Array:
     array of shape (n, 2 k)
         Library and dtype of the angles.
     """
-    native, home = points(values, "angles")
+    native, home = points(values, "values")
     check_length(period, "period")
     xp = namespace(native)
     a = native * native.dtype.type(2 * math.pi / period)

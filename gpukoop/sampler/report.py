@@ -200,7 +200,7 @@ def mode_projector(
         values = values[np.lexsort((-values.imag, -values.real.round(12)))]
     else:
         values = np.asarray(eigenvalues)
-    mask = selection(select, values)
+    mask = selection(select, values, "select")
     for value in values[mask]:
         twin = int(np.argmin(np.abs(values - np.conj(value))))
         if not mask[twin]:
@@ -224,8 +224,11 @@ def mode_projector(
     return (Z[:, :r] @ top @ Z.conj().T).real
 
 
-def selection(select: Any, values: np.ndarray) -> np.ndarray:
-    """Return which eigenvalues are selected, booleans (D,); raise on anything that would be cast to a mask or to indices."""
+def selection(select: Any, values: np.ndarray, name: str = "modes") -> np.ndarray:
+    """Return which eigenvalues are selected, booleans (D,); raise on anything that would be cast to a mask or to indices.
+
+    ``name`` is what the caller's parameter is called.
+    """
     if callable(select):
         select = select(values.copy())
     size = len(values)
@@ -242,16 +245,16 @@ def selection(select: Any, values: np.ndarray) -> np.ndarray:
     ):
         kind = "flags and numbers" if mixed else f"a {type(select).__name__} of {chosen.dtype}"
         raise TypeError(
-            f"modes is {kind}, expected whole numbers (indices), a boolean mask or a function of eigenvalues"
+            f"{name} is {kind}, expected whole numbers (indices), a boolean mask or a function of eigenvalues"
         )
     if chosen.dtype.kind == "b":
         if chosen.shape != (size,):
             raise ValueError(
-                f"modes is a mask of shape {chosen.shape}, expected ({size},): one entry per eigenvalue"
+                f"{name} is a mask of shape {chosen.shape}, expected ({size},): one entry per eigenvalue"
             )
     elif chosen.ndim != 1 or (chosen.size and not (-size <= chosen.min() <= chosen.max() < size)):
         raise ValueError(
-            f"modes is {select!r}, expected a list of indices below {size}, the number of eigenvalues"
+            f"{name} is {select!r}, expected a list of indices below {size}, the number of eigenvalues"
         )
     mask[chosen if chosen.size else []] = True
     return mask

@@ -9,6 +9,7 @@ however far it turns within a lag, where the modes of the symmetrised moments ar
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,12 @@ class Asymmetry:
         """Whether a reversible process would show so much in less than one run of a thousand."""
         return self.moment > self.limit * self.error
 
+    @property
+    def excess(self) -> float:
+        """The moment in units of what chance would allow; 0 if it was not measured."""
+        found = self.moment / max(self.limit * self.error, np.finfo(float).tiny)
+        return float(np.nan_to_num(found))
+
     @classmethod
     def of(cls, blocks: list[Moments]) -> Asymmetry:
         """Measure it; all nan where there are too few pairs, or fewer than two functions outlive a lag.
@@ -75,3 +82,15 @@ class Asymmetry:
         most = int((moment / np.maximum(error, np.finfo(float).tiny)).argmax())
         limit = float(stats.t.isf(LEVEL / (2 * len(i)), len(A) - 1))
         return cls(float(moment[most]), float(error[most]), limit)
+
+
+def warn_of_asymmetry(found: Asymmetry, stacklevel: int = 3) -> None:
+    """Warn of pairs that a reversible process does not show."""
+    if found.significant:
+        warnings.warn(
+            "the pairs are not those of a reversible process in its stationary law: two leading functions have an "
+            f"antisymmetric moment of {found.moment:.2g} +- {found.error:.1g}, where 0 is expected. The eigenvalues are "
+            "those of the symmetrised process; KernelEDMD(reversible=False) gives the complex ones of the process itself",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )

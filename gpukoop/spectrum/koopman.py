@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from gpukoop.draws import RandomState, check_count, check_positive, random_gener
 from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.lagged import check_lag, pairs, runs_of, thinned
-from gpukoop.spectrum.asymmetry import Asymmetry
+from gpukoop.spectrum.asymmetry import Asymmetry, warn_of_asymmetry
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
 from gpukoop.spectrum.coordinates import fitted_coordinates, functions_of_points
 from gpukoop.spectrum.dictionary import calibrate, check_reg, diffusion_dictionary
@@ -308,11 +307,5 @@ class KernelEDMD(ScoredOnPairs, AbstractSpectrum):
 
     def _measure_asymmetry(self, found: Asymmetry) -> None:
         self.asymmetry_, self.asymmetry_error_ = found.moment, found.error
-        if self.reversible and found.significant:
-            warnings.warn(
-                f"the pairs are not those of a reversible process in its stationary law: two leading functions have an "
-                f"antisymmetric moment of {found.moment:.2g} +- {found.error:.1g}, where 0 is expected. The eigenvalues are "
-                "those of the symmetrised process; KernelEDMD(reversible=False) gives the complex ones of the process itself",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        if self.reversible:
+            warn_of_asymmetry(found, stacklevel=6)

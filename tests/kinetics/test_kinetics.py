@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import linalg
 from scipy.stats import binom
 from sklearn.base import clone
 
@@ -283,6 +284,39 @@ def test_runs_from_one_state_are_warned_about_and_reweighted():
     assert right.timescales_[0] == pytest.approx(TWO_TIME, rel=0.15)
     result = kinetics.chapman_kolmogorov(right, weights[1], 3)
     assert result.passed
+    # so does a region: 1 / 3 of the law, more of the frames
+    region = [kinetics.occupancy(m, lambda Z: Z[:, 0] > 0.5) for m in (wrong, right)]
+    assert region[0].weight > 0.38
+    assert region[1].weight == pytest.approx(1 - heavy[1], abs=0.02)
+    assert region[1].n_frames == region[0].n_frames
+    assert region[1].lower < 1 / 3 < region[1].upper
+
+
+def test_bands_of_reweighted_runs_know_that_weights_are_learned():
+    """200 runs of half a relaxation time, all from one of three wells of a torsion: few ways back, so bands are wide, and hold."""
+    n = 40
+    angle = 2 * np.pi * np.arange(n) / n
+    V = 2 * np.cos(3 * angle) + 0.6 * np.cos(angle - 1)
+    rates = np.zeros((n, n))
+    for i in range(n):
+        for j in ((i + 1) % n, i - 1):
+            rates[i, j] = (n / (2 * np.pi)) ** 2 * np.exp((V[i] - V[j]) / 2)
+    rates -= np.diag(rates.sum(axis=1))
+    T, law = linalg.expm(0.05 * rates), np.exp(-V) / np.exp(-V).sum()
+    hits = 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        states = [chain(T, 60, rng, start=int(law.argmax())) for _ in range(200)]
+        runs = [gk.maps.torus(angle[s][:, None]) for s in states]
+        estimator = gk.KernelEDMD(n_components=3, n_landmarks=40, random_state=0)
+        model = kinetics.KineticModel(estimator, lag=4, reweight=True, n_bootstrap=60).fit(runs)
+        found = kinetics.metastable_states(model, 3)
+        exact = law @ found.memberships(gk.maps.torus(angle[:, None]))
+        hits += ((found.weights_lower < exact) & (exact < found.weights_upper)).sum()
+        # every block once: the same moments as the model has
+        total = model._learned.basis.total(np.ones(model.n_blocks_))
+        assert np.allclose(total[1], model._learned.basis.total()[1], atol=1e-8)
+    assert hits >= 8
 
 
 def test_runs_in_equilibrium_are_not_warned_about():
@@ -291,6 +325,27 @@ def test_runs_in_equilibrium_are_not_warned_about():
         rng = np.random.default_rng(100 + seed)
         runs = [seen(chain(TWO, 40, rng), rng) for _ in range(100)]
         assert kinetics.KineticModel(FEW, lag=4).fit(runs).drift_p_value_ > 1e-3
+
+
+def test_timescales_of_runs_out_of_equilibrium_and_of_a_ring_are_warned_about():
+    """A model says so; whoever only looks at timescales against the lag is told, too."""
+    rng = np.random.default_rng(8)
+    runs = [seen(chain(TWO, 40, rng, start=1), rng) for _ in range(400)]
+    with pytest.warns(RuntimeWarning, match="did not start in equilibrium") as told:
+        kinetics.implied_timescales(runs, [4, 8], estimator=FEW, n_timescales=1, n_bootstrap=2)
+    assert len(told) == 1
+    # four states of a ring, of which the next one is four times as likely as the one before: exact mu .9 +- .06 i
+    ring = (
+        0.9 * np.eye(4)
+        + 0.08 * np.roll(np.eye(4), 1, axis=1)
+        + 0.02 * np.roll(np.eye(4), -1, axis=1)
+    )
+    angle = chain(ring, 4_000, rng) * np.pi / 2
+    X = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.1 * rng.normal(size=(4_000, 2))
+    with pytest.warns(RuntimeWarning, match="not those of a reversible process") as told:
+        kinetics.implied_timescales(X, [1, 4], estimator=FEW, n_timescales=1, n_bootstrap=2)
+    assert len(told) == 1
+    assert told[0].filename == __file__
 
 
 # --- scores
@@ -307,6 +362,16 @@ def test_cross_validation_prefers_the_scale_that_sees_the_states():
         # both scores of the exact function are 1 + mu^2
         best = found.scores.mean(axis=1).max()
         assert best == pytest.approx(1 + (1 - A - B) ** 8, abs=0.1)
+    grid = {"kernel": [gk.Gaussian(1e-6), gk.Gaussian(0.3)]}
+    with pytest.warns(RuntimeWarning, match="could not be fitted.*raise the scale"):
+        found = kinetics.cross_validate(runs, grid, lag=4, estimator=FEW, n_splits=2)
+    assert np.isnan(found.scores[0]).all()
+    assert found.best()["kernel"].terms[0][1].scale == pytest.approx(0.3)
+    with (
+        pytest.warns(RuntimeWarning, match="could not be fitted"),
+        pytest.raises(ValueError, match="no neighbours"),
+    ):
+        kinetics.cross_validate(runs, {"kernel": [gk.Gaussian(1e-6)]}, lag=4, estimator=FEW)
     learned, held = kinetics.scores._split(runs, 1, 5)
     assert sum(map(len, learned)) + sum(map(len, held)) == 3_000
     assert all(len(part) for part in itertools.chain(learned, held))

@@ -566,7 +566,7 @@ def test_modes_by_mask_and_by_index():
         np.testing.assert_allclose(mode_projector(A, select), expected, atol=1e-12)
     for select in WRONG_MODES:
         for given in (select, lambda values, s=select: s):
-            with pytest.raises((ValueError, TypeError), match=r"^modes is"):
+            with pytest.raises((ValueError, TypeError), match=r"^select is"):
                 mode_projector(A, given)
 
 

@@ -1,6 +1,7 @@
 """What estimators do with the verdict: samples kept aside, one warning, converged_, scores that can be compared."""
 
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -207,3 +208,13 @@ def test_what_a_report_advises_against_copies_helps(flow, advised):
     better = judged(clone(flow).set_params(**advised))
     assert better.passed, str(better)
     assert better.advice == ""
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_sampler_without_modes_is_not_told_to_raise_them():
+    sampler = gk.KoopmanSampler(n_features=30, distill=0, random_state=0)
+    report = sampler.fit(datasets.moons(400, 0, noise=0.02)).diagnose()
+    assert report.failures[0].name in ("support", "basins", "location", "distance")
+    named = re.findall(r"(\w+)=", report.advice)
+    assert named == ["n_slabs", "n_features"]
+    assert set(named) <= set(sampler.get_params())
