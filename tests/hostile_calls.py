@@ -4,6 +4,7 @@
 a number is replaced by hostile ones in turn.
 """
 
+import copy
 import functools
 
 import numpy as np
@@ -198,6 +199,10 @@ SAMPLER = {
     "KoopmanSampler.trajectory": (
         lambda Z, times: fitted().trajectory(Z, times),
         {"Z": Y, "times": np.array([0.0, 0.5, 1.0])},
+    ),
+    "KoopmanSampler.sample": (
+        lambda n, base: copy.copy(fitted()).set_params(base=base).sample(n, 0),
+        {"n": 3, "base": "independent"},
     ),
     "KoopmanSampler.invert": (lambda X: fitted().invert(X), {"X": Y}),
 }

@@ -291,10 +291,38 @@ DICTIONARIES = {
 
 # --- what else was only named
 
+
+@functools.cache
+def walked():
+    return gk.KernelEDMD(
+        gk.Gaussian(0.5), n_components=2, n_landmarks=10, reg=0.3, random_state=0
+    ).fit(FRAMES[:-1], successors=FRAMES[1:])
+
+
 SPECTRA = {
     "LinearCoordinates": (
         lambda X, n_components: spectrum.LinearCoordinates("pca", n_components).fit(X).transform(X),
         {"X": X, "n_components": 1},
+    ),
+    "LinearCoordinates.inverse": (
+        lambda G: spectrum.LinearCoordinates("whiten").fit(X).inverse(G),
+        {"G": Y},
+    ),
+    "LinearCoordinates.vjp": (
+        lambda Z, G: spectrum.LinearCoordinates("whiten").fit(X).vjp(Z, G),
+        {"Z": Y, "G": 0.1 * Y},
+    ),
+    "LinearCoordinates.gradients": (
+        lambda Z, G: spectrum.LinearCoordinates("whiten").fit(X).gradients(Z, G),
+        {"Z": Y, "G": np.stack([Y, -Y], axis=1)},
+    ),
+    "LinearCoordinates.lift": (
+        lambda Z, motion: spectrum.LinearCoordinates("whiten").fit(X).lift(Z, motion),
+        {"Z": Y, "motion": 0.1 * Y},
+    ),
+    "KernelEDMD.score": (
+        lambda Z, successors: walked().score(Z, successors=successors),
+        {"Z": FRAMES[:40].copy(), "successors": FRAMES[1:41].copy()},
     ),
     "Powers": (
         lambda degree: spectrum.Powers(

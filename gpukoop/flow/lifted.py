@@ -31,7 +31,12 @@ def in_coordinates(
         X = state.particles
         G = coordinates.transform(X)
         following, info = step(replace(state, particles=G), rng)
-        moved = coordinates.lift(X, following.particles - G)
+        with np.errstate(invalid="ignore"):
+            motion = following.particles - G
+        if not is_cupy(X) and not np.isfinite(motion).all():
+            # a flow that has run away, which its loop will tell
+            return replace(following, particles=np.full_like(X, np.nan)), info
+        moved = coordinates.lift(X, motion)
         if project is not None:
             moved = projected(project, moved)
         return replace(following, particles=moved), info

@@ -29,7 +29,16 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from gpukoop.arrays import Array, Home, like, namespace, native_array, points, to_host
+from gpukoop.arrays import (
+    Array,
+    Home,
+    like,
+    namespace,
+    native_array,
+    points,
+    require_finite,
+    to_host,
+)
 from gpukoop.centring import centred
 from gpukoop.checks import masses
 from gpukoop.draws import check_count
@@ -220,8 +229,8 @@ class LinearCoordinates(
 
     def vjp(self, X: Any, G: Any) -> Array:
         """Return G A^T, (n, d)."""
-        check_columns(self, X)
         g, home = self._inside(G, "G")
+        self._beside(X, g, "G")
         return home.restore(g @ like(self.matrix_, g).T)
 
     def gradients(self, X: Any, G: Any) -> Array:
@@ -230,10 +239,17 @@ class LinearCoordinates(
 
     def lift(self, X: Any, motion: Any) -> Array:
         """Return X + motion A^+, (n, d)."""
+        step = self._inside(motion, "motion")[0]
+        x, home = self._beside(X, step, "motion")
+        return home.restore(x + like(step, x) @ like(self._back, x))
+
+    def _beside(self, X: Any, G: Array, name: str) -> tuple[Array, Home]:
+        """Return points, checked, as many as there are rows of G."""
         check_columns(self, X)
         x, home = points(X, "X", n_features=self.n_features_in_, other="the fitted X")
-        step = like(self._inside(motion, "motion")[0], x)
-        return home.restore(x + step @ like(self._back, x))
+        if len(x) != len(G):
+            raise ValueError(f"{name} has {len(G)} rows, X has {len(x)}: one row per point")
+        return x, home
 
     def _inside(self, G: Any, name: str) -> tuple[Array, Home]:
         """Return coordinates or gradients in them, checked, and their home."""
@@ -245,6 +261,11 @@ class LinearCoordinates(
             raise ValueError(
                 f"{name} has shape {tuple(native.shape)}, expected (n, {self._n_features_out}): one column per coordinate"
             )
+        if not len(native):
+            raise ValueError(f"{name} has shape {tuple(native.shape)}: pass at least one row")
+        require_finite(native, name)
+        if not native.dtype.isnative:
+            native = native.astype(native.dtype.newbyteorder("="))
         # whole numbers would make whole numbers of the matrix
         return native.astype(float) if native.dtype.kind in "iub" else native, home
 

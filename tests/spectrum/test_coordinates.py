@@ -1,5 +1,7 @@
 """Coordinates: the kernel sees g(x), gradients come back, particles move as little as their coordinates need."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -234,3 +236,26 @@ def test_whole_numbers_are_numbers():
     assert np.array_equal(g.inverse(G), g.inverse(G.astype(float)))
     assert np.array_equal(g.inverse(G.tolist()), g.inverse(G.astype(float)))
     assert np.array_equal(g.vjp(G, G), g.vjp(G.astype(float), G.astype(float)))
+
+
+def test_what_is_no_number_is_refused_and_a_step_that_runs_away_is_left_to_its_loop():
+    from gpukoop.flow.descent import begin
+    from gpukoop.flow.lifted import in_coordinates
+
+    X = np.random.default_rng(0).normal(size=(40, 2)) * [1.0, 100.0]
+    fitted = gk.spectrum.LinearCoordinates("standardize").fit(X)
+    for verb, given in (
+        ("inverse", (np.full((3, 2), np.nan),)),
+        ("vjp", (X[:3], np.full((3, 2), np.inf))),
+        ("lift", (X[:3], np.full((3, 2), np.nan))),
+    ):
+        with pytest.raises(ValueError, match="contains NaN or inf"):
+            getattr(fitted, verb)(*given)
+    with pytest.raises(ValueError, match="motion has 2 rows, X has 3: one row per point"):
+        fitted.lift(X[:3], np.zeros((2, 2)))
+
+    def away(state, rng):
+        return replace(state, particles=state.particles + np.inf), None
+
+    state = in_coordinates(away, fitted)(begin(X, X), np.random.default_rng(0))[0]
+    assert not np.isfinite(state.particles).any()
