@@ -11,6 +11,7 @@ import contextlib
 import logging
 import numbers
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from gpukoop.kernels.arrays import Array, is_cupy, namespace
 
 logger = logging.getLogger("gpukoop")
 
+LARGEST_WHOLE = 2**53  # beyond, not every whole number is a float64
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
 
@@ -215,8 +217,21 @@ def _as_float(native: Array, x: Any, name: str) -> Array:
             f"{name} has {what} ({type(x).__name__}), expected numbers in float32 or float64: encode categories, for instance "
             "with sklearn.preprocessing.OneHotEncoder, and turn dates into times"
         )
+    warn_of_rounding(native, name)
     logger.info("%s has dtype %s: computed as float64", name, native.dtype)
     return native.astype(np.float64)
+
+
+def warn_of_rounding(native: Array, name: str) -> None:
+    """Warn where whole numbers are too large for float64 to tell neighbours apart."""
+    if native.dtype.kind not in "iu" or not native.size or native.dtype.itemsize < 8:
+        return
+    if int(native.max()) > LARGEST_WHOLE or int(native.min()) < -LARGEST_WHOLE:
+        warnings.warn(
+            f"{name} has whole numbers beyond 2^53, which float64 rounds: neighbours may become one; subtract a common offset first",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _require_numbers(native: np.ndarray, columns: Any, name: str) -> None:

@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, namespace, native_array, require_finite, to_host
+from gpukoop.arrays import (
+    Array,
+    namespace,
+    native_array,
+    require_finite,
+    to_host,
+    warn_of_rounding,
+)
 from gpukoop.draws import check_positive
 
 LARGEST_LENGTH = 1e150
+# Grey, colours, colours and transparency: no picture has so few pixels along a side.
+COLOURS = (1, 3, 4)
 
 
 def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
@@ -31,6 +40,7 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
         raise TypeError(
             f"{name} has dtype {native.dtype} ({type(x).__name__}), expected real numbers"
         )
+    warn_of_rounding(native, name)
     native = native.astype(float)
     if shape is not None and (
         native.ndim != len(shape)
@@ -41,6 +51,14 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
     if native.size:
         require_finite(native, name)
     return native
+
+
+def refuse_colours_first(shape: tuple[int, ...], name: str) -> None:
+    """Raise if images seem to be (n, colours, height, width), as PyTorch has them: they would be read as a few rows of pixels."""
+    if len(shape) == 4 and shape[1] in COLOURS and shape[3] not in COLOURS:
+        raise ValueError(
+            f"{name} has shape {shape}, expected (n, height, width, colours): colours come last, pass numpy.moveaxis({name}, 1, -1)"
+        )
 
 
 def check_length(value: Any, name: str, *, zero: bool = False) -> float:

@@ -8,6 +8,7 @@ learned is how columns hang together.
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,8 @@ logger = logging.getLogger("gpukoop")
 _DECIMALS = 6
 # A column of text with a different one in each of so many rows is a name, not a category.
 _NAMES = 20
+# Widths of at least so many new values are compared, and may be off by so much.
+_WIDTHS, _OFF = 50, 0.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ class _Column:
             steps = np.minimum(x, np.nextafter(2.0**64, 0)).astype(np.uint64)
             return (np.uint64(step) * np.minimum(steps, np.uint64(last))).view(np.int64) + origin
         return x if self.values is None else self.values[x.astype(int)]
+
+    def warn_of_width(self, new: np.ndarray) -> None:
+        """Warn where new numbers of a column with fractions are a tenth wider or narrower than the old ones."""
+        few = len(new) < _WIDTHS or self.values is not None or self.clock is not None
+        old = 0.0 if few or self.decimals == 0 else _width(self.numbers)
+        if old > 0 and abs(ratio := _width(new) / old - 1) > _OFF:
+            warnings.warn(
+                f"column {self.name!r}: new values are {1 + ratio:.2f} times as wide as the old ones, whose width may hang on a few rows; "
+                "draw more, or take the logarithm of such a column first",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _width(x: np.ndarray) -> float:
+    unit = float(np.abs(x).max()) or 1.0  # in which no square leaves the range
+    return unit * float((x / unit).std())
 
 
 def synthesize(
@@ -94,6 +114,11 @@ def synthesize(
         If it is no frame, or a column holds objects of several types.
     ValueError
         If values are missing or not finite, or a column of text has a different one in every row; the message names the column.
+
+    Warns
+    -----
+    UserWarning
+        If 50 and more new values of a column are a tenth wider or narrower than the old ones; it names the column.
 
     Notes
     -----
@@ -137,6 +162,8 @@ def synthesize(
         drawn = estimator.fit(S).sample(n, random_state=int(rng.integers(2**31)))
         Z = np.asarray(to_host(drawn), float)
     made = {c.name: c.restored(Z[:, j]) for j, c in enumerate(columns)}
+    for c in columns:
+        c.warn_of_width(made[c.name])
     new = _frame(made, frame, library)
     if not return_report:
         return new
@@ -233,13 +260,17 @@ def _normal_scores(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _normal(S: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return draws of the normal law with the shrunk correlation of scores."""
+    from scipy.stats import norm
     from sklearn.covariance import ledoit_wolf
 
     covariance = ledoit_wolf(S)[0]
     width = np.sqrt(np.diag(covariance))
     values, vectors = np.linalg.eigh(covariance / np.outer(width, width))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return rng.normal(size=(n, S.shape[1])) @ root.T
+    Z = rng.normal(size=(n, S.shape[1])) @ root.T
+    # One draw in each n-th of every margin: columns keep their widths, as far as n quantiles tell them.
+    rank = np.argsort(np.argsort(Z, axis=0), axis=0)
+    return norm.ppf((rank + rng.random(Z.shape)) / n)
 
 
 def _frame(made: dict[Any, np.ndarray], frame: Any, library: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpukoop.arrays import points
+from gpukoop.checks import refuse_colours_first
 from gpukoop.metrics import energy_distance
 
 
@@ -32,6 +33,7 @@ def flat(X: Any) -> np.ndarray:
         raise ValueError(
             f"X has shape {np.shape(X)}, expected (m, d), (m, height, width) or (m, height, width, colours)"
         )
+    refuse_colours_first(np.shape(X), "X")
     images = np.asarray(X)
     if images.dtype.kind not in "fiu":
         raise TypeError(f"X has dtype {images.dtype}, expected images of real numbers")

@@ -15,7 +15,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import native_array, to_host
-from gpukoop.checks import real_array
+from gpukoop.checks import real_array, refuse_colours_first
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.fitted import whole
 from gpukoop.metrics.classifier import Classifier, train
@@ -37,6 +37,7 @@ def picture_array(images: Any, name: str = "images") -> np.ndarray:
         raise ValueError(
             f"{name} has shape {array.shape}, expected (n, height, width) or (n, height, width, colours)"
         )
+    refuse_colours_first(array.shape, name)
     return array.reshape(*array.shape[:3], -1)
 
 

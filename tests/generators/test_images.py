@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import gpukoop as gk
 from gpukoop import datasets, metrics
 from gpukoop.metrics import (
     ClassifierFeatures,
@@ -285,3 +286,18 @@ def test_wrong_features_and_clouds(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"pip install gpukoop\[torch\]"):
         ClassifierFeatures(cache=False).fit(X, np.arange(10) % 2)
+
+
+def test_colours_come_last(tmp_path):
+    """(n, colours, height, width), as PyTorch has images, is refused in words; the same images with colours last are read."""
+    X = np.random.default_rng(0).random((5, 3, 8, 9))
+    np.save(tmp_path / "images.npy", X)
+    words = r"expected \(n, height, width, colours\): colours come last"
+    for read in (
+        lambda: gk.metrics.RandomConvolutions().fit(X),
+        lambda: gk.Generator(n_iter=1, device="cpu").fit(X),
+        lambda: gk.datasets.images(tmp_path / "images.npy"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read()
+    assert gk.metrics.RandomConvolutions().fit(np.moveaxis(X, 1, -1)).shape_ == (8, 9, 3)

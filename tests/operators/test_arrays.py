@@ -205,6 +205,15 @@ def test_bad_points(name, value, error, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_whole_numbers_that_float64_rounds_are_told_of(dtype):
+    X = (np.arange(6) + 2**53).reshape(3, 2).astype(dtype)
+    with pytest.warns(UserWarning, match=r"X has whole numbers beyond 2\^53.*subtract a common"):
+        points(X, "X")
+    assert np.array_equal(points(X - X.min(), "X")[0], np.arange(6.0).reshape(3, 2))
+    points(np.array([[2**53]], dtype), "X")  # the last that is exact
+
+
 def test_features_must_match():
     with pytest.raises(ValueError, match="Y has 2 features, X has 3: both need the same columns"):
         KERNEL(X, Y[:, :2])
