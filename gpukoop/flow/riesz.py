@@ -10,8 +10,10 @@ the rest minimised by Weiszfeld sweeps, each of which majorises: any number of t
 References
 ----------
 .. [1] R. Duong et al., Wasserstein Gradient Flows of MMD Functionals with Distance Kernel, arXiv 2408.07498 (the line).
-.. [2] Difference-of-convex steps in Wasserstein space: arXiv 2606.27767 (idea); Y. Vardi, C.-H. Zhang, The
-   multivariate L1-median and associated data depth, PNAS 97, 2000 (sweeps that land on a sample).
+.. [2] H. P. H. Luu et al., Non-geodesically-convex optimization in the Wasserstein space, NeurIPS 2024, arXiv 2406.00502
+   (differences of convex functions: one part is linearised).
+.. [3] Y. Vardi, C.-H. Zhang, The multivariate L1-median and associated data depth, PNAS 97, 2000 (sweeps that land on a
+   sample).
 """
 
 from __future__ import annotations
