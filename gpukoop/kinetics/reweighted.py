@@ -7,6 +7,7 @@ from one of three states, each half a relaxation time long, they gave a weight o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -76,8 +77,11 @@ class Reweighted:
                 blocks.append(np.full(values[-1].shape[1], block_of[piece.block]))
         P, Q = np.concatenate(values, axis=1).astype(float)
         rows = np.ones((len(P), 1))
-        parts = [np.hstack([rows, Z[:, : len(W)] @ W]) for W in (first.W, second.W) for Z in (P, Q)]
-        return cls(second.basis, first.W, *parts, np.concatenate(blocks))
+        ratio, ratio_later, now, later = (
+            np.hstack([rows, Z[:, : len(W)] @ W]) for W in (first.W, second.W) for Z in (P, Q)
+        )
+        basis = cast(Basis, second.basis)  # learned by blocks, like every model's first one
+        return cls(basis, first.W, ratio, ratio_later, now, later, np.concatenate(blocks))
 
     def total(self, counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return C0 and Ct as means over pairs, of all blocks or with each block taken ``counts`` times."""
