@@ -49,7 +49,7 @@ CRITICS = (
 )
 LAWS = ("eight_gaussians", "banana", "checkerboard")
 # Optimizer steps a batch, and processor seconds of each run and of the WGAN. The plan of a batch alone keeps points between the modes,
-# as 1 / sqrt(batch) of them (bench/results.md): batches are half of the samples.
+# fewer with larger batches (bench/results.md): batches are half of the samples.
 PERSISTENCE, SECONDS = (1, 5, 10, 20), 25.0
 PERSISTENT: dict[str, Any] = {"objective": "w2", "batch_size": 1_000, "learning_rate": 1e-2}
 COMMON: dict[str, Any] = {
