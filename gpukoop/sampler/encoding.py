@@ -36,9 +36,8 @@ from gpukoop.persistence import Persistent
 from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
-N_TIMES = (
-    5  # states kept of each exact path: the times of the consistency and reconstruction losses
-)
+# States kept of each exact path: the times of the consistency and reconstruction losses.
+N_TIMES = 5
 N_STEPS = 50
 BLUR = 0.05  # of an empirical field, in units of the data
 TEACHER_POINTS = 2_000
@@ -178,12 +177,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
 
         Returns
         -------
-        The lift itself; a training that fails or is interrupted leaves it as it was.
-
-        Raises
-        ------
-        FloatingPointError
-            If the training diverges.
+        The lift itself; a training that fails, diverges (FloatingPointError) or is interrupted leaves it as it was.
         """
         trained = copy.deepcopy(self)  # steps write into the weights
         trained._train(X, y, teacher, n_paths, n_steps, rate)
@@ -238,9 +232,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
             }
             optimiser.zero_grad()
             sum(parts.values()).backward()
-            torch.nn.utils.clip_grad_norm_(
-                learned, 1.0
-            )  # after backward: before it there is nothing to clip
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)  # before backward there is nothing to clip
             optimiser.step()
             for name, value in parts.items():
                 self.losses.setdefault(name, []).append(float(value.detach()))
@@ -320,8 +312,10 @@ class AbstractNeuralFeatures(Persistent, ABC):
         x = self._points(x)
         if (x == x[0]).all():
             raise ValueError("all rows of x are equal: there is no size to measure an error by")
-        back = self.decode(self.features(x, np.ones(len(x))))
-        return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
+        error = self.decode(self.features(x, np.ones(len(x)))) - x
+        # hypot keeps squares in the range
+        spread = np.hypot.reduce((x - x.mean(axis=0)).ravel())
+        return float(np.hypot.reduce(error.ravel()) / spread)
 
     def _operator(self, label: Any) -> np.ndarray:
         if label is None:
