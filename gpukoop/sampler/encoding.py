@@ -313,7 +313,6 @@ class AbstractNeuralFeatures(Persistent, ABC):
         if (x == x[0]).all():
             raise ValueError("all rows of x are equal: there is no size to measure an error by")
         error = self.decode(self.features(x, np.ones(len(x)))) - x
-        # hypot keeps squares in the range
         spread = np.hypot.reduce((x - x.mean(axis=0)).ravel())
         return float(np.hypot.reduce(error.ravel()) / spread)
 
