@@ -246,7 +246,7 @@ def _mean_gap(
     """Return E k(x, x') + E k(y, y') - 2 E k(x, y), in float64 from the sums on, and its gradients."""
     if backend is None and not need_y and (at_once := by_products(kernel, X, Y)) is not None:
         return at_once
-    points(Y, "Y")  # the sum between a cloud and itself would call it X
+    points(Y.detach(), "Y")  # the sum between a cloud and itself would call it X
     xx, own_x = _mean(kernel, backend, X, X, need_x)
     yy, own_y = _mean(kernel, backend, Y, Y, need_y)
     xy, cross_x = _mean(kernel, backend, X, Y, need_x)
