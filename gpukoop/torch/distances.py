@@ -251,7 +251,7 @@ def _mean_gap(
     """Return E k(x, x') + E k(y, y') - 2 E k(x, y), in float64 from the sums on, and its gradients."""
     if backend is None and not need_y and (at_once := by_products(kernel, X, Y)) is not None:
         return at_once
-    points(Y, "Y")  # the sum between a cloud and itself would call it X
+    points(Y.detach(), "Y")  # the sum between a cloud and itself would call it X
     exponent = 0
     if kernel == Energy():  # homogeneous in the points, and so are its slopes of degree 0
         exponent = far_from_one(max(float(cloud.detach().abs().max()) for cloud in (X, Y)))
