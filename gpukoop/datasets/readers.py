@@ -15,7 +15,6 @@ from typing import IO, Any, Literal, overload
 import numpy as np
 
 from gpukoop.arrays import require_finite
-from gpukoop.checks import refuse_colours_first
 from gpukoop.files import LARGEST, open_regular, read_array, read_member
 
 # Names under which labels are kept in archives.
@@ -105,6 +104,10 @@ def images(
             f"{where} holds an array of shape {X.shape} and dtype {X.dtype}, expected (n, height, width) or "
             "(n, height, width, colours) of real numbers"
         )
+    from gpukoop.checks import (
+        refuse_colours_first,
+    )  # brings scikit-learn, which data sets do without
+
     refuse_colours_first(X.shape, "images")
     if X.dtype.kind == "f":
         require_finite(X, str(where))

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from gpukoop.arrays import points, to_host
+from gpukoop.centring import varying
 from gpukoop.draws import check_count
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import check_columns, framed
@@ -33,6 +34,7 @@ class DrawingMixin(JudgedMixin, ABC):
     features: Any
     network_: torch.nn.Module
     X_: np.ndarray
+    varies_: np.ndarray
     centre_: np.ndarray
     width_: float
     classes_: np.ndarray | None
@@ -72,12 +74,21 @@ class DrawingMixin(JudgedMixin, ABC):
         chosen = self.random_state if random_state is None else random_state
         return self._draw(n, y, seed_from(chosen)).reshape(n, *self.shape_)
 
+    def _measure(self, X: np.ndarray) -> None:
+        """Keep the means of the columns, their common width, and which of them vary."""
+        self.varies_ = varying(X)
+        if not self.varies_.any():
+            raise ValueError("all rows of X coincide: there is no law to learn")
+        self.centre_ = np.where(self.varies_, X.mean(axis=0, dtype=float), X[0])
+        self.width_ = float(np.sqrt(X.var(axis=0, dtype=float).mean()))
+
     def _draw(self, n: int, y: Any, seed: int) -> np.ndarray:
         if y is not None and self.classes_ is None:
             raise ValueError("y was given, but the generator was fitted without labels")
         chosen = None if y is None else self._indices(n, y)
         scaled = self._source.draw(n, chosen, seed % 2**63) * np.float32(self.width_)
-        return np.asarray(scaled + self.centre_.astype(np.float32), dtype=np.float32)
+        # A column, or a pixel, that is constant in the data stays so: a network comes near it and no nearer.
+        return np.where(self.varies_, scaled, 0) + self.centre_.astype(np.float32)
 
     def _indices(self, n: int, y: Any) -> np.ndarray:
         labels, known = np.asarray(y), np.asarray(self.classes_)

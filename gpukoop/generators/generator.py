@@ -244,10 +244,7 @@ class Generator(DrawingMixin, PersistentEstimator):
         numbered = np.arange(len(native), dtype=float)[:, None]
         kept, _, aside = set_aside(numbered, None, self.validation_fraction)
         rows = kept[:, 0].astype(int)
-        self.centre_ = native.mean(axis=0, dtype=float)
-        self.width_ = float(np.sqrt(native.var(axis=0, dtype=float).mean()))
-        if self.width_ == 0:
-            raise ValueError("all rows of X coincide: there is no law to learn")
+        self._measure(native)
         self.X_, self.range_ = native, (float(native.min()), float(native.max()))
         self.X_held_out_ = None if aside is None else native[aside[:, 0].astype(int)]
         standard = ((native[rows] - self.centre_) / self.width_).astype(np.float32)

@@ -26,7 +26,7 @@ _DAMAGED = (
     pickle.UnpicklingError,
 )
 # What a loaded generator needs to sample, beside its parameters.
-KEPT = ("shape_", "range_", "n_features_in_", "classes_", "centre_", "width_", "n_iter_")
+KEPT = ("shape_", "range_", "n_features_in_", "classes_", "varies_", "centre_", "width_", "n_iter_")
 # And of a table: the names of its columns, and the library of frames.
 NAMED = ("feature_names_in_", "_frame")
 
@@ -125,6 +125,7 @@ def read(path: Path, made: Any, network: Any) -> Any:
             f"{path} was trained with a network of its own: pass the same module, Generator.load(path, network=...)"
         )
     generator = made(**{**content["parameters"], "network": network})
+    content["fitted"].setdefault("varies_", [True])  # a file from before constant columns were kept
     for name, value in content["fitted"].items():
         setattr(generator, name, np.asarray(value) if isinstance(value, list) else value)
     generator._loaded(content["network"], content["shares"])

@@ -335,6 +335,18 @@ def test_pixels_stay_in_their_range():
     assert np.abs(start.mean(0) - images.mean(0)).max() < 15
 
 
+def test_a_constant_column_stays_constant(tmp_path):
+    rng = np.random.default_rng(0)
+    X = np.column_stack(
+        [50 * rng.normal(size=200), np.full(200, 1e3 + 1 / 3), rng.normal(size=200)]
+    )
+    g = small().fit(X)
+    again = gk.Generator.load(g.save(tmp_path / "g.pt") or tmp_path / "g.pt", network=g.network)
+    for Z in (g.sample(30), again.sample(30, random_state=0)):
+        np.testing.assert_array_equal(Z[:, 1], np.float32(1e3 + 1 / 3))
+        assert (np.ptp(Z, axis=0) > 0).tolist() == [True, False, True]
+
+
 def test_ctrl_c_keeps_what_was_trained():
     def stop(step, generator, metrics):
         if step == 1:

@@ -29,7 +29,9 @@ THERE = set(
     "datasets.project_sphere datasets.torus_angles datasets.density datasets.potential datasets.pairs algebra.Block "
     "algebra.Combination Cosine baselines.KernelDensity baselines.GaussianMixture baselines.Langevin baselines.SVGD "
     "baselines.LAWGD interop.featurize maps.RandomFeatureMap maps.KernelMap maps.StagewiseMap maps.CallableMap maps.angles "
-    "maps.torus maps.project_circle maps.project_simplex maps.project_sphere maps.project_torus spectrum.LinearCoordinates".split()
+    "maps.torus maps.project_circle maps.project_simplex maps.project_sphere maps.project_torus spectrum.LinearCoordinates "
+    "spectrum.LinearCoordinates.inverse spectrum.LinearCoordinates.vjp spectrum.LinearCoordinates.gradients "
+    "spectrum.LinearCoordinates.lift".split()
 )
 # The others, each with its reason: a sweep that grows must say where the new answer belongs.
 FITTED = "the points of the call are those of a fit or an operator in NumPy arrays, and the answer belongs to them"
