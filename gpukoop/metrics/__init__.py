@@ -155,16 +155,16 @@ def energy_distance(
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
     the distribution functions.
     """
-    X, Y, *pair = marginals(weights, *clouds(X, Y))
+    X, Y, a, b = marginals(weights, *clouds(X, Y))
     (X, Y), exponent = unit_clouds(X, Y)  # the distance is homogeneous in the points
     if X.shape[1] == 1:
         xp = namespace(X)
         z = xp.sort(xp.concatenate([X[:, 0], Y[:, 0]]))
-        a, b = (None, None) if weights is None else pair
-        gap = _risen(X[:, 0], a, z[:-1]) - _risen(Y[:, 0], b, z[:-1])
+        p, q = (None, None) if weights is None else (a, b)
+        gap = _risen(X[:, 0], p, z[:-1]) - _risen(Y[:, 0], q, z[:-1])
         value = float(2 * xp.sum(gap**2 * xp.diff(z)))
     else:
-        pair = None if weights is None else tuple(pair)
+        pair = None if weights is None else (a, b)
         value = mmd(X, Y, Energy(), weights=pair, backend=backend) ** 2
     return times_power(value, exponent, "the energy distance")
 
