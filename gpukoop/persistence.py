@@ -5,23 +5,26 @@ from __future__ import annotations
 import sys
 import warnings
 from inspect import Parameter, signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 # In what is saved, beside the attributes.
 VERSION = "_gpukoop_version"
+# In what another version saved, once it is loaded and until it is fitted again.
+SAVED_BY = "_saved_by"
 
 
 class Persistent:
     """An object that learns, for ``pickle`` and ``joblib``: its file knows the version that wrote it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), VERSION: _version()}
+        return {**vars(self), VERSION: vars(self).get(SAVED_BY, _version())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.get(VERSION, "before 0.2.0")
-        state = {name: value for name, value in state.items() if name != VERSION}
+        state = {name: value for name, value in state.items() if name not in (VERSION, SAVED_BY)}
         told = [] if saved == _version() else [f"this is {_version()}"]
         missing, gone = self._changed_parameters(state)
         if missing:
@@ -36,6 +39,19 @@ class Persistent:
                 stacklevel=2,
             )
         self.__dict__.update(missing | state)
+        if told:
+            self.__dict__[SAVED_BY] = saved
+
+    if not TYPE_CHECKING:  # which would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            saved = self.__dict__.get(SAVED_BY)
+            if saved is None or name.startswith("__") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # raises what it raised before
+            raise NotFittedError(
+                f"this {type(self).__name__} was saved by gpukoop {saved}, without {name!r}: fit it again, or load it with the "
+                "version that saved it"
+            )
 
     def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return parameters that a state of another version lacks, with what they are by default, and those it has too many."""

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
 from gpukoop.persistence import Persistent, PersistentEstimator
@@ -123,6 +124,25 @@ def test_a_sampler_from_before_base_samples(run):
     with pytest.warns(UserWarning, match="it was without base='sobol'.*Fit it again"):
         two.__setstate__(state)
     assert np.array_equal(one.sample(9, 0), two.sample(9, 0))
+
+
+@pytest.mark.parametrize("lost", ["scale_", "_samples"])
+def test_what_an_older_version_did_not_learn_is_named_by_the_verb(lost, run):
+    one = gk.baselines.KernelDensity(random_state=0).fit(run)
+    state = one.__getstate__() | {"_gpukoop_version": "0.1.0"}
+    del state[lost]
+    two = gk.baselines.KernelDensity()
+    with pytest.warns(UserWarning, match=r"saved by gpukoop 0\.1\.0"):
+        two.__setstate__(state)
+    with pytest.raises(NotFittedError, match=rf"saved by gpukoop 0\.1\.0, without '{lost}'"):
+        two.sample(3)
+    assert not hasattr(two, lost)
+    with pytest.warns(UserWarning, match=r"saved by gpukoop 0\.1\.0"):  # written again it is as old
+        pickle.loads(pickle.dumps(two))
+    two.set_params(random_state=0)
+    assert np.array_equal(two.fit(run).sample(3), one.sample(3))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = two.nothing
 
 
 def test_parameters_that_are_gone_or_needed():
