@@ -333,13 +333,21 @@ def test_bands_of_reweighted_runs_know_that_weights_are_learned():
     assert hits >= 8
 
 
-def test_occupancy_of_a_reweighted_model_relearns_the_weights_whatever_the_blocks_of_its_frames():
-    """Five long runs: the band of half of the frames is that of the same resamples of weights, done by hand."""
+@pytest.mark.parametrize(("count", "length"), [(5, 3_000), (6, 700)])
+def test_occupancy_of_a_reweighted_model_relearns_the_weights_whatever_the_blocks_of_its_frames(
+    count, length, monkeypatch
+):
+    """The band of half of the frames is that of the same resamples of weights, done by hand; blocks of frames are others."""
     rng = np.random.default_rng(12)
-    runs = [seen(chain(TWO, 3_000, rng), rng) for _ in range(5)]
+    runs = [seen(chain(TWO, length, rng), rng) for _ in range(count)]
     model = kinetics.KineticModel(FEW, lag=4, reweight=True, n_bootstrap=60).fit(runs)
-    found = kinetics.occupancy(model, lambda Z: Z[:, 0] > 0.5)
     basis = model._learned.basis  # of every pair, in the model's blocks
+    relearned, learn = [], type(basis).combination
+    monkeypatch.setattr(
+        type(basis), "combination", lambda self, c: relearned.append(1) or learn(self, c)
+    )
+    found = kinetics.occupancy(model, lambda Z: Z[:, 0] > 0.5)
+    assert len(relearned) == 60
     inside = np.concatenate([run[:-4, 0] > 0.5 for run in runs])
     assert len(inside) == len(basis.block)  # fewer than PAIRS: all of them
     shares = []
