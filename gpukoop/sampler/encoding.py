@@ -21,7 +21,7 @@ The networks are those of :mod:`gpukoop.sampler.neural`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -87,6 +87,9 @@ class AbstractNeuralFeatures(Persistent, ABC):
         self.operators: dict[Any, np.ndarray] = {}
         self.mean = np.zeros(self.n_features)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"operators": {}} | state)  # a lift from before there were classes
+
     @abstractmethod
     def _parameters(self) -> list[Any]:
         """Return the tensors of encoder and decoder."""
@@ -143,9 +146,10 @@ class AbstractNeuralFeatures(Persistent, ABC):
         X : array of shape (n, d)
             Data, about mean 0 and size 1.
         y : array of shape (n,), optional
-            Labels: each class gets an operator and as many more paths as its share of ``n_paths``.
+            Labels: each class gets an operator and as many more paths as its share of ``n_paths``. A further call goes on from
+            the operators that there are; those of classes it does not name stay as they are, all of them without y.
         teacher : object with velocity(x, t), optional
-            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default. Without labels only.
+            The marginal velocity; that of the data, or of 2,000 of them at random, slightly blurred, by default. Without labels only.
         n_paths : int
             Exact paths, integrated once.
         n_steps : int
@@ -170,7 +174,9 @@ class AbstractNeuralFeatures(Persistent, ABC):
         clouds = [(X, count), *((X[labels == c], -(-count // len(classes))) for c in classes)]
         walks = []
         for cloud, n in clouds:
-            field = as_teacher(teacher) or EmpiricalTeacher(cloud[:TEACHER_POINTS], smooth=BLUR)
+            if teacher is None and len(cloud) > TEACHER_POINTS:  # rows may be sorted
+                cloud = cloud[rng.choice(len(cloud), TEACHER_POINTS, replace=False)]
+            field = as_teacher(teacher) or EmpiricalTeacher(cloud, smooth=BLUR)
             x = rng.standard_normal((n, X.shape[1]))
             x = np.asarray(integrate(field, x, times.tolist(), n_steps=N_STEPS))
             walks.append(
@@ -179,7 +185,8 @@ class AbstractNeuralFeatures(Persistent, ABC):
         paths, speeds = (np.concatenate(parts, axis=1) for parts in zip(*walks, strict=True))
         start = paths[0]
         group = np.repeat(np.arange(len(clouds)), [n for _, n in clouds])
-        A, d = self._tensor(np.stack([self.operator] * len(clouds))), X.shape[1]
+        before = [self.operators.get(c, self.operator) for c in classes]
+        A, d = self._tensor(np.stack([self.operator, *before])), X.shape[1]
         forward = lambda e, A, g: torch.einsum("bm,bmn->bn", e, A[g]) if classes else e @ A[0]
         learned = [*self._parameters(), A]
         for tensor in learned:
@@ -211,7 +218,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
         for tensor in learned:
             tensor.requires_grad_(False)
         self.operator, *others = host(A)
-        self.operators = dict(zip(classes, others, strict=True))
+        self.operators = self.operators | dict(zip(classes, others, strict=True))
         self.mean = self.features(paths[-1, :count], np.ones(count)).mean(axis=0)
         return self
 
@@ -230,7 +237,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
         if not 0 <= t <= 1:
             raise ValueError(f"t is {t}, expected a time in [0, 1]")
         e = self.features(x, np.zeros(len(x)))
-        wanted = np.broadcast_to(np.asarray(y), (len(e),))
+        wanted = np.full(len(e), y) if np.ndim(y) == 0 else one_label_each(y, len(e))
         for label in [None] if y is None else np.unique(wanted).tolist():
             rows = slice(None) if label is None else wanted == label
             e[rows] = e[rows] @ expm(t * self._operator(label))
@@ -280,7 +287,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
     def _operator(self, label: Any) -> np.ndarray:
         if label is None:
             return self.operator
-        if label not in self.operators:
+        if not isinstance(label, Hashable) or label not in self.operators:
             known = ", ".join(map(str, self.operators)) or "none: pass y to train"
             raise ValueError(f"class {label!r} was asked for, trained were {known}")
         return self.operators[label]
