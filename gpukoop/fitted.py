@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +13,7 @@ import numpy as np
 from sklearn.utils.validation import _check_feature_names
 
 from gpukoop.arrays import Array, Home, is_cupy, points
+from gpukoop.persistence import SAVED_BY
 
 # Libraries of frames, and what they call the names of columns.
 FRAMES = {"pandas": "columns", "polars": "schema"}
@@ -26,7 +28,9 @@ def whole(method: F) -> F:
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = dict(self.__dict__)
         try:
-            return method(self, *args, **kwargs)
+            done = method(self, *args, **kwargs)
+            self.__dict__.pop(SAVED_BY, None)
+            return done
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -40,6 +44,14 @@ def own_points(x: Any, name: str) -> tuple[Array, Home]:
     native, home = points(x, name)
     shared = not isinstance(x, np.ndarray) or np.may_share_memory(native, x)
     return native.copy() if is_cupy(native) or shared else native, home
+
+
+def own_part(part: Any) -> Any:
+    """Return a copy of what the user may fit anew or write into later; the part itself where it cannot be copied."""
+    try:
+        return copy.deepcopy(part)
+    except (TypeError, RuntimeError, NotImplementedError):  # locks, files, tensors inside a graph
+        return part
 
 
 def remember_columns(estimator: Any, X: Any, *others: Any) -> None:

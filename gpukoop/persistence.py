@@ -5,25 +5,34 @@ from __future__ import annotations
 import sys
 import warnings
 from inspect import Parameter, signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 # In what is saved, beside the attributes.
 VERSION = "_gpukoop_version"
+PARAMETERS = "_gpukoop_parameters"  # their names, which tell them from what a user sets
+# In what another version saved, once it is loaded and until it is fitted again.
+SAVED_BY = "_saved_by"
 
 
 class Persistent:
     """An object that learns, for ``pickle`` and ``joblib``: its file knows the version that wrote it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), VERSION: _version()}
+        return {**vars(self), VERSION: vars(self).get(SAVED_BY, _version())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        names = state.get(PARAMETERS)
         saved = state.get(VERSION, "before 0.2.0")
-        state = {name: value for name, value in state.items() if name != VERSION}
+        state = {
+            name: value
+            for name, value in state.items()
+            if name not in (VERSION, PARAMETERS, SAVED_BY)
+        }
         told = [] if saved == _version() else [f"this is {_version()}"]
-        missing, gone = self._changed_parameters(state)
+        missing, gone = self._changed_parameters(state, names)
         if missing:
             told.append("it was without " + ", ".join(f"{k}={v!r}" for k, v in missing.items()))
         if gone:
@@ -36,16 +45,39 @@ class Persistent:
                 stacklevel=2,
             )
         self.__dict__.update(missing | state)
+        if told:
+            self.__dict__[SAVED_BY] = saved
 
-    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Return parameters that a state of another version lacks, with what they are by default, and those it has too many."""
+    if not TYPE_CHECKING:  # which would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            saved = self.__dict__.get(SAVED_BY)
+            if saved is None or name.startswith("__") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # raises what it raised before
+            raise NotFittedError(
+                f"this {type(self).__name__} was saved by gpukoop {saved}, without {name!r}: fit it again, or load it with the "
+                "version that saved it"
+            )
+
+    def _changed_parameters(
+        self, state: dict[str, Any], names: list[str] | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return parameters that a state of another version lacks, with what they are by default, and those it has too many.
+
+        ``names`` are those that it was saved with, None where it does not say.
+        """
         return {}, []
 
 
 class PersistentEstimator(Persistent, BaseEstimator):
     """An estimator whose file may be older than some of its parameters: these are then what they are by default."""
 
-    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), PARAMETERS: self._get_param_names()}
+
+    def _changed_parameters(
+        self, state: dict[str, Any], names: list[str] | None
+    ) -> tuple[dict[str, Any], list[str]]:
         known = signature(type(self).__init__).parameters
         own = [name for name in known if name != "self"]
         missing = {name: known[name].default for name in own if name not in state}
@@ -54,8 +86,9 @@ class PersistentEstimator(Persistent, BaseEstimator):
             raise ValueError(
                 f"this {type(self).__name__} was saved before it had the parameter {needed[0]!r}, which has no default: fit it again"
             )
-        # What is learned begins or ends with an underscore.
-        return missing, [n for n in state if n not in own and n[0] != "_" != n[-1]]
+        if names is None:  # what is learned begins or ends with an underscore
+            names = [n for n in state if n[0] != "_" != n[-1]]
+        return missing, [n for n in names if n not in own]
 
 
 def _version() -> str:

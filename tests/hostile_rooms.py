@@ -10,6 +10,7 @@ import numpy as np
 import gpukoop as gk
 from gpukoop import baselines, datasets, interop, kinetics, maps, metrics, spectrum, verdict
 from gpukoop.baselines import scores
+from gpukoop.sampler import neural
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(40, 2)), rng.normal(size=(15, 2)) + 0.5
@@ -127,6 +128,54 @@ MAPS = {
     "project_simplex": (maps.project_simplex, {"Z": X}),
     "project_sphere": (maps.project_sphere, {"Z": X}),
     "project_torus": (maps.project_torus, {"Z": np.column_stack([X, X[::-1]])}),
+}
+
+# --- lifts that are learned, after a training of two steps
+
+
+def untrained(name):
+    made = neural.NeuralFeatures(2, 4, width=5), neural.ImageFeatures((4, 4), 4, width=5)
+    return made[name == "ImageFeatures"]
+
+
+@functools.cache
+def lift(name):
+    made = untrained(name)
+    return made.train(rng_of(1).normal(size=(30, made.n_coordinates)), n_paths=8, n_steps=2)
+
+
+def rng_of(seed):
+    return np.random.default_rng(seed)
+
+
+def lifted(name, d):
+    """Return the hostile calls of a lift: its training, and every verb after one."""
+    x, times = rng_of(2).normal(size=(6, d)), np.linspace(0, 1, 6)
+    after = lambda verb: lambda **given: getattr(lift(name), verb)(**given)
+    return {
+        "features": (after("features"), {"x": x, "t": times}),
+        "features_and_jvp": (after("features_and_jvp"), {"x": x, "t": times, "u": x[::-1].copy()}),
+        "decode": (after("decode"), {"e": np.ones((3, 4))}),
+        "advance": (after("advance"), {"x": x, "t": 0.5}),
+        "edit": (
+            lambda x, factor: lift(name).edit(x, {0: factor}),
+            {"x": x, "factor": 2.0},
+        ),
+        "interpolate": (after("interpolate"), {"a": x[0], "b": x[1], "n": 3}),
+        "invertibility": (after("invertibility"), {"x": x}),
+        "train": (
+            lambda X, n_paths, n_steps, rate: (
+                untrained(name).train(X, n_paths=n_paths, n_steps=n_steps, rate=rate).advance(x)
+            ),
+            {"X": np.repeat(x, 5, axis=0), "n_paths": 8, "n_steps": 2, "rate": 1e-3},
+        ),
+    }
+
+
+LIFTS = {
+    f"{name}.{verb}": call
+    for name, d in (("NeuralFeatures", 2), ("ImageFeatures", 16))
+    for verb, call in lifted(name, d).items()
 }
 
 # --- kinetics: models of one short run with few modes
@@ -417,6 +466,7 @@ ROOMS = {
     "baselines": BASELINES,
     "interop": INTEROP,
     "maps": MAPS | NETWORKS,
+    "sampler": LIFTS,
     "kinetics": KINETICS,
     "generators": GENERATORS,
     "torch": DICTIONARIES,

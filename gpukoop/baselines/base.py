@@ -14,6 +14,7 @@ from gpukoop.draws import RandomState, check_count
 from gpukoop.estimators.verdict import JudgedMixin
 from gpukoop.fitted import framed, own_points, remember_columns, whole
 from gpukoop.flow.loop import seed_from
+from gpukoop.parameters import check_shared
 from gpukoop.persistence import PersistentEstimator
 
 # Samples on which a scale is chosen, and scales tried between a fiftieth of Silverman's and twice it.
@@ -29,6 +30,7 @@ class AbstractBaseline(JudgedMixin, PersistentEstimator, ABC):
     @abstractmethod
     def _check_parameters(self) -> None:
         """Raise if a parameter is out of range."""
+        check_shared(self)
 
     @abstractmethod
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:

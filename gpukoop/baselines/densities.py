@@ -36,6 +36,7 @@ class KernelDensity(AbstractBaseline):
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         if not (isinstance(self.scale, str) and self.scale == "auto"):
             check_length(self.scale, "scale")
 
@@ -68,6 +69,7 @@ class GaussianMixture(AbstractBaseline):
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         check_count(self.n_components, "n_components")
 
     def _learn(self, X: np.ndarray, rng: np.random.Generator) -> None:

@@ -34,6 +34,7 @@ class _AbstractScored(AbstractBaseline):
     step_size: float
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         if not (isinstance(self.scale, str) and self.scale == "auto"):
             check_length(self.scale, "scale")
         check_count(self.n_iter, "n_iter", least=0)

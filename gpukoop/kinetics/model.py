@@ -17,6 +17,7 @@ from gpukoop.kinetics.equilibrium import drift, equilibrium_ratio, warn_of_drift
 from gpukoop.kinetics.learning import Learned, Material, unfitted
 from gpukoop.kinetics.reweighted import Reweighted
 from gpukoop.kinetics.timescales import check_confidence, warn_of_few_blocks
+from gpukoop.parameters import check_shared
 from gpukoop.persistence import PersistentEstimator
 
 
@@ -162,6 +163,8 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
         return int(self.phi_.shape[1])
 
     def _check_parameters(self) -> None:
+        check_shared(self)
+        unfitted(self.estimator, self.random_state)
         check_count(self.lag, "lag")
         check_positive(self.frame_time, "frame_time")
         check_count(self.n_bootstrap, "n_bootstrap", least=2)
@@ -170,6 +173,7 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
 
     def weights(self) -> np.ndarray:
         """Return the weights, of mean 1, of the frames that ``phi_`` is known at: 1 unless ``reweight``."""
+        fitted(self)
         if self._ratio is None:
             return np.ones(len(self.phi_))
         values = self._material.functions.transform(self._material.seen).astype(float)
@@ -185,5 +189,6 @@ def fitted(model: Any) -> Learned:
     if not isinstance(model, KineticModel):
         raise TypeError(f"model is {model!r}, expected a fitted KineticModel")
     check_is_fitted(model, "estimator_")
+    model._check_parameters()
     learned: Learned = model._learned
     return learned

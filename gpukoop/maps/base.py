@@ -104,6 +104,7 @@ class AbstractLinearMap(AbstractMap):
         native = self._prepared(Y)
         wanted = check_targets(targets, native)
         K = check_persistence(persistence)
+        check_map_numbers(self.reg, self.learning_rate)  # a map's attributes may be set at any time
         Phi = self.features(native)
         W = self._need_start()
         with one_thread(Phi.size):

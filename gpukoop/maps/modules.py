@@ -70,6 +70,7 @@ class CallableMap(AbstractMap):
     def regress(self, Y: Array, targets: Array, persistence: float = 1) -> CallableMap:
         """Return the map after ``persistence`` gradient steps on |targets - G(Y)|^2 / (2 b)."""
         theta = self._need_start()
+        check_positive(self.learning_rate, "learning_rate")
         Y, _ = points(Y, "Y")
         targets = check_targets(targets, Y)
         for _ in range(_steps(persistence)):
@@ -110,7 +111,9 @@ class TorchMap(AbstractMap):
         """Return the identity; the network as it is becomes its own offset."""
         points(Y, "Y")
         check_positive(self.learning_rate, "learning_rate")
-        return self.with_parameters(self._vector(self.module))
+        other = copy.copy(self)
+        other.module = copy.deepcopy(self.module)
+        return other.with_parameters(self._vector(self.module))
 
     def __call__(self, Y: Any) -> Array:
         """Return G(Y) in the library and dtype of Y."""
@@ -126,6 +129,7 @@ class TorchMap(AbstractMap):
         import torch
 
         native, _ = points(Y, "Y")
+        check_positive(self.learning_rate, "learning_rate")
         y = self._tensor(native)
         with torch.no_grad():
             wanted = self._tensor(check_targets(targets, native)) - y + self.module(y)
@@ -156,7 +160,8 @@ class TorchMap(AbstractMap):
         import torch
 
         network = copy.deepcopy(self.module)
-        vector = torch.as_tensor(to_host(self._need_start()))
+        # A copy: steps of an optimizer write into the parameters, which are this map's own.
+        vector = torch.as_tensor(to_host(self._need_start()).copy())
         torch.nn.utils.vector_to_parameters(
             vector.to(next(network.parameters())), network.parameters()
         )

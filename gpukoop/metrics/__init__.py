@@ -84,7 +84,8 @@ def mmd(
         None is the Gaussian whose scale is the median rule over both clouds; a named scale of a given kernel is
         resolved over both clouds too, so that the distance is symmetric.
     weights : pair of arrays of shape (n,) and (m,), optional
-        Weights of the points, >= 0, scaled to sum 1; either may be None for equal weights. They do not enter the scale.
+        Weights of the points, >= 0, scaled to sum 1; either may be None for equal weights. They do not enter the scale, but
+        points of weight zero are as if dropped.
     backend, tol : optional
         Who computes the sums and how accurately, as for ``kernel(X, Y)``.
 
@@ -102,7 +103,8 @@ def mmd(
     ----------
     .. [1] Gretton, Borgwardt, Rasch, Schoelkopf, Smola, "A Kernel Two-Sample Test", JMLR 13, 2012, eq. 5.
     """
-    X, Y = clouds(X, Y)
+    X, Y, a, b = marginals(weights, *clouds(X, Y))
+    whole = weights is None
     both = None  # the median rule needs the pooled points only if a scale is not a number
 
     def scale(rule: str) -> float:
@@ -116,8 +118,6 @@ def mmd(
             f"kernel is {kernel!r}: pass a kernel such as gpukoop.Gaussian(0.5), or None"
         )
     kernel = kernel.resolve(scale)
-
-    (a, b), whole = marginals(weights, X, Y), weights is None
 
     def mean(A: Array, B: Array, p: Array, q: Array) -> float:
         sums = KernelOperator(kernel, A, B, backend=backend, tol=tol) @ q
@@ -155,15 +155,17 @@ def energy_distance(
     Cost: as :func:`mmd`; on the line O((n + m) log(n + m)), as 2 times the integral of the squared gap between
     the distribution functions.
     """
-    (X, Y), exponent = unit_clouds(*clouds(X, Y))  # the distance is homogeneous in the points
+    X, Y, *pair = marginals(weights, *clouds(X, Y))
+    (X, Y), exponent = unit_clouds(X, Y)  # the distance is homogeneous in the points
     if X.shape[1] == 1:
         xp = namespace(X)
         z = xp.sort(xp.concatenate([X[:, 0], Y[:, 0]]))
-        given = (None, None) if weights is None else marginals(weights, X, Y)
-        gap = _risen(X[:, 0], given[0], z[:-1]) - _risen(Y[:, 0], given[1], z[:-1])
+        a, b = (None, None) if weights is None else pair
+        gap = _risen(X[:, 0], a, z[:-1]) - _risen(Y[:, 0], b, z[:-1])
         value = float(2 * xp.sum(gap**2 * xp.diff(z)))
     else:
-        value = mmd(X, Y, Energy(), weights=weights, backend=backend) ** 2
+        pair = None if weights is None else tuple(pair)
+        value = mmd(X, Y, Energy(), weights=pair, backend=backend) ** 2
     return times_power(value, exponent, "the energy distance")
 
 
@@ -212,8 +214,9 @@ def sliced_wasserstein(
     Cost: O(P (n + m) (d + log(n + m))) on the host. It does not carry a factor d: for a shift by a vector a it
     is about |a| / sqrt(d).
     """
-    (X, Y), exponent = unit_clouds(*(to_host(A) for A in clouds(X, Y)))
-    pair = None if weights is None else marginals(weights, X, Y)
+    X, Y, a, b = (to_host(A) for A in marginals(weights, *clouds(X, Y)))
+    (X, Y), exponent = unit_clouds(X, Y)
+    pair = None if weights is None else (a, b)
     rng = random_generator(random_state)
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)

@@ -44,14 +44,23 @@ def gaussian_mmd(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayLike, sca
         )
     eye = np.eye(len(m1))
 
-    def mean_kernel(m: np.ndarray, S: np.ndarray) -> float:
+    def log_mean_kernel(m: np.ndarray, S: np.ndarray) -> float:
         with np.errstate(over="ignore"):
-            exponent = m @ np.linalg.solve(S + eye, m) / 2
-        return math.exp(-exponent) / math.sqrt(np.linalg.det(eye + S))
+            exponent = m @ np.linalg.solve(S + eye, m)
+        return -float(exponent + np.linalg.slogdet(eye + S)[1]) / 2
 
     zero = np.zeros(len(m1))
-    squared = mean_kernel(zero, 2 * S1) + mean_kernel(zero, 2 * S2)
-    return root_of_square(squared - 2 * mean_kernel(m1 - m2, S1 + S2), "the squared MMD")
+    logs = [log_mean_kernel(*law) for law in ((zero, 2 * S1), (zero, 2 * S2), (m1 - m2, S1 + S2))]
+    # In units of the largest: determinants of some hundred features leave the range, and what then is 0 would be a perfect match.
+    top = max(logs)
+    first, second, cross = (math.exp(log - top) for log in logs)
+    share = root_of_square(first + second - 2 * cross, "the squared MMD")
+    distance = math.exp(top / 2) * share
+    if share and not distance:
+        raise ValueError(
+            "the MMD is below the smallest number of float64, and the laws differ: pass a larger scale"
+        )
+    return distance
 
 
 def gaussian_energy_distance(m1: float, s1: float, m2: float, s2: float) -> float:
@@ -125,8 +134,11 @@ def gaussian_wasserstein(m1: ArrayLike, S1: ArrayLike, m2: ArrayLike, S2: ArrayL
     values, vectors = np.linalg.eigh(S1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ S2 @ root), 0, None)).sum()
-    squared = float(np.sum(apart**2) + np.trace(S1) + np.trace(S2) - 2 * cross)
-    return size * root_of_square(squared, "the squared distance")
+    squared = float(np.trace(S1) + np.trace(S2) - 2 * cross)
+    # Means that are close beside the widths have a square that leaves the range, and a distance that does not.
+    far = float(abs(apart).max())
+    means = far * float(np.linalg.norm(apart / far)) if far else 0.0
+    return size * math.hypot(means, root_of_square(squared, "the squared distance"))
 
 
 def _laws(*parameters: ArrayLike) -> list[np.ndarray]:

@@ -59,13 +59,16 @@ def kl_divergence(
         raise ValueError(
             f"X has {d} features: a density estimate on a grid takes at most 3; use mmd or project"
         )
-    covariance = np.atleast_2d(np.cov(Z.T)) * n ** (-2 / (d + 4)) if n > 1 else np.zeros((d, d))
+    unit = _powers(Z)  # of each feature: squares may leave the range, above and below
+    covariance = np.zeros((d, d))
+    if n > 1:
+        covariance = np.atleast_2d(np.cov((Z / unit).T)) * n ** (-2 / (d + 4))
     if np.linalg.matrix_rank(covariance) < d:
         raise ValueError(
             f"X spans less than its {d} dimensions: no density can be estimated; drop a coordinate"
         )
     if bounds is None:
-        reach = 3 * np.sqrt(np.diag(covariance))
+        reach = 3 * np.sqrt(np.diag(covariance)) * unit
         bounds = np.stack([Z.min(axis=0) - reach, Z.max(axis=0) + reach], axis=1).tolist()
     box = np.broadcast_to(np.asarray(bounds, dtype=float), (d, 2))
     if not (box[:, 0] < box[:, 1]).all():
@@ -80,7 +83,7 @@ def kl_divergence(
             f"density(grid) has shape {q.shape}, expected ({len(grid)},), finite and >= 0 with a positive sum"
         )
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    p = KernelOperator(Gaussian(1.0), grid @ whiten, Z @ whiten) @ np.ones(n)
+    p = KernelOperator(Gaussian(1.0), grid / unit @ whiten, Z / unit @ whiten) @ np.ones(n)
     if p.sum() == 0:
         raise ValueError(f"no point of X is near the grid on {box.tolist()}: pass wider bounds")
     p, q = p / p.sum(), q / q.sum()
@@ -88,6 +91,13 @@ def kl_divergence(
     if (q[held] == 0).any():
         return math.inf
     return float(np.sum(p[held] * np.log(p[held] / q[held])))
+
+
+def _powers(Z: np.ndarray) -> np.ndarray:
+    """Return a power of two for each feature, (d,), as large as its coordinates spread; 1 where they are equal."""
+    with np.errstate(over="ignore"):
+        spread = np.minimum(Z.max(axis=0) - Z.min(axis=0), np.finfo(float).max)
+    return np.ldexp(1.0, np.clip(np.frexp(spread)[1], -1022, 1023))
 
 
 def coverage(X: Array, centres: Array, radius: float) -> float:

@@ -28,8 +28,10 @@ def clouds(X: Array, Y: Array, name: str = "Y") -> tuple[Array, Array]:
     return X.astype(np.float64, copy=False), Y.astype(np.float64, copy=False)
 
 
-def marginals(pair: Weights | None, X: Array, Y: Array) -> tuple[Array, Array]:
-    """Return the weights of both clouds, each scaled to sum 1; uniform where None.
+def marginals(pair: Weights | None, X: Array, Y: Array) -> tuple[Array, Array, Array, Array]:
+    """Return the points of both clouds that have a weight, and the weights, each scaled to sum 1; uniform where None.
+
+    A point of weight zero is no point: wherever it is, it decides no scale, and its square leaves no range.
 
     Raises
     ------
@@ -42,14 +44,18 @@ def marginals(pair: Weights | None, X: Array, Y: Array) -> tuple[Array, Array]:
         raise ValueError(
             "weights is a pair (a, b) for X and Y, each an array or None: weights=(a, None), say"
         )
-    found = []
+    held, found = [], []
     for given, cloud, name in ((pair[0], X, "weights[0]"), (pair[1], Y, "weights[1]")):
         xp = namespace(cloud)
         if given is None:
+            held.append(cloud)
             found.append(xp.full(len(cloud), 1 / len(cloud)))
             continue
-        found.append(like(masses(given, name, len(cloud)), cloud))
-    return found[0], found[1]
+        w = masses(given, name, len(cloud))
+        rows = np.flatnonzero(w)
+        held.append(cloud if len(rows) == len(w) else cloud[xp.asarray(rows)])
+        found.append(like(w[rows], cloud))
+    return held[0], held[1], found[0], found[1]
 
 
 def wasserstein(X: Array, Y: Array, *, order: int = 2, weights: Weights | None = None) -> float:
@@ -89,9 +95,8 @@ def wasserstein(X: Array, Y: Array, *, order: int = 2, weights: Weights | None =
     """
     if order not in (1, 2) or isinstance(order, bool):
         raise ValueError(f"order is {order!r}, expected 1 or 2")
-    X, Y = (to_host(A) for A in clouds(X, Y))
     given = weights is not None
-    a, b = (to_host(w) for w in marginals(weights, X, Y))
+    X, Y, a, b = (to_host(A) for A in marginals(weights, *clouds(X, Y)))
     size = _spread(X, Y)
     if size == 0.0:
         return 0.0
@@ -219,7 +224,8 @@ def sinkhorn_divergence(
         )
     check_count(n_iter, "n_iter")
     check_positive(tol, "tol", zero=True)
-    a, b = marginals(weights, X, Y)
+    whole = X
+    X, Y, a, b = marginals(weights, X, Y)
     options: dict[str, Any] = {} if backend is None else {"backend": backend}
     cross, own, other = (
         problem(X, Y, a, b, **options),
@@ -238,4 +244,9 @@ def sinkhorn_divergence(
     if not return_gradient:
         return value
     slope = a[:, None] * (own.feasible_map(mine, blur) - cross.feasible_map(found, blur))
+    if len(X) < len(whole) and weights is not None:  # points without weight do not matter
+        rows = np.flatnonzero(masses(weights[0], "weights[0]", len(whole)))
+        every = namespace(X).zeros_like(whole)
+        every[namespace(X).asarray(rows)] = slope
+        slope = every
     return value, home.restore(like(slope, native))

@@ -20,6 +20,7 @@ The networks are those of :mod:`gpukoop.sampler.neural`.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from importlib import import_module
@@ -28,16 +29,15 @@ from typing import Any
 import numpy as np
 from scipy.linalg import expm
 
-from gpukoop.arrays import Array
-from gpukoop.checks import one_label_each
+from gpukoop.arrays import Array, points, to_host
+from gpukoop.checks import one_label_each, real_array
 from gpukoop.draws import check_count, check_positive
 from gpukoop.persistence import Persistent
 from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
-N_TIMES = (
-    5  # states kept of each exact path: the times of the consistency and reconstruction losses
-)
+# States kept of each exact path: the times of the consistency and reconstruction losses.
+N_TIMES = 5
 N_STEPS = 50
 BLUR = 0.05  # of an empirical field, in units of the data
 TEACHER_POINTS = 2_000
@@ -63,6 +63,16 @@ def silu(a: Any) -> tuple[Any, Any]:
 def host(x: Any) -> np.ndarray:
     """Return a tensor as an array of double precision on the host."""
     return np.asarray(x.detach().cpu().double().numpy())
+
+
+def _within_range(x: Any) -> np.ndarray:
+    """Return what a network says on the host; raise where it left the range of its numbers."""
+    found = host(x)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "points are so large that the network leaves the range of its numbers: rescale them"
+        )
+    return found
 
 
 class AbstractNeuralFeatures(Persistent, ABC):
@@ -109,25 +119,39 @@ class AbstractNeuralFeatures(Persistent, ABC):
     def _tensor(self, x: Any) -> Any:
         """Return an array as a tensor of the dtype and on the device of the parameters."""
         like = self._parameters()[0]
-        return library().as_tensor(np.array(x, copy=True)).to(like)
+        tensor = library().as_tensor(np.array(x, copy=True)).to(like)
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"points leave the range of {tensor.dtype}: rescale them")
+        return tensor
 
-    def _joined(self, x: Array, t: Array) -> Any:
-        return self._tensor(
-            np.concatenate([np.asarray(x), np.asarray(t).reshape(-1, 1)], axis=1).astype(float)
-        )
+    def _points(self, x: Any, name: str = "x") -> np.ndarray:
+        """Return points of data space on the host, checked."""
+        native, _ = points(x, name, n_features=self.n_coordinates, other="the lift")
+        return to_host(native).astype(float)
+
+    def _joined(self, x: Any, t: Any, name: str = "x") -> Any:
+        rows = self._points(x, name)
+        times = real_array(t, "t").reshape(-1, 1)
+        if len(times) != len(rows):
+            raise ValueError(
+                f"t has {len(times)} times, {name} has {len(rows)} rows: one time a row"
+            )
+        return self._tensor(np.concatenate([rows, times], axis=1))
 
     def features(self, x: Array, t: Array) -> np.ndarray:
         """Return e(x, t), (n, M)."""
-        return host(self._encode(self._joined(x, t)))
+        return _within_range(self._encode(self._joined(x, t)))
 
     def features_and_jvp(self, x: Array, t: Array, u: Array) -> tuple[np.ndarray, np.ndarray]:
         """Return e and its forward-mode derivative along (u, 1)."""
-        e, rate = self._encode(self._joined(x, t), self._joined(u, np.ones(len(u))))
-        return host(e), host(rate)
+        z = self._joined(x, t)
+        e, rate = self._encode(z, self._joined(u, np.ones(len(z)), "u"))
+        return _within_range(e), _within_range(rate)
 
     def decode(self, e: Array) -> np.ndarray:
         """Return data of features, (n, d)."""
-        return host(self._decode(self._tensor(e)))
+        rows, _ = points(e, "e", n_features=self.n_features, other="the lift")
+        return _within_range(self._decode(self._tensor(to_host(rows))))
 
     def train(
         self,
@@ -157,12 +181,18 @@ class AbstractNeuralFeatures(Persistent, ABC):
 
         Returns
         -------
-        The lift itself.
+        The lift itself; a training that fails, diverges (FloatingPointError) or is interrupted leaves it as it was.
         """
+        trained = copy.deepcopy(self)  # steps write into the weights
+        trained._train(X, y, teacher, n_paths, n_steps, rate)
+        vars(self).update(vars(trained))
+        return self
+
+    def _train(self, X: Any, y: Any, teacher: Any, n_paths: int, n_steps: int, rate: float) -> None:
         torch = library()
         check_count(n_steps, "n_steps")
         check_positive(rate, "rate")
-        X, count = np.asarray(X, dtype=float), check_count(n_paths, "n_paths")
+        X, count = self._points(X, "X"), check_count(n_paths, "n_paths")
         labels = one_label_each(y, len(X))
         if teacher is not None and labels is not None:
             raise ValueError(
@@ -209,18 +239,17 @@ class AbstractNeuralFeatures(Persistent, ABC):
             }
             optimiser.zero_grad()
             sum(parts.values()).backward()
-            torch.nn.utils.clip_grad_norm_(
-                learned, 1.0
-            )  # after backward: before it there is nothing to clip
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)  # before backward there is nothing to clip
             optimiser.step()
             for name, value in parts.items():
                 self.losses.setdefault(name, []).append(float(value.detach()))
         for tensor in learned:
             tensor.requires_grad_(False)
+            if not bool(tensor.isfinite().all()):
+                raise FloatingPointError("the training diverged: lower rate, or rescale X")
         self.operator, *others = host(A)
         self.operators = self.operators | dict(zip(classes, others, strict=True))
         self.mean = self.features(paths[-1, :count], np.ones(count)).mean(axis=0)
-        return self
 
     def advance(self, x: Array, t: float = 1.0, *, y: Any = None) -> np.ndarray:
         """Return where points of time 0 are at time t, in one step of the trained operator, (n, d).
@@ -234,8 +263,9 @@ class AbstractNeuralFeatures(Persistent, ABC):
         y : label or array of shape (n,), optional
             Class of each point; without it the operator of all points moves them.
         """
-        if not 0 <= t <= 1:
+        if check_positive(t, "t", zero=True) > 1:
             raise ValueError(f"t is {t}, expected a time in [0, 1]")
+        x = self._points(x)
         e = self.features(x, np.zeros(len(x)))
         wanted = np.full(len(e), y) if np.ndim(y) == 0 else one_label_each(y, len(e))
         for label in [None] if y is None else np.unique(wanted).tolist():
@@ -262,10 +292,14 @@ class AbstractNeuralFeatures(Persistent, ABC):
             Number of the mode in :meth:`modes` -> factor. The conjugate of a complex mode is multiplied, too, so that data
             stay real. An empty one shows how far encoding and decoding alone lead: see :meth:`invertibility`.
         """
+        x = self._points(x)
+        if not isinstance(factors, Mapping):
+            raise TypeError(f"factors is {factors!r}, expected a mapping of modes to factors")
         values, left = self._spectrum()
         scale = np.ones(len(values))
         for mode, factor in factors.items():
-            if not 0 <= mode < len(values):
+            factor = float(real_array(factor, f"the factor of mode {mode!r}", ()))
+            if check_count(mode, "mode", least=0) >= len(values):
                 raise ValueError(f"mode {mode} was asked for, there are {len(values)} from 0 on")
             scale[np.isclose(values, values[mode]) | np.isclose(values, values[mode].conj())] = (
                 factor
@@ -275,14 +309,19 @@ class AbstractNeuralFeatures(Persistent, ABC):
 
     def interpolate(self, a: Array, b: Array, n: int) -> np.ndarray:
         """Return n points from a to b, both of shape (d,), on the straight line between their features, (n, d)."""
-        ends = self.features(np.stack([a, b]), np.ones(2))
+        both = [real_array(p, name, (self.n_coordinates,)) for p, name in ((a, "a"), (b, "b"))]
+        ends = self.features(np.stack(both), np.ones(2))
         share = np.linspace(0, 1, check_count(n, "n", least=2))[:, None]
         return self.decode((1 - share) * ends[0] + share * ends[1])
 
     def invertibility(self, x: Array) -> float:
         """Return the root mean square of d(e(x, 1)) - x over that of x about its mean: 0 where decoding undoes encoding."""
-        back = self.decode(self.features(x, np.ones(len(x))))
-        return float(np.sqrt(((back - x) ** 2).mean() / ((x - np.mean(x, axis=0)) ** 2).mean()))
+        x = self._points(x)
+        if (x == x[0]).all():
+            raise ValueError("all rows of x are equal: there is no size to measure an error by")
+        error = self.decode(self.features(x, np.ones(len(x)))) - x
+        spread = np.hypot.reduce((x - x.mean(axis=0)).ravel())
+        return float(np.hypot.reduce(error.ravel()) / spread)
 
     def _operator(self, label: Any) -> np.ndarray:
         if label is None:

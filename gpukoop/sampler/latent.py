@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.arrays import Array, like, to_host
+from gpukoop.fitted import own_part
 from gpukoop.persistence import Persistent
 
 
@@ -19,7 +20,7 @@ class Latent(Persistent):
     spec : None, int, (encode, decode), or object
         None is the identity. An int is that many principal components (scikit-learn's PCA, on the host). Two functions
         map (n, d) to (n, k) and back. An object has ``transform`` and ``inverse_transform``, and ``fit`` if it must learn;
-        it is fitted as it is, not cloned.
+        a copy of it is fitted, so that a later fit of the object changes no sampler.
     """
 
     def __init__(self, spec: Any) -> None:
@@ -47,7 +48,9 @@ class Latent(Persistent):
 
     def fit(self, X: Array, seed: int) -> Array:
         """Learn the latent space and return X in it."""
-        spec = self.spec
+        spec = own_part(self.spec)
+        if isinstance(spec, tuple | list):
+            self._encode, self._decode = spec
         if isinstance(spec, int | np.integer):
             from sklearn.decomposition import PCA
 

@@ -19,6 +19,7 @@ from gpukoop.kernels.formula.catalogue import Gaussian
 from gpukoop.kernels.formula.profile import AbstractKernel, AbstractRadial, trace
 from gpukoop.kernels.reference import evaluate
 from gpukoop.operator import KernelOperator, median_scale
+from gpukoop.scales import check_scales
 
 # A sample that gives itself more than this share of its own row is a Markov state of its own: a spurious slow
 # mode. Thresholds of .1 and less cut real tails.
@@ -30,6 +31,8 @@ TOO_MANY = 0.01
 # Samples whose spectrum and neighbours judge a scale.
 JUDGES = 1_000
 MAX_HALVINGS = 20
+# Logarithm of the longest distance that moments are summed to: the square of its square is a number.
+LONGEST = 170.0
 
 
 def kernel_bandwidth(kernel: AbstractKernel, n_features: int) -> float:
@@ -51,6 +54,7 @@ def kernel_bandwidth(kernel: AbstractKernel, n_features: int) -> float:
             f"{kernel!r} takes values <= 0, expected a positive kernel such as Gaussian('auto'): its row sums "
             "are the probabilities of a Markov matrix"
         )
+    check_scales(kernel, np.dtype(float))  # eps is a square
     scales = np.array([radial.length for _, radial in kernel.terms])
     logs, seconds = [], []
     for coefficient, radial in kernel.terms:
@@ -72,8 +76,9 @@ def _moments(radial: AbstractRadial, d: int) -> tuple[float, float]:
 
     unit = trace(radial)
     stretch = unit.prescale * radial.length
-    # The trapezoidal rule in log r is spectrally accurate for what decays at both ends; log phi has no range to leave.
-    t = np.linspace(-30.0, 30.0, 24_001)
+    # The trapezoidal rule in log r is spectrally accurate for what decays at both ends; log phi has no range to leave. Powers may
+    # decay by a small one only, hence the long end.
+    t = np.linspace(-30.0, LONGEST, 12_001 + 400 * int(LONGEST))
     if unit.log_phi is None:
         raise ValueError(f"{radial!r} takes values <= 0, expected a positive kernel")
     log_phi = evaluate(unit.log_phi, (stretch * np.exp(t)) ** 2, unit.symbols, unit.values)

@@ -18,6 +18,7 @@ from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.parameters import check_shared
 from gpukoop.persistence import PersistentEstimator
 from gpukoop.spectrum.coordinates import check_coordinates
+from gpukoop.spectrum.nystroem import LANDMARKS
 from gpukoop.spectrum.ratio import RatioFunctions
 from gpukoop.spectrum.rotating import RotatingFunctions
 
@@ -136,6 +137,11 @@ class AbstractSpectrum(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persis
         check_shared(self)
         check_count(self.n_components, "n_components")
         check_coordinates(getattr(self, "coordinates", None))
+        given = self.get_params(deep=False)
+        check_kernel(given["kernel"])
+        landmarks = given["landmarks"]
+        if not isinstance(landmarks, str) or landmarks not in LANDMARKS:
+            raise ValueError(f"unknown landmarks {landmarks!r}; known are {', '.join(LANDMARKS)}")
         if self.n_landmarks is not None:
             check_count(self.n_landmarks, "n_landmarks", least=2)
 

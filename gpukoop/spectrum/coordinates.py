@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import clone
 
 from gpukoop.arrays import Array, like, namespace, points
+from gpukoop.fitted import own_part
 from gpukoop.kernels.formula.lengths import isotropic
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.spectrum.linear_coordinates import METHODS, AbstractCoordinates, LinearCoordinates
@@ -172,12 +173,13 @@ def fitted_coordinates(
         return made.fit(X, successors=Y, sample_weight=weight), kernel
     if isinstance(chosen, LinearCoordinates):
         return (
-            # Fitted ones are taken as they are, so that two spectra may share coordinates; unfitted ones stay as the user
-            # made them.
-            chosen
+            # Fitted ones are taken as they are, so that two spectra may share coordinates: as a copy, since the user may fit
+            # them anew. Unfitted ones stay as the user made them.
+            own_part(chosen)
             if hasattr(chosen, "matrix_")
             else clone(chosen).fit(X, successors=Y, sample_weight=weight)
         ), kernel
+    chosen = own_part(chosen)
     if isinstance(chosen, AbstractCoordinates):
         return chosen, kernel
     return UserCoordinates(ModuleCoordinates(chosen) if _is_module(chosen) else chosen), kernel

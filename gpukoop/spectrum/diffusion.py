@@ -18,12 +18,11 @@ from gpukoop.spectrum.bandwidth import kernel_bandwidth, resolve_scale
 from gpukoop.spectrum.base import (
     AUTO,
     AbstractSpectrum,
-    check_kernel,
     check_samples,
     mean_and_variance,
 )
 from gpukoop.spectrum.coordinates import fitted_coordinates
-from gpukoop.spectrum.eigsh import Method, eigenpairs
+from gpukoop.spectrum.eigsh import METHODS, Method, eigenpairs
 from gpukoop.spectrum.markov import (
     SMALLEST_SIGMA,
     MarkovOperator,
@@ -220,7 +219,8 @@ class DiffusionMap(AbstractSpectrum):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_positive(self.alpha, "alpha", zero=True)
-        check_kernel(self.kernel)
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; known are {', '.join(METHODS)}")
         if not isinstance(self.rule, str) or self.rule not in ("log", "linear"):
             raise ValueError(f"rule is {self.rule!r}, expected 'log' or 'linear'")
 

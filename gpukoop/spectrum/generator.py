@@ -9,7 +9,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, namespace, to_host
 from gpukoop.draws import RandomState, check_count, random_generator
-from gpukoop.fitted import own_points, remember_columns, whole
+from gpukoop.fitted import own_part, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.lagged import pairs_of_runs, runs_of
 from gpukoop.spectrum.base import AUTO, AbstractSpectrum, check_samples
@@ -171,10 +171,6 @@ class GeneratorEDMD(AbstractSpectrum):
         check_samples(X, 1)
         a = Diffusivity(diffusion, X)
         if isinstance(self.dictionary, str):
-            if self.dictionary != "diffusion":
-                raise ValueError(
-                    f"unknown dictionary {self.dictionary!r}: pass 'diffusion' or an object such as Monomials(3)"
-                )
             if drift is not None:
                 raise ValueError(
                     "drift= needs second derivatives, which dictionary='diffusion' lacks: leave drift out (the reversible "
@@ -182,16 +178,28 @@ class GeneratorEDMD(AbstractSpectrum):
                 )
             self._fit_coordinates(X, r, a)
         else:
-            needed = (
-                ("features", "gradient") if drift is None else ("features", "gradient", "hessian")
-            )
-            if not all(callable(getattr(self.dictionary, name, None)) for name in needed):
-                raise TypeError(
-                    f"dictionary is {self.dictionary!r}, expected 'diffusion' or an object with the methods "
-                    f"{', '.join(needed)}, such as Monomials(3)"
-                )
+            self._check_dictionary(*() if drift is None else ("hessian",))
             self._fit_dictionary(X, r, a, drift)
         return self
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_reg(self.reg)
+        self._check_dictionary()
+
+    def _check_dictionary(self, *more: str) -> None:
+        """Raise unless the dictionary is known, or has the methods needed."""
+        needed = ("features", "gradient", *more)
+        if isinstance(self.dictionary, str):
+            if self.dictionary != "diffusion":
+                raise ValueError(
+                    f"unknown dictionary {self.dictionary!r}: pass 'diffusion' or an object such as Monomials(3)"
+                )
+        elif not all(callable(getattr(self.dictionary, name, None)) for name in needed):
+            raise TypeError(
+                f"dictionary is {self.dictionary!r}, expected 'diffusion' or an object with the methods "
+                f"{', '.join(needed)}, such as Monomials(3)"
+            )
 
     def _fit_coordinates(self, X: Array, r: int, a: Diffusivity) -> None:
         reg = check_reg(self.reg)
@@ -207,7 +215,7 @@ class GeneratorEDMD(AbstractSpectrum):
         self.diffusivity_ = a.number or calibrate(self.functions_, X, float(values[0]))
 
     def _fit_dictionary(self, X: Array, r: int, a: Diffusivity, drift: Coefficient) -> None:
-        dictionary: Any = self.dictionary
+        dictionary: Any = own_part(self.dictionary)  # a refit of the user's changes nothing here
         width = dictionary.features(X[:1]).shape[1]
         blocks = _blocks(X, width * (1 if drift is None else X.shape[1]))
         if drift is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpukoop.arrays import Array, points
-from gpukoop.draws import RandomState, check_count, check_positive, random_generator
+from gpukoop.draws import RandomState, check_count, check_flag, check_positive, random_generator
 from gpukoop.fitted import check_columns, own_points, remember_columns, whole
 from gpukoop.kernels.formula.profile import AbstractKernel
 from gpukoop.lagged import check_lag, pairs, runs_of, thinned
@@ -264,13 +264,17 @@ class KernelEDMD(ScoredOnPairs, AbstractSpectrum):
         self._stream = stream
         return self
 
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_positive(self.lag_time, "lag_time")
+        check_flag(self.reversible, "reversible")
+        check_reg(self.reg)
+
     def _dictionary(self, X: Array, first: Any, later: Any) -> Coordinates:
         """Return the diffusion coordinates that eigenfunctions are combined of, on samples X.
 
         The kernel's own coordinates are learned from pairs: two arrays, or runs and a lag.
         """
-        if not isinstance(self.reversible, bool):
-            raise TypeError(f"reversible is {self.reversible!r}, expected True or False")
         check_samples(X, self.n_components)
         rng, reg = random_generator(self.random_state), check_reg(self.reg)
         self.n_features_in_ = X.shape[1]

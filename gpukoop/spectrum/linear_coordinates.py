@@ -123,12 +123,7 @@ class LinearCoordinates(
         self, X: Any, y: Any = None, *, successors: Any = None, sample_weight: Any = None
     ) -> LinearCoordinates:
         """Learn the coordinates; ``successors`` is X one lag later, for "tica", and weights of samples (m,) enter all moments."""
-        if not isinstance(self.method, str) or self.method not in METHODS:
-            raise ValueError(
-                f"coordinates must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}"
-            )
-        if self.n_components is not None:
-            check_count(self.n_components, "n_components")
+        self._check_parameters()
         remember_columns(self, X, successors)
         native = to_host(points(X, "X")[0])
         if sample_weight is None:
@@ -169,6 +164,14 @@ class LinearCoordinates(
         self.matrix_ = A if self.n_components is None else A[:, : self.n_components]
         self._back = np.linalg.pinv(self.matrix_)
         return self
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise ValueError(
+                f"the method of coordinates must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}"
+            )
+        if self.n_components is not None:
+            check_count(self.n_components, "n_components")
 
     def _principal(self, rows: np.ndarray, unit: float) -> np.ndarray:
         # Of the points and not of their covariance, which would square the range of the deviations.
@@ -213,6 +216,7 @@ class LinearCoordinates(
     def transform(self, X: Any) -> Array:
         """Return (X - m) A, (n, p)."""
         check_is_fitted(self, "matrix_")
+        self._check_parameters()
         check_columns(self, X)
         x, home = points(X, "X", n_features=self.n_features_in_, other="the fitted X")
         return home.restore((x - like(self.mean_, x)) @ like(self.matrix_, x))
@@ -254,6 +258,7 @@ class LinearCoordinates(
     def _inside(self, G: Any, name: str) -> tuple[Array, Home]:
         """Return coordinates or gradients in them, checked, and their home."""
         check_is_fitted(self, "matrix_")
+        self._check_parameters()
         native, home = native_array(G, name)
         if native.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {native.dtype}, expected real numbers")

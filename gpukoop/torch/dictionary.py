@@ -29,6 +29,7 @@ from gpukoop.arrays import Array, Home, like, points, to_host
 from gpukoop.centring import centred
 from gpukoop.draws import check_count, check_positive, random_generator
 from gpukoop.fitted import check_columns, remember_columns, whole
+from gpukoop.parameters import check_shared
 from gpukoop.persistence import PersistentEstimator
 from gpukoop.torch.sums import library
 
@@ -103,9 +104,7 @@ class NeuralDictionary(PersistentEstimator):
             X one lag later, row by row.
         """
         torch = library()
-        for name in ("n_functions", "width", "depth", "n_epochs"):
-            check_count(getattr(self, name), name)
-        rate = check_positive(self.learning_rate, "learning_rate")
+        self._check_parameters()
         remember_columns(self, X, successors)
         x = to_host(points(X, "X")[0]).astype(float)
         if successors is None:
@@ -126,7 +125,7 @@ class NeuralDictionary(PersistentEstimator):
         with torch.random.fork_rng(devices=[]):  # the caller's stream stays where it is
             torch.manual_seed(int(rng.integers(2**62)))
             self.network_ = self._network(torch)
-        optimiser = torch.optim.Adam(self.network_.parameters(), lr=rate)
+        optimiser = torch.optim.Adam(self.network_.parameters(), lr=float(self.learning_rate))
         self.score_, best = -1.0, None
         for epoch in range(self.n_epochs):
             optimiser.zero_grad()
@@ -142,6 +141,12 @@ class NeuralDictionary(PersistentEstimator):
             self.network_.load_state_dict(best)
         return self
 
+    def _check_parameters(self) -> None:
+        check_shared(self)
+        for name in ("n_functions", "width", "depth", "n_epochs"):
+            check_count(getattr(self, name), name)
+        check_positive(self.learning_rate, "learning_rate")
+
     def _network(self, torch: Any) -> Any:
         layers: list[Any] = []
         size = self.n_features_in_
@@ -152,6 +157,7 @@ class NeuralDictionary(PersistentEstimator):
 
     def _points(self, X: Any) -> tuple[Array, Home]:
         check_is_fitted(self, "network_")
+        self._check_parameters()
         check_columns(self, X)
         return points(X, "X", n_features=self.n_features_in_, other="the fitted X")
 
@@ -168,7 +174,7 @@ class NeuralDictionary(PersistentEstimator):
     def gradient(self, X: Any) -> Array:
         """Return their gradients, (n, p, d): p vector-Jacobian products."""
         native, home = self._points(X)
-        rows = [to_host(self._slope(native, e)) for e in np.eye(self.n_functions)]
+        rows = [to_host(self._slope(native, e)) for e in np.eye(self.network_[-1].out_features)]
         return home.restore(like(np.stack(rows, axis=1), native))
 
     def slope(self, X: Any, w: Array) -> Array:

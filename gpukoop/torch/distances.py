@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpukoop.arrays import Array, points
+from gpukoop.arrays import Array, namespace, points
+from gpukoop.checks import times_power
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
 from gpukoop.flow.sinkhorn import problem, solve, solve_symmetric, transport_value
 from gpukoop.kernels.formula.catalogue import Energy, Gaussian
@@ -20,6 +21,7 @@ from gpukoop.metrics.transport import quantile_levels
 from gpukoop.scales import median_scale
 from gpukoop.torch.products import by_products
 from gpukoop.torch.sums import check_tensor, library, once, operator
+from gpukoop.torch.units import far_from_one, require_held, scaled
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +174,8 @@ def sliced_wasserstein(
     directions = rng.standard_normal((check_count(n_projections, "n_projections"), X.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lines = torch.as_tensor(directions.T).to(X)
+    exponent = far_from_one(max(float(cloud.detach().abs().max()) for cloud in (X, Y)))
+    X, Y = scaled(X, -exponent), scaled(Y, -exponent)
     x, y = (X @ lines).sort(0).values, (Y @ lines).sort(0).values
     n, m = len(X), len(Y)
     if n != m:
@@ -183,12 +187,11 @@ def sliced_wasserstein(
         total = (width[:, None] * (x[at_x] - y[at_y]) ** 2).sum(0).mean()
     else:
         total = ((x - y) ** 2).mean()
-    if not bool(torch.isfinite(total)):
-        raise ValueError(
-            "squares of distances between the clouds leave the range of their dtype: rescale the points"
-        )
     positive = total > 0
-    return total.where(positive, total.new_ones(())).sqrt().where(positive, total * 0.0)
+    root = total.where(positive, total.new_ones(())).sqrt().where(positive, total * 0.0)
+    distance = scaled(root, exponent)
+    require_held(float(root.detach()), float(distance.detach()))
+    return distance
 
 
 def _pair(X: Any, Y: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,7 +225,9 @@ def _differentiable(name: str, evaluate: Any, n_constants: int) -> Any:
             X = arguments[n_constants]
             value, *slopes = evaluate(*arguments, *ctx.needs_input_grad[n_constants:])
             ctx.slopes = slopes
-            return X.new_tensor(value)
+            made = X.new_tensor(value)
+            require_held(value, float(made))
+            return made
 
         @staticmethod
         @once
@@ -247,13 +252,17 @@ def _mean_gap(
     if backend is None and not need_y and (at_once := by_products(kernel, X, Y)) is not None:
         return at_once
     points(Y.detach(), "Y")  # the sum between a cloud and itself would call it X
+    exponent = 0
+    if kernel == Energy():  # homogeneous in the points, and so are its slopes of degree 0
+        exponent = far_from_one(max(float(cloud.detach().abs().max()) for cloud in (X, Y)))
+        X, Y = (scaled(cloud.detach(), -exponent) for cloud in (X, Y))
     xx, own_x = _mean(kernel, backend, X, X, need_x)
     yy, own_y = _mean(kernel, backend, Y, Y, need_y)
     xy, cross_x = _mean(kernel, backend, X, Y, need_x)
     cross_y = _mean(kernel, backend, Y, X, True)[1] if need_y else None
     slope_x = 2 / len(X) * (own_x - cross_x) if need_x else None
     slope_y = 2 / len(Y) * (own_y - cross_y) if need_y else None
-    return xx + yy - 2 * xy, slope_x, slope_y
+    return times_power(xx + yy - 2 * xy, exponent, "the distance"), slope_x, slope_y
 
 
 def _mean(
@@ -283,6 +292,10 @@ def _divergence(
 ) -> tuple[float, Any, Any]:
     options: dict[str, Any] = {} if backend is None else {"backend": backend}
     (x, home), (y, _) = points(X.detach(), "X"), points(Y.detach(), "Y")
+    exponent = far_from_one(blur)
+    if exponent:
+        x, y = (namespace(cloud).ldexp(cloud, -exponent) for cloud in (x, y))
+        blur = math.ldexp(blur, -exponent)
     cross, own_x, own_y = (problem(a, b, **options) for a, b in ((x, y), (x, x), (y, y)))
     found = solve(cross, blur, **how)
     of_x, of_y = (solve_symmetric(own, blur, **how) for own in (own_x, own_y))
@@ -294,7 +307,7 @@ def _divergence(
         )
 
     def slope(own: Array, other: Array) -> Any:
-        return home.restore((own - other) / len(own))
+        return home.restore(namespace(own).ldexp((own - other) / len(own), exponent))
 
     slope_x = slope_y = None
     if need_x:
@@ -304,4 +317,6 @@ def _divergence(
         reversed_ = problem(y, x, **options)
         back = solve(reversed_, blur, start=found.f, **how)
         slope_y = slope(own_y.feasible_map(of_y, blur), reversed_.feasible_map(back, blur))
-    return value, slope_x, slope_y
+    found_value = times_power(value, 2 * exponent, "the divergence")
+    require_held(value, found_value)
+    return found_value, slope_x, slope_y

@@ -40,10 +40,16 @@ def by_products(kernel: AbstractKernel, X: Any, Y: Any) -> tuple[float, Any, Any
     x, y = X.detach().numpy(), Y.detach().numpy()
     centre = y.mean(axis=0)
     x, y = (x - centre)[None], (y - centre)[None]
+    # In units of the smallest scale, to a power of two: no digit changes, and no square of float32 vanishes.
+    exponent = int(np.frexp(min(scales))[1])
+    x, y = np.ldexp(x, -exponent), np.ldexp(y, -exponent)
+    scales = [float(np.ldexp(scale, -exponent)) for scale in scales]
     farthest = max(float((cloud**2).sum(axis=2).max()) for cloud in (x, y))
     if not farthest <= FARTHEST * min(scales) ** 2:
         return None
     a = np.full((1, n), 1 / n, np.float32)
     found = groups.mmd(x, y, a, scales, [float(weight) for weight, _ in terms])
-    slope = library().from_numpy(found.velocity[0])
-    return 2 * float(found.energy[0]), slope.mul_(-2 / n), None
+    slope = library().from_numpy(np.ldexp(found.velocity[0], -exponent)).mul_(-2 / n)
+    if not bool(slope.isfinite().all()):
+        return None
+    return 2 * float(found.energy[0]), slope, None

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
@@ -299,6 +300,156 @@ def test_writing_into_the_samples_of_a_spectrum_changes_nothing(name):
     before = spectrum.transform(Z)
     data[:] = 1e3
     np.testing.assert_array_equal(spectrum.transform(Z), before)
+
+
+# --- estimators that are no flows, and parts that the user may fit anew
+
+
+FRAMES = np.cos(0.8 * np.cumsum(normal(300, 1), axis=0))
+FEW = {"n_components": 2, "n_landmarks": 10, "reg": 0.3, "random_state": 0}
+
+
+def _dictionary_of(data):
+    return gk.torch.NeuralDictionary(4, 8, 1, 5, random_state=0).fit(data, successors=data * 0.9)
+
+
+OTHERS = {
+    **{
+        name: (lambda name=name: getattr(gk.baselines, name)(random_state=0).fit(X), "sample")
+        for name in ("KernelDensity", "GaussianMixture", "Langevin", "SVGD")
+    },
+    "KernelDensity, score": (
+        lambda: gk.baselines.KernelDensity(0.5, random_state=0).fit(X),
+        lambda m: m.score(Z),
+    ),
+    "LinearCoordinates": (lambda: LinearCoordinates("pca", 2).fit(X), "transform"),
+    "LinearCoordinates, back": (
+        lambda: LinearCoordinates("pca", 2).fit(X),
+        lambda m: m.inverse(Z),
+    ),
+    **{name: (lambda make=make: make(X), "transform") for name, make in SPECTRA.items()},
+    "NeuralDictionary": (lambda: _dictionary_of(X), "features"),
+    "NeuralDictionary, slopes": (lambda: _dictionary_of(X), "gradient"),
+    "KineticModel": (
+        lambda: gk.kinetics.KineticModel(KernelEDMD(gk.Gaussian(0.5), **FEW), n_bootstrap=3).fit(
+            FRAMES
+        ),
+        lambda m: m.weights(),
+    ),
+    "KineticModel, states": (
+        lambda: gk.kinetics.KineticModel(KernelEDMD(gk.Gaussian(0.5), **FEW), n_bootstrap=3).fit(
+            FRAMES
+        ),
+        lambda m: gk.kinetics.metastable_states(m, 2).weights_lower,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_parameter_of_any_estimator_is_forgotten(name):
+    """Whatever is set after the fit and means nothing is refused by the verb, and what is learned stays."""
+    if name.startswith("NeuralDictionary"):
+        pytest.importorskip("torch")
+    make, verb = OTHERS[name]
+    model = make()
+    ask = verb
+    if isinstance(verb, str):
+        ask = lambda m: getattr(m, verb)(*([] if verb == "sample" else [Z]))
+    expected = ask(model)
+    for parameter, good in model.get_params(deep=False).items():
+        for kind, bad in {**NOTHINGS, "minus": -1}.items():
+            if (parameter, kind) in ANYTHING_GOES:
+                continue
+            model.set_params(**{parameter: bad})
+            with pytest.raises((ValueError, TypeError), match=parameter.replace("_", ".")):
+                ask(model)
+        model.set_params(**{parameter: good})
+    np.testing.assert_array_equal(ask(model), expected)
+
+
+def _spectral_flow(part):
+    return gk.KSWGD(part, total_time=0.2, random_state=0).fit(X).transport
+
+
+def _latent(part):
+    made = gk.KoopmanSampler(latent=part, n_features=20, random_state=0).fit(X)
+    return lambda Z: made.sample(5, 0)
+
+
+REFITTED = {
+    "spectrum": (SPECTRA["DiffusionMap"], _spectral_flow, lambda s: s.fit(3 * X + 1)),
+    "latent": (lambda X: PCA(2).fit(X), _latent, lambda p: p.fit(3 * X[::-1] + 1)),
+    "latent, unfitted": (lambda X: PCA(2), _latent, lambda p: p.fit(3 * X[::-1] + 1)),
+    "latent, functions": (
+        lambda X: PCA(2).fit(X),
+        lambda p: _latent((p.transform, p.inverse_transform)),
+        lambda p: p.fit(3 * X[::-1] + 1),
+    ),
+    "coordinates": (
+        lambda X: LinearCoordinates("whiten").fit(X),
+        lambda c: DiffusionMap(gk.Gaussian(1.0), 3, coordinates=c, random_state=0).fit(X).transform,
+        lambda c: c.fit(X * [3.0, 0.5] + 1),
+    ),
+    "dictionary": (
+        _dictionary_of,
+        lambda d: GeneratorEDMD(d, n_components=2).fit(X).transform,
+        lambda d: d.fit(3 * X + 1, successors=X),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFITTED)
+def test_a_part_that_is_fitted_anew_changes_no_fit(name):
+    if name == "dictionary":
+        pytest.importorskip("torch")
+    make, of_part, refit = REFITTED[name]
+    part = make(X)
+    verb = of_part(part)
+    expected = verb(Z)
+    refit(part)
+    np.testing.assert_array_equal(verb(Z), expected)
+
+
+def test_a_map_of_a_network_is_a_value():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(2, 2).double()
+    made = gk.maps.TorchMap(module).start(Z)
+    expected = made(Z)
+    assert np.abs(made.regress(Z, Z + 1.0, 3)(Z) - expected).max() > 0.1
+    np.testing.assert_array_equal(made(Z), expected)
+    moved = made.regress(Z, Z + 1.0, 3)
+    expected = moved(Z)
+    with torch.no_grad():
+        module.weight.zero_()
+    np.testing.assert_array_equal(moved(Z), expected)
+    for changed in (gk.maps.RandomFeatureMap(5, random_state=0).start(Z), moved):
+        changed.learning_rate = -1.0
+        with pytest.raises(ValueError, match="learning_rate"):
+            changed.regress(Z, Z + 1.0)
+
+
+def test_a_failed_training_of_a_lift_changes_nothing(monkeypatch):
+    pytest.importorskip("torch")
+    from gpukoop.sampler import neural
+
+    lift = neural.NeuralFeatures(2, 4, width=5).train(X, n_paths=8, n_steps=2)
+    expected, losses = lift.advance(Z), {k: list(v) for k, v in lift.losses.items()}
+    for bad in (X * np.nan, X[:, :1], "text"):
+        with pytest.raises((ValueError, TypeError)):
+            lift.train(bad, n_paths=8, n_steps=2)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        lift.train(X, n_paths=8, n_steps=3, rate=1e300)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(neural.NeuralFeatures, "_decode", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lift.train(X, n_paths=8, n_steps=2)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(lift.advance(Z), expected)
+    assert lift.losses == losses
 
 
 @pytest.mark.parametrize("name", [n for n in FLOWS if n != "KoopmanSampler"])

@@ -1,13 +1,16 @@
 """Fitted estimators in files: joblib gives back what was saved, and another version is told of."""
 
+import copy
 import importlib
 import pickle
 import pkgutil
+import warnings
 
 import joblib
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
 from gpukoop.persistence import Persistent, PersistentEstimator
@@ -125,10 +128,34 @@ def test_a_sampler_from_before_base_samples(run):
     assert np.array_equal(one.sample(9, 0), two.sample(9, 0))
 
 
+@pytest.mark.parametrize("lost", ["scale_", "_samples"])
+def test_what_an_older_version_did_not_learn_is_named_by_the_verb(lost, run):
+    one = gk.baselines.KernelDensity(random_state=0).fit(run)
+    state = one.__getstate__() | {"_gpukoop_version": "0.1.0"}
+    del state[lost]
+    two = gk.baselines.KernelDensity()
+    with pytest.warns(UserWarning, match=r"saved by gpukoop 0\.1\.0"):
+        two.__setstate__(state)
+    with pytest.raises(NotFittedError, match=rf"saved by gpukoop 0\.1\.0, without '{lost}'"):
+        two.sample(3)
+    assert not hasattr(two, lost)
+    with pytest.warns(UserWarning, match=r"saved by gpukoop 0\.1\.0"):  # written again it is as old
+        pickle.loads(pickle.dumps(two))
+    two.set_params(random_state=0)
+    assert np.array_equal(two.fit(run).sample(3), one.sample(3))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = two.nothing
+
+
 def test_parameters_that_are_gone_or_needed():
     state = gk.MMDFlow().__getstate__() | {"old_option": 3}
-    with pytest.warns(UserWarning, match="old_option is no parameter any more"):
-        gk.MMDFlow().__setstate__(state)
+    names = state.pop("_gpukoop_parameters")
+    for told in (
+        {},
+        {"_gpukoop_parameters": [*names, "old_option"]},
+    ):  # a file from before it names them, and one since
+        with pytest.warns(UserWarning, match="old_option is no parameter any more"):
+            gk.MMDFlow().__setstate__(state | told)
 
     class Needing(PersistentEstimator):
         def __init__(self, needed):
@@ -138,3 +165,21 @@ def test_parameters_that_are_gone_or_needed():
     del state["needed"]
     with pytest.raises(ValueError, match="before it had the parameter 'needed'"):
         Needing(1).__setstate__(state)
+
+
+class Narrow(gk.KSWGD):
+    """A subclass with parameters of its own, which sets those of its parent."""
+
+    def __init__(self, langevin=0.5):
+        super().__init__(langevin=langevin)
+
+
+@pytest.mark.parametrize("make", [gk.KSWGD, Narrow])
+def test_what_a_user_or_a_parent_sets_is_no_parameter_that_is_gone(make):
+    one = make()
+    one.note = "mine"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two = copy.deepcopy(one)
+    assert vars(two).keys() == vars(one).keys()
+    assert two.note == "mine"

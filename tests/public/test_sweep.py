@@ -311,6 +311,8 @@ def call_of(name):
         ("torch", "torch"),
         ("generators", "torch"),
         ("maps.TorchMap", "torch"),
+        ("sampler.NeuralFeatures", "torch"),
+        ("sampler.ImageFeatures", "torch"),
         ("metrics.ClassifierFeatures", "torch"),
         ("synthesize", "pandas"),
         ("plot", "matplotlib"),
