@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
@@ -18,7 +19,18 @@ from gpukoop.persistence import SAVED_BY
 # Libraries of frames, and what they call the names of columns.
 FRAMES = {"pandas": "columns", "polars": "schema"}
 
+# Packages whose lines are not the user's: scikit-learn calls ``fit`` in pipelines and ``fit_transform``.
+INNER = {"gpukoop", "sklearn", "joblib"}
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def outside() -> int:
+    """Return the ``stacklevel`` with which a warning of the calling function points at the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_globals.get("__name__", "").partition(".")[0] in INNER and frame.f_back:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def whole(method: F) -> F:

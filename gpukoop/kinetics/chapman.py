@@ -78,7 +78,8 @@ def chapman_kolmogorov(model: Any, states: MetastableStates, n_steps: int = 5) -
     -----
     Both operators act in the span of the model's functions, and both are resampled with the same blocks, so that the error of
     their difference is known. Cost: one more pass over the trajectories. A test of much data fails for small reasons: look
-    at ``largest_difference`` too.
+    at ``largest_difference`` too. Of a reweighted model the resamples keep the learned weights: errors are too small, and
+    ``passed`` may be False by noise alone.
 
     References
     ----------

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from gpukoop.arrays import Array, namespace
+from gpukoop.fitted import outside
 from gpukoop.kinetics.blocks import MANY_RUNS, SPAN
 from gpukoop.kinetics.learning import Learned
 from gpukoop.lagged import spread_rows
@@ -66,14 +67,14 @@ def drift(phi: np.ndarray, lengths: list[int], slowest: float) -> float:
     return float(min(1.0, np.min(p) * a.shape[1]))
 
 
-def warn_of_drift(p_value: float, stacklevel: int = 3) -> None:
+def warn_of_drift(p_value: float) -> None:
     """Warn of runs that did not start in equilibrium, if :func:`drift` says so."""
     if p_value < LEVEL:
         warnings.warn(
             f"the first halves of the runs are elsewhere than the second halves (p = {p_value:.1g}): they did not start in "
             "equilibrium, and weights and timescales are biased. Use KineticModel(reweight=True), or cut off the beginnings",
             RuntimeWarning,
-            stacklevel=stacklevel,
+            stacklevel=outside(),
         )
 
 

@@ -137,7 +137,7 @@ class KineticModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persistent
             self.phi_, material.lengths, self.timescales_[0] / self.frame_time
         )
         if not self.reweight:
-            warn_of_drift(self.drift_p_value_, stacklevel=4)
+            warn_of_drift(self.drift_p_value_)
         return self
 
     def transform(self, X: Any) -> Array:

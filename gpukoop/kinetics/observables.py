@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpukoop.draws import check_function
 from gpukoop.kinetics.blocks import MANY_RUNS, MOST_BLOCKS, SPAN, band, resamples, standard
 from gpukoop.kinetics.model import fitted
 from gpukoop.kinetics.reweighted import Reweighted
-from gpukoop.lagged import cut, frames, spread_rows
+from gpukoop.lagged import Piece, cut, frames, spread_rows
 from gpukoop.spectrum.trajectory import CHUNK
 
 
@@ -61,9 +61,11 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     -------
     ModeCorrelation
         Pearson's, over at most 50,000 frames. The sign is that of the mode, which is arbitrary.
+        Of a reweighted model frames that start a pair count, and resamples learn the weights anew.
     """
     learned = fitted(model)
-    lengths = model._material.lengths
+    material = model._material
+    lengths = material.lengths
     F = values_of(model, features, "features")
     if F.ndim == 1:
         F = F[:, None]
@@ -71,7 +73,7 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
     width = centre.std(axis=0)
     centre = centre / np.where(width > 0, width, 1.0)
     phi, w = model.phi_, model.weights()
-    n_blocks = len(learned.blocks)
+    n_blocks, basis = len(learned.blocks), learned.basis
     rows = np.concatenate(
         [
             np.arange(o, n, s) + b
@@ -83,23 +85,34 @@ def mode_correlation(model: Any, features: Any) -> ModeCorrelation:
             )
         ]
     )
-    block = np.minimum(rows * n_blocks // sum(lengths), n_blocks - 1)
-    member = (block[:, None] == np.arange(n_blocks)).astype(float) * w[:, None]  # (m, B)
-    one = member.sum(axis=0)
-    f, ff = member.T @ centre, member.T @ centre**2
-    p, pp = member.T @ phi, member.T @ phi**2
-    fp = np.einsum("mb,ms,mr->bsr", member, centre, phi, optimize=True)
+    if isinstance(basis, Reweighted):
+        block_of = np.full(sum(lengths), -1)
+        starts = np.cumsum([0, *lengths[:-1]])
+        for piece in _own_pieces(model):
+            block_of[starts[piece.run] + piece.first : starts[piece.run] + piece.last] = piece.block
+        block = block_of[rows]
+        own = block >= 0
+        centre, phi, w, block = centre[own], phi[own], w[own], block[own]
+        R = _weighing(model, material.seen)[own, 1:]
+    else:
+        block = np.minimum(rows * n_blocks // sum(lengths), n_blocks - 1)
+    squares = centre**2, phi**2
 
-    def correlation(c: np.ndarray) -> np.ndarray:
-        m = c @ one
-        mf, mp = c @ f / m, c @ p / m
-        vf, vp = c @ ff / m - mf**2, c @ pp / m - mp**2
-        cross = np.tensordot(c, fp, axes=1) / m - np.outer(mf, mp)
+    def correlation(v: np.ndarray) -> np.ndarray:
+        v = v / v.sum()
+        mf, mp = v @ centre, v @ phi
+        vf, vp = v @ squares[0] - mf**2, v @ squares[1] - mp**2
+        cross = centre.T @ (phi * v[:, None]) - np.outer(mf, mp)
         return cross / np.sqrt(np.maximum(np.outer(vf, vp), np.finfo(float).tiny))
 
-    drawn = np.array([correlation(c) for c in model._counts])
+    def weighed(c: np.ndarray) -> np.ndarray:
+        if isinstance(basis, Reweighted):  # weights of the resample's own
+            return c[block] * np.maximum(R @ basis.combination(c), 0.0)
+        return c[block] * w
+
+    drawn = np.array([correlation(weighed(c)) for c in model._counts])
     error = drawn.std(axis=0, ddof=1) * standard(n_blocks, learned.c)
-    return ModeCorrelation(correlation(np.ones(n_blocks)), error)
+    return ModeCorrelation(correlation(w), error)
 
 
 def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
@@ -117,19 +130,25 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
     Occupancy
         Of v visits of random lengths the total is known to a relative error of sqrt(2 / v) at best: that of a number of
         visits that is Poisson and of lengths that are exponential. The band is never narrower than that; without a visit
-        the weight is 0, and ``upper`` is what one visit as long as a lag would weigh, times 3 (the rule of three).
+        the weight is 0, and ``upper`` is what one visit as long as a lag would weigh, times 3 (the rule of three); it is at
+        least that where frames were visited to which a reweighted model gives no weight.
     """
     learned = fitted(model)
     check_function(region, "region", "(n, d) -> (n,)")
     material = model._material
     slowest = SPAN * model.timescales_[0] / model.frame_time
     length = np.inf if len(material.runs) >= MANY_RUNS else max(model.lag, slowest)
-    pieces = cut(material.lengths, 0, length, MOST_BLOCKS)
     basis = learned.basis
-    q = 1 + basis.W.shape[1] if isinstance(basis, Reweighted) else 0
-    # of each block: frames, their weights, and the functions that weights are combinations of
-    inside, total = np.zeros((2, 1 + pieces[-1].block, 2 + q))
-    visits = 0
+    if isinstance(basis, Reweighted):  # weights are learned anew in the blocks of the model's pairs
+        pieces, q = _own_pieces(model), 1 + basis.W.shape[1]
+        counts = model._counts
+    else:
+        pieces, q = cut(material.lengths, 0, length, MOST_BLOCKS), 0
+        rng = np.random.default_rng(len(learned.blocks))
+        counts = resamples(1 + pieces[-1].block, model.n_bootstrap, rng)
+    # of each block: the weights of its frames, and the functions that weights are combinations of
+    inside, total = np.zeros((2, counts.shape[1], 1 + q))
+    visits, n_inside, n_frames = 0, 0, sum(material.lengths)
     for i, run in enumerate(material.runs):
         parts = []
         for start in range(0, len(run), CHUNK):
@@ -143,7 +162,7 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
                 raise ValueError(
                     f"region gives shape {values.shape} for {len(chunk)} frames, expected one value a frame"
                 )
-            F = _weighing(model, chunk, len(run) - start)
+            F = _weighing(model, chunk)
             parts.append(values.astype(bool))
             for piece in pieces:
                 own = slice(max(piece.first - start, 0), max(piece.last - start, 0))
@@ -152,41 +171,50 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
                     total[piece.block] += F[own].sum(axis=0)
         mask = np.concatenate(parts)
         visits += int(mask[0]) + int((mask[1:] & ~mask[:-1]).sum())
-    n_inside, n_frames = inside[:, 0].sum(), total[:, 0].sum()
-    weight = inside[:, 1].sum() / total[:, 1].sum()
+        n_inside += int(mask.sum())
+    weight = inside[:, 0].sum() / total[:, 0].sum()
+    unseen = min(1.0, 3 * model.lag / n_frames)
     if not visits:
-        return Occupancy(0.0, 0.0, min(1.0, 3 * model.lag / n_frames), 0, 0)
-    counts = resamples(len(inside), model.n_bootstrap, np.random.default_rng(len(learned.blocks)))
-    if isinstance(basis, Reweighted) and len(inside) == model.n_blocks_:
+        return Occupancy(0.0, 0.0, unseen, 0, 0)
+    if isinstance(basis, Reweighted):
         u = np.array([basis.combination(c) for c in counts])
-        part, whole = ((counts @ a[:, 2:] * u).sum(axis=1) for a in (inside, total))
+        part, whole = ((counts @ a[:, 1:] * u).sum(axis=1) for a in (inside, total))
     else:
-        part, whole = (counts @ a[:, 1] for a in (inside, total))
-    half = 0.5 * weight * n_frames / n_inside  # of a frame: a resample without a visit
+        part, whole = (counts @ a[:, 0] for a in (inside, total))
+    half = (
+        0.5 * total[:, 0].sum() / n_frames
+    )  # of a frame of mean weight: a resample without a visit
     drawn = np.maximum(part, half) / whole
     lower, upper = band(np.array(weight), drawn, len(inside), learned.c, model.confidence)
+    if not weight:  # visited where the learned weights are 0: no factor makes a band of that
+        unseen = max(unseen, float(np.quantile(drawn, (1 + model.confidence) / 2)))
+        return Occupancy(0.0, 0.0, min(1.0, unseen), visits, n_inside)
     from scipy import stats
 
     least = np.exp(stats.norm.ppf((1 + model.confidence) / 2) * np.sqrt(2 / visits))
     lower, upper = np.fmin(lower, weight / least), np.fmax(upper, weight * least)
-    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, int(n_inside))
+    return Occupancy(float(weight), float(lower), min(1.0, float(upper)), visits, n_inside)
 
 
-def _weighing(model: Any, chunk: Array, left: int) -> np.ndarray:
-    """Return 1 and the weights of frames, (b, 2); of a reweighted model 1 and the functions of the weights, too.
+def _own_pieces(model: Any) -> list[Piece]:
+    """Return the first frames of the pairs of a model, in the blocks that it resamples.
 
-    ``left`` frames of the run are left, these included. Weights are learned for first frames of pairs: the last ones of a
-    run are none.
+    Weights are learned for first frames of pairs: the last ones of a run are none.
     """
-    rows = np.ones((len(chunk), 2))
+    block_of = {i: b for b, group in enumerate(model._learned.groups) for i in group}
+    return [
+        replace(piece, block=block_of[piece.block]) for piece in model._material.pieces(model.lag)
+    ]
+
+
+def _weighing(model: Any, chunk: Array) -> np.ndarray:
+    """Return the weights of frames, (b, 1); of a reweighted model 1 and the functions of the weights, too."""
     if model._ratio is None:
-        return rows
+        return np.ones((len(chunk), 1))
     P = model._material.functions.transform(chunk).astype(float)
-    rows[:, 1] = to_host(model._ratio(P))
     W = model._learned.basis.W
-    found = np.hstack([rows, rows[:, :1], to_host(P)[:, : len(W)] @ W])
-    found[max(0, left - model.lag) :, 1:] = 0.0
-    return found
+    one = np.ones((len(chunk), 1))
+    return np.hstack([to_host(model._ratio(P))[:, None], one, to_host(P)[:, : len(W)] @ W])
 
 
 def values_of(model: Any, observable: Any, name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from gpukoop.fitted import outside
 from gpukoop.spectrum.pairs import Moments, noise_level
 
 # Functions compared: fifteen pairs. Currents live in the slow functions; more pairs only dilute the level.
@@ -84,7 +85,7 @@ class Asymmetry:
         return cls(float(moment[most]), float(error[most]), limit)
 
 
-def warn_of_asymmetry(found: Asymmetry, stacklevel: int = 3) -> None:
+def warn_of_asymmetry(found: Asymmetry) -> None:
     """Warn of pairs that a reversible process does not show."""
     if found.significant:
         warnings.warn(
@@ -92,5 +93,5 @@ def warn_of_asymmetry(found: Asymmetry, stacklevel: int = 3) -> None:
             f"antisymmetric moment of {found.moment:.2g} +- {found.error:.1g}, where 0 is expected. The eigenvalues are "
             "those of the symmetrised process; KernelEDMD(reversible=False) gives the complex ones of the process itself",
             RuntimeWarning,
-            stacklevel=stacklevel,
+            stacklevel=outside(),
         )

@@ -312,4 +312,4 @@ class KernelEDMD(ScoredOnPairs, AbstractSpectrum):
     def _measure_asymmetry(self, found: Asymmetry) -> None:
         self.asymmetry_, self.asymmetry_error_ = found.moment, found.error
         if self.reversible:
-            warn_of_asymmetry(found, stacklevel=6)
+            warn_of_asymmetry(found)

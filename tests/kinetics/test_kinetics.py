@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 import gpukoop as gk
 from gpukoop import kinetics
-from gpukoop.kinetics.blocks import SPAN
+from gpukoop.kinetics.blocks import SPAN, widening
 
 
 def chain(T, n, rng, start=None):
@@ -316,7 +316,76 @@ def test_bands_of_reweighted_runs_know_that_weights_are_learned():
         # every block once: the same moments as the model has
         total = model._learned.basis.total(np.ones(model.n_blocks_))
         assert np.allclose(total[1], model._learned.basis.total()[1], atol=1e-8)
+        # errors of correlations learn the weights anew, too: by hand over all pairs
+        told = kinetics.mode_correlation(model, lambda Z: Z)
+        basis = model._learned.basis
+        first = np.concatenate([run[:-4] for run in runs])
+        both = np.hstack([first, model.transform(first)])
+        drawn = []
+        for c in model._counts:
+            w = c[basis.block] * np.maximum(basis.ratio @ basis.combination(c), 0.0)
+            joint = np.cov(both.T, aweights=w, ddof=0)
+            sd = np.sqrt(np.diag(joint))
+            drawn.append((joint / np.outer(sd, sd))[:2, 2:])
+        n_blocks = model.n_blocks_
+        by_hand = np.std(drawn, axis=0, ddof=1) * np.sqrt(n_blocks / (n_blocks - 1))
+        assert np.allclose(told.error, by_hand, rtol=1e-4)
     assert hits >= 8
+
+
+def test_occupancy_of_a_reweighted_model_relearns_the_weights_whatever_the_blocks_of_its_frames():
+    """Five long runs: the band of half of the frames is that of the same resamples of weights, done by hand."""
+    rng = np.random.default_rng(12)
+    runs = [seen(chain(TWO, 3_000, rng), rng) for _ in range(5)]
+    model = kinetics.KineticModel(FEW, lag=4, reweight=True, n_bootstrap=60).fit(runs)
+    found = kinetics.occupancy(model, lambda Z: Z[:, 0] > 0.5)
+    basis = model._learned.basis  # of every pair, in the model's blocks
+    inside = np.concatenate([run[:-4, 0] > 0.5 for run in runs])
+    assert len(inside) == len(basis.block)  # fewer than PAIRS: all of them
+    shares = []
+    for c in model._counts:
+        w = c[basis.block] * (basis.ratio @ basis.combination(c))
+        shares.append(w[inside].sum() / w.sum())
+    factor = np.exp(
+        widening(model.n_blocks_, model._learned.c, 0.95) * np.log(shares).std(axis=0, ddof=1)
+    )
+    least = np.exp(1.96 * np.sqrt(2 / found.n_visits))
+    assert found.upper == pytest.approx(found.weight * max(factor, least), rel=1e-3)
+    assert found.lower == pytest.approx(found.weight / max(factor, least), rel=1e-3)
+
+
+def test_occupancy_is_never_surely_nothing_where_a_frame_was():
+    """Three frames at the end of a run start no pair, so they have no weight: the band is that of no visit at least."""
+    rng = np.random.default_rng(13)
+    runs = [seen(chain(TWO, 300, rng), rng) for _ in range(30)]
+    runs[3][-3:] += 20
+    model = kinetics.KineticModel(FEW, lag=5, reweight=True, n_bootstrap=20).fit(runs)
+    found = kinetics.occupancy(model, lambda Z: Z[:, 0] > 15)
+    assert (found.n_visits, found.n_frames, found.weight, found.lower) == (1, 3, 0.0, 0.0)
+    assert found.upper >= 3 * 5 / 9_000
+    assert found.upper >= kinetics.occupancy(model, lambda Z: Z[:, 0] > 50).upper
+
+
+def test_warnings_of_pairs_that_are_not_reversible_point_at_the_line_of_the_user():
+    rng = np.random.default_rng(14)
+    ring = 0.9 * np.eye(4) + 0.1 * np.roll(np.eye(4), 1, axis=1)
+    angle = chain(ring, 4_000, rng) * np.pi / 2
+    X = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.1 * rng.normal(size=(4_000, 2))
+    edmd = gk.KernelEDMD(n_components=2, n_landmarks=30, random_state=0)
+    flow = gk.KSWGD(n_components=2, n_landmarks=30, random_state=0)
+    for call in (
+        lambda: clone(edmd).fit(X[:-1], successors=X[1:]),
+        lambda: clone(edmd).fit([X], lag=1),
+        lambda: clone(edmd).fit_transform(X[:-1], successors=X[1:]),
+        lambda: clone(flow).fit(X[:-1], successors=X[1:]),
+        lambda: kinetics.KineticModel(edmd, n_bootstrap=2).fit(X),
+        lambda: kinetics.cross_validate([X], {"n_landmarks": [20]}, lag=1, estimator=edmd),
+    ):
+        with pytest.warns(RuntimeWarning) as told:
+            call()
+        told = [w for w in told if "not those of a reversible process" in str(w.message)]
+        assert told
+        assert {w.filename for w in told} == {__file__}
 
 
 def test_runs_in_equilibrium_are_not_warned_about():
