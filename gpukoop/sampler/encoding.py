@@ -38,8 +38,7 @@ from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
 # States kept of each exact path: the times of the consistency and reconstruction losses.
 N_TIMES = 5
-N_STEPS = 50
-BLUR = 0.05  # of an empirical field, in units of the data
+N_STEPS, BLUR = 50, 0.05  # of an empirical field, in units of the data
 TEACHER_POINTS = 2_000
 BATCH = 256
 
@@ -52,12 +51,6 @@ def library() -> Any:
         raise ImportError(
             "a neural lift needs torch, which is not installed: pip install torch"
         ) from error
-
-
-def silu(a: Any) -> tuple[Any, Any]:
-    r"""Return :math:`a\, \sigma(a)` and its slope :math:`\sigma (1 + a (1 - \sigma))`."""
-    gate = library().sigmoid(a)
-    return a * gate, gate * (1 + a * (1 - gate))
 
 
 def host(x: Any) -> np.ndarray:
@@ -215,8 +208,8 @@ class AbstractNeuralFeatures(Persistent, ABC):
         paths, speeds = (np.concatenate(parts, axis=1) for parts in zip(*walks, strict=True))
         start = paths[0]
         group = np.repeat(np.arange(len(clouds)), [n for _, n in clouds])
-        before = [self.operators.get(c, self.operator) for c in classes]
-        A, d = self._tensor(np.stack([self.operator, *before])), X.shape[1]
+        starts = [self.operator, *(self.operators.get(c, self.operator) for c in classes)]
+        A, d = self._tensor(np.stack(starts)), X.shape[1]
         forward = lambda e, A, g: torch.einsum("bm,bmn->bn", e, A[g]) if classes else e @ A[0]
         learned = [*self._parameters(), A]
         for tensor in learned:
@@ -268,7 +261,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
         x = self._points(x)
         e = self.features(x, np.zeros(len(x)))
         wanted = np.full(len(e), y) if np.ndim(y) == 0 else one_label_each(y, len(e))
-        for label in [None] if y is None else np.unique(wanted).tolist():
+        for label in [None] if y is None else np.unique(np.asarray(wanted)).tolist():
             rows = slice(None) if label is None else wanted == label
             e[rows] = e[rows] @ expm(t * self._operator(label))
         return self.decode(e)
