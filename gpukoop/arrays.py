@@ -203,6 +203,7 @@ def _require_real(native: Array, name: str, what: str) -> None:
 def _as_float(native: Array, x: Any, name: str) -> Array:
     """Return numbers as float32 or float64; raise on text, dates, missing values and complex numbers."""
     if native.dtype in (np.float32, np.float64):
+        warn_of_rounding(native, name, x)
         return native
     if native.dtype.kind == "c":
         raise ValueError(
@@ -217,16 +218,23 @@ def _as_float(native: Array, x: Any, name: str) -> Array:
             f"{name} has {what} ({type(x).__name__}), expected numbers in float32 or float64: encode categories, for instance "
             "with sklearn.preprocessing.OneHotEncoder, and turn dates into times"
         )
-    warn_of_rounding(native, name)
+    warn_of_rounding(native, name, x)
     logger.info("%s has dtype %s: computed as float64", name, native.dtype)
     return native.astype(np.float64)
 
 
-def warn_of_rounding(native: Array, name: str) -> None:
-    """Warn where whole numbers are too large for float64 to tell neighbours apart."""
-    if native.dtype.kind not in "iu" or not native.size or native.dtype.itemsize < 8:
-        return
-    if int(native.max()) > LARGEST_WHOLE or int(native.min()) < -LARGEST_WHOLE:
+def warn_of_rounding(native: Array, name: str, x: Any = None) -> None:
+    """Warn where whole numbers, in an array or in the frame ``x`` it was made of, are too large for float64 to tell neighbours apart."""
+    ends: list[Any] = []
+    if native.dtype.kind in "iu" and native.size and native.dtype.itemsize == 8:
+        ends = [int(native.max()), int(native.min())]
+    elif native.dtype == object:
+        ends = list(native.flat)
+    elif hasattr(x, "iter_columns") or hasattr(x, "iterrows"):  # polars, pandas
+        columns = x.iter_columns() if hasattr(x, "iter_columns") else (c for _, c in x.items())
+        whole = [c for c in columns if str(c.dtype).lower().startswith(("int64", "uint64"))]
+        ends = [end for c in whole for end in (c.max(), c.min())]
+    if any(isinstance(e, numbers.Integral) and abs(int(e)) > LARGEST_WHOLE for e in ends):
         warnings.warn(
             f"{name} has whole numbers beyond 2^53, which float64 rounds: neighbours may become one; subtract a common offset first",
             UserWarning,

@@ -10,11 +10,16 @@ from gpukoop.arrays import Array, namespace
 ROUNDING = 8
 
 
+def rounding(X: Array) -> Array:
+    """Return by how much numbers of each column of native points may differ and yet be one, (d,)."""
+    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
+    return ROUNDING * eps * abs(X).max(axis=0)
+
+
 def varying(X: Array) -> Array:
     """Return which columns of native points differ by more than the rounding of their numbers, (d,)."""
-    eps = np.finfo(X.dtype if X.dtype.kind == "f" else float).eps
     with np.errstate(over="ignore"):
-        return X.max(axis=0) - X.min(axis=0) > ROUNDING * eps * abs(X).max(axis=0)
+        return X.max(axis=0) - X.min(axis=0) > rounding(X)
 
 
 def centred(X: Array, share: Array | None = None) -> tuple[Array, Array]:

@@ -40,7 +40,7 @@ def real_array(x: Any, name: str, shape: tuple[int | None, ...] | None = None) -
         raise TypeError(
             f"{name} has dtype {native.dtype} ({type(x).__name__}), expected real numbers"
         )
-    warn_of_rounding(native, name)
+    warn_of_rounding(native, name, x)
     native = native.astype(float)
     if shape is not None and (
         native.ndim != len(shape)
@@ -158,7 +158,7 @@ def check_tol(tol: float | None) -> float | None:
 
 
 def one_label_each(y: Any, n: int) -> np.ndarray | None:
-    """Return n labels on the host, None for none; raise if they are not as many."""
+    """Return n labels on the host, None for none; raise if they are not as many, or one is missing."""
     if y is None:
         return None
     labels = np.asarray(to_host(y))
@@ -166,4 +166,10 @@ def one_label_each(y: Any, n: int) -> np.ndarray | None:
         raise ValueError(
             f"y has shape {labels.shape}, expected one label for each of {n} rows of X"
         )
+    for row, label in enumerate(labels.tolist() if labels.dtype.kind in "fcO" else ()):
+        # pandas' own missing value is neither equal to itself nor different
+        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
+            raise ValueError(
+                f"y is missing ({label!r}) in row {row}: every row needs a label, drop those without"
+            )
     return labels

@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 # In what is saved, beside the attributes.
 VERSION = "_gpukoop_version"
+PARAMETERS = "_gpukoop_parameters"  # their names, which tell them from what a user sets
 # In what another version saved, once it is loaded and until it is fitted again.
 SAVED_BY = "_saved_by"
 
@@ -23,10 +24,15 @@ class Persistent:
         return {**vars(self), VERSION: vars(self).get(SAVED_BY, _version())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        names = state.get(PARAMETERS)
         saved = state.get(VERSION, "before 0.2.0")
-        state = {name: value for name, value in state.items() if name not in (VERSION, SAVED_BY)}
+        state = {
+            name: value
+            for name, value in state.items()
+            if name not in (VERSION, PARAMETERS, SAVED_BY)
+        }
         told = [] if saved == _version() else [f"this is {_version()}"]
-        missing, gone = self._changed_parameters(state)
+        missing, gone = self._changed_parameters(state, names)
         if missing:
             told.append("it was without " + ", ".join(f"{k}={v!r}" for k, v in missing.items()))
         if gone:
@@ -53,15 +59,25 @@ class Persistent:
                 "version that saved it"
             )
 
-    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Return parameters that a state of another version lacks, with what they are by default, and those it has too many."""
+    def _changed_parameters(
+        self, state: dict[str, Any], names: list[str] | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return parameters that a state of another version lacks, with what they are by default, and those it has too many.
+
+        ``names`` are those that it was saved with, None where it does not say.
+        """
         return {}, []
 
 
 class PersistentEstimator(Persistent, BaseEstimator):
     """An estimator whose file may be older than some of its parameters: these are then what they are by default."""
 
-    def _changed_parameters(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), PARAMETERS: self._get_param_names()}
+
+    def _changed_parameters(
+        self, state: dict[str, Any], names: list[str] | None
+    ) -> tuple[dict[str, Any], list[str]]:
         known = signature(type(self).__init__).parameters
         own = [name for name in known if name != "self"]
         missing = {name: known[name].default for name in own if name not in state}
@@ -70,8 +86,9 @@ class PersistentEstimator(Persistent, BaseEstimator):
             raise ValueError(
                 f"this {type(self).__name__} was saved before it had the parameter {needed[0]!r}, which has no default: fit it again"
             )
-        # What is learned begins or ends with an underscore.
-        return missing, [n for n in state if n not in own and n[0] != "_" != n[-1]]
+        if names is None:  # what is learned begins or ends with an underscore
+            names = [n for n in state if n[0] != "_" != n[-1]]
+        return missing, [n for n in names if n not in own]
 
 
 def _version() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukoop.arrays import to_host
+from gpukoop.arrays import to_host, warn_of_rounding
 from gpukoop.draws import RandomState, check_count, random_generator
 from gpukoop.fitted import FRAMES
 from gpukoop.verdict import diagnose
@@ -34,8 +34,8 @@ _WIDTHS, _OFF = 50, 0.1
 class _Column:
     """One column as sorted numbers, and the way back to its values.
 
-    ``decimals`` is None where digits do not end; ``values`` are those of categories in the order of their numbers. Dates and
-    times have a clock: the first tick, ticks a step, and steps from the first to the last.
+    ``decimals`` is None where digits do not end; ``values`` are those of categories in the order of their numbers. Dates,
+    times and whole numbers have a clock: the first tick, ticks a step, and steps from the first to the last.
     """
 
     name: Any
@@ -43,6 +43,7 @@ class _Column:
     decimals: int | None
     values: np.ndarray | None
     clock: tuple[int, int, int] | None
+    has_width: bool
 
     def restored(self, z: np.ndarray) -> np.ndarray:
         from scipy.stats import norm
@@ -56,13 +57,19 @@ class _Column:
             origin, step, last = self.clock
             # Floats of 2^53 and more are rounded, at the far end past the last of all.
             steps = np.minimum(x, np.nextafter(2.0**64, 0)).astype(np.uint64)
-            return (np.uint64(step) * np.minimum(steps, np.uint64(last))).view(np.int64) + origin
+            ticks = np.uint64(step) * np.minimum(steps, np.uint64(last))
+            return (
+                ticks + np.uint64(origin)
+                if origin >= 2**63 or origin + step * last >= 2**63
+                else ticks.view(np.int64) + origin
+            )
         return x if self.values is None else self.values[x.astype(int)]
 
     def warn_of_width(self, new: np.ndarray) -> None:
-        """Warn where new numbers of a column with fractions are a tenth wider or narrower than the old ones."""
-        few = len(new) < _WIDTHS or self.values is not None or self.clock is not None
-        old = 0.0 if few or self.decimals == 0 else _width(self.numbers)
+        """Warn where new numbers of a column are a tenth wider or narrower than the old ones."""
+        old = _width(self.numbers) if self.has_width and len(new) >= _WIDTHS else 0.0
+        if self.clock is not None:  # from the first tick on: large ones are no floats
+            new = (new - new.dtype.type(self.clock[0])).view(np.uint64)
         if old > 0 and abs(ratio := _width(new) / old - 1) > _OFF:
             warnings.warn(
                 f"column {self.name!r}: new values are {1 + ratio:.2f} times as wide as the old ones, whose width may hang on a few rows; "
@@ -118,13 +125,13 @@ def synthesize(
     Warns
     -----
     UserWarning
-        If 50 and more new values of a column are a tenth wider or narrower than the old ones; it names the column.
+        If 50 and more new numbers of a column, categories and times aside, are a tenth wider or narrower than the old ones; it names the column.
 
     Notes
     -----
     Recipe: ranks become normal scores. Categories are numbered by the mean of the first principal component of the other
     columns, so that neighbours are alike. Dates and times are counted in the largest step that all of a column are multiples of:
-    days stay days. New values lie between the smallest and the largest of the column, with no more
+    days stay days. Whole numbers are counted from the smallest, exactly as far as a column spans 2^53. New values lie between the smallest and the largest of the column, with no more
     digits than those. This keeps no secret: rare rows may be recognised; it gives no guarantee of privacy.
 
     References
@@ -175,14 +182,22 @@ def synthesize(
 def _scores(frame: Any, names: list[Any], rng: np.random.Generator) -> tuple[list[_Column], Any]:
     """Return the columns as numbers and their normal scores, (n, d)."""
     raw = {name: _values(frame, name) for name in names}
-    clocks = {name: _clock(x) for name, x in raw.items() if _is_time(frame[name])}
+    times = {name for name in names if _is_time(frame[name])}
+    clocks = {name: _clock(raw[name]) for name in times}
+    for name, x in raw.items():
+        if name not in times and x.dtype.kind in "iu":
+            raw[name] = x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
+            clocks[name] = int(x.min()), 1, int(x.max()) - int(x.min())
     for name, (origin, step, _) in clocks.items():
         # Unsigned: the years from 1677 to 2262 in nanoseconds do not fit into a signed difference.
-        raw[name] = (raw[name] - origin).view(np.uint64) // np.uint64(step)
+        since = (raw[name] - raw[name].dtype.type(origin)).view(np.uint64) // np.uint64(step)
+        if name not in times:
+            warn_of_rounding(since, f"column {name!r}")
+        raw[name] = since
     numeric = [name for name in names if raw[name].dtype.kind in "fiub"]
     S = np.empty((len(frame), len(names)))
     for name in numeric:
-        S[:, names.index(name)] = _normal_scores(raw[name].astype(float), rng)
+        S[:, names.index(name)] = _normal_scores(raw[name], rng)
     main = np.zeros(len(frame))
     if numeric:
         known = S[:, [names.index(name) for name in numeric]]
@@ -195,7 +210,8 @@ def _scores(frame: Any, names: list[Any], rng: np.random.Generator) -> tuple[lis
             S[:, j] = _normal_scores(x, rng)
         x = x.astype(float)
         ends = (k for k in range(_DECIMALS + 1) if np.array_equal(np.round(x, k), x))
-        columns.append(_Column(name, x, next(ends, None), values, clocks.get(name)))
+        has_width = values is None and name not in times
+        columns.append(_Column(name, x, next(ends, None), values, clocks.get(name), has_width))
     return columns, S
 
 
@@ -280,5 +296,8 @@ def _frame(made: dict[Any, np.ndarray], frame: Any, library: str) -> Any:
         new = module.DataFrame(made, columns=list(frame.columns))
         new.columns = frame.columns
         return new.astype({name: frame[name].dtype for name in frame.columns})
-    series = [module.Series(name, x.tolist()).cast(frame.schema[name]) for name, x in made.items()]
+    series = [
+        module.Series(name, x if x.dtype.kind in "iu" else x.tolist()).cast(frame.schema[name])
+        for name, x in made.items()
+    ]
     return module.DataFrame(series)

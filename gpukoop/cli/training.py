@@ -118,14 +118,16 @@ def samples(path: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def made(out: Path) -> Iterator[None]:
-    """Make a folder; where the work in it fails before it wrote anything, take it away again."""
-    new = not out.exists()
+    """Make a folder; where the work in it fails before it wrote anything, take it and its new parents away again."""
+    new = [p for p in (out, *out.parents) if not p.exists()]  # upwards
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if new and not any(out.iterdir()):
-            out.rmdir()
+        for path in new:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
         raise
 
 

@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from gpukoop.arrays import Array, is_cupy, like, namespace, to_host
-from gpukoop.centring import varying
+from gpukoop.centring import rounding, varying
 from gpukoop.flow.descent import Field, Motion
 from gpukoop.flow.directions import frames, riesz_constant
 from gpukoop.flow.memory import Kept
@@ -116,11 +116,14 @@ def sliced_field(X: Array, *, flow: str, n_projections: int, weights: Array | No
     d = X.shape[1]
     varies = to_host(varying(X))
     some = bool(varies.any() and not varies.all())
+    near = rounding(X)[~varies]
     rest = np.flatnonzero(varies)  # columns of the law; across the others it is a point
 
     def field(Z: Array, kept: Kept, rng: np.random.Generator, iteration: int) -> Motion:
         # Slices across columns in which all points agree would spread these by the errors of the others.
-        if not some or (flow == "energy" and bool((Z[:, ~varies] != X[:1, ~varies]).any())):
+        if not some or (
+            flow == "energy" and bool((abs(Z[:, ~varies] - X[:1, ~varies]) > near).any())
+        ):
             velocity, energy = sliced(Z, X, frames(rng, n_projections, d), flow, weights)
             return Motion(velocity, energy)
         moved, energy = sliced(

@@ -38,8 +38,7 @@ from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
 
 # States kept of each exact path: the times of the consistency and reconstruction losses.
 N_TIMES = 5
-N_STEPS = 50
-BLUR = 0.05  # of an empirical field, in units of the data
+N_STEPS, BLUR = 50, 0.05  # of an empirical field, in units of the data
 TEACHER_POINTS = 2_000
 BATCH = 256
 
@@ -52,12 +51,6 @@ def library() -> Any:
         raise ImportError(
             "a neural lift needs torch, which is not installed: pip install torch"
         ) from error
-
-
-def silu(a: Any) -> tuple[Any, Any]:
-    r"""Return :math:`a\, \sigma(a)` and its slope :math:`\sigma (1 + a (1 - \sigma))`."""
-    gate = library().sigmoid(a)
-    return a * gate, gate * (1 + a * (1 - gate))
 
 
 def host(x: Any) -> np.ndarray:
@@ -96,6 +89,9 @@ class AbstractNeuralFeatures(Persistent, ABC):
         self.operator = np.zeros((self.n_features, self.n_features))
         self.operators: dict[Any, np.ndarray] = {}
         self.mean = np.zeros(self.n_features)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"operators": {}} | state)  # a lift from before there were classes
 
     @abstractmethod
     def _parameters(self) -> list[Any]:
@@ -167,9 +163,10 @@ class AbstractNeuralFeatures(Persistent, ABC):
         X : array of shape (n, d)
             Data, about mean 0 and size 1.
         y : array of shape (n,), optional
-            Labels: each class gets an operator and as many more paths as its share of ``n_paths``.
+            Labels: each class gets an operator and as many more paths as its share of ``n_paths``. A further call goes on from
+            the operators that there are; those of classes it does not name stay as they are, all of them without y.
         teacher : object with velocity(x, t), optional
-            The marginal velocity; that of (2,000 of) the data, slightly blurred, by default. Without labels only.
+            The marginal velocity; that of the data, or of 2,000 of them at random, slightly blurred, by default. Without labels only.
         n_paths : int
             Exact paths, integrated once.
         n_steps : int
@@ -200,7 +197,9 @@ class AbstractNeuralFeatures(Persistent, ABC):
         clouds = [(X, count), *((X[labels == c], -(-count // len(classes))) for c in classes)]
         walks = []
         for cloud, n in clouds:
-            field = as_teacher(teacher) or EmpiricalTeacher(cloud[:TEACHER_POINTS], smooth=BLUR)
+            if teacher is None and len(cloud) > TEACHER_POINTS:  # rows may be sorted
+                cloud = cloud[rng.choice(len(cloud), TEACHER_POINTS, replace=False)]
+            field = as_teacher(teacher) or EmpiricalTeacher(cloud, smooth=BLUR)
             x = rng.standard_normal((n, X.shape[1]))
             x = np.asarray(integrate(field, x, times.tolist(), n_steps=N_STEPS))
             walks.append(
@@ -209,7 +208,8 @@ class AbstractNeuralFeatures(Persistent, ABC):
         paths, speeds = (np.concatenate(parts, axis=1) for parts in zip(*walks, strict=True))
         start = paths[0]
         group = np.repeat(np.arange(len(clouds)), [n for _, n in clouds])
-        A, d = self._tensor(np.stack([self.operator] * len(clouds))), X.shape[1]
+        starts = [self.operator, *(self.operators.get(c, self.operator) for c in classes)]
+        A, d = self._tensor(np.stack(starts)), X.shape[1]
         forward = lambda e, A, g: torch.einsum("bm,bmn->bn", e, A[g]) if classes else e @ A[0]
         learned = [*self._parameters(), A]
         for tensor in learned:
@@ -241,7 +241,7 @@ class AbstractNeuralFeatures(Persistent, ABC):
             if not bool(tensor.isfinite().all()):
                 raise FloatingPointError("the training diverged: lower rate, or rescale X")
         self.operator, *others = host(A)
-        self.operators = dict(zip(classes, others, strict=True))
+        self.operators = self.operators | dict(zip(classes, others, strict=True))
         self.mean = self.features(paths[-1, :count], np.ones(count)).mean(axis=0)
 
     def advance(self, x: Array, t: float = 1.0, *, y: Any = None) -> np.ndarray:
@@ -260,8 +260,8 @@ class AbstractNeuralFeatures(Persistent, ABC):
             raise ValueError(f"t is {t}, expected a time in [0, 1]")
         x = self._points(x)
         e = self.features(x, np.zeros(len(x)))
-        wanted = one_label_each(np.full(len(e), y) if np.ndim(y) == 0 else y, len(e))
-        for label in [None] if y is None else np.unique(wanted).tolist():
+        wanted = np.full(len(e), y) if np.ndim(y) == 0 else one_label_each(y, len(e))
+        for label in [None] if y is None else np.unique(np.asarray(wanted)).tolist():
             rows = slice(None) if label is None else wanted == label
             e[rows] = e[rows] @ expm(t * self._operator(label))
         return self.decode(e)

@@ -9,10 +9,16 @@ from typing import Any, final
 import numpy as np
 
 from gpukoop.draws import check_count
-from gpukoop.sampler.encoding import AbstractNeuralFeatures, host, library, silu
+from gpukoop.sampler.encoding import AbstractNeuralFeatures, host, library
 
 # Channels at half and at a quarter of the side of an image, and sides of the filters.
 CHANNELS, SIDE = (16, 32), 4
+
+
+def silu(a: Any) -> tuple[Any, Any]:
+    r"""Return :math:`a\, \sigma(a)` and its slope :math:`\sigma (1 + a (1 - \sigma))`."""
+    gate = library().sigmoid(a)
+    return a * gate, gate * (1 + a * (1 - gate))
 
 
 def _drawn(source: Any, dtype: Any, *sizes: int, inputs: int) -> Any:

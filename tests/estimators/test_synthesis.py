@@ -213,3 +213,45 @@ def test_heavy_columns_keep_their_width_or_are_named():
                 assert not named or abs(ratio[name] - 1) > 0.09, (seed, n, name)
                 told += named
     assert told  # among the 100 rows
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64"])
+@pytest.mark.parametrize("first", [2**60, 5])
+def test_large_whole_numbers_are_not_rounded(dtype, first):
+    """Neighbours beyond 2^53 are one float64; counted from the smallest they are a hundred numbers."""
+    y = np.random.default_rng(0).normal(size=100)
+    frame = pd.DataFrame({"x": pd.Series(first + np.arange(100), dtype=dtype), "y": y})
+    new = gk.synthesize(frame, 100)
+    assert new["x"].dtype == frame["x"].dtype
+    assert new["x"].nunique() > 80
+    assert new["x"].between(first, first + 99).all()
+    if dtype == "uint64":
+        frame["x"] += np.uint64(2**63)
+        new = gk.synthesize(frame, 100)
+        assert new["x"].nunique() > 80
+        assert new["x"].between(frame["x"].min(), frame["x"].max()).all()
+
+
+def test_whole_numbers_that_floats_round_are_told_of_in_frames():
+    rng = np.random.default_rng(0)
+    big, y = 2**60 + np.arange(100), rng.normal(size=100)
+    mixed_frame = pd.DataFrame({"x": big, "y": y})
+    few = {"n_components": 2, "n_landmarks": 20}
+    for data in (mixed_frame, mixed_frame.astype({"x": "Int64"}), mixed_frame.astype(object)):
+        with pytest.warns(UserWarning, match=r"whole numbers beyond 2\^53"):
+            gk.KSWGD(**few).fit(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gk.KSWGD(**few).fit(mixed_frame.assign(x=np.arange(100)))
+    wide = pd.DataFrame({"x": np.r_[0, 2**60 + 1, np.arange(98)], "y": y})
+    with pytest.warns(UserWarning, match=r"column 'x' has whole numbers beyond 2\^53"):
+        gk.synthesize(wide, 20)
+
+
+def test_widths_of_whole_numbers_are_compared():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"euros": np.round(1000 * np.exp(2 * rng.normal(size=300)))})
+    frame["y"] = rng.normal(size=300)
+    for dtype in (float, int):
+        with pytest.warns(UserWarning, match="column 'euros': new values are"):
+            gk.synthesize(frame.astype({"euros": dtype}), 100)

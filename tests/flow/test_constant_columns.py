@@ -88,3 +88,13 @@ def test_particles_off_the_plane_reach_it():
     # a third of the gap is left out of each step
     left = np.abs(Z[:, 2] - 2.0) * (1 - 1 / 3) ** 60
     np.testing.assert_allclose(np.abs(end[:, 2] - 2.0), left, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_slices_leave_columns_alone_that_are_constant_up_to_rounding(dtype):
+    X = rng.normal(size=(200, 5)).astype(dtype)
+    X[:, 4] = 0.3
+    X[::2, 4] = np.nextafter(X[::2, 4], dtype(1))
+    flow = gk.MMDFlow(gk.Energy(), n_projections=12, n_iter=20, random_state=0)
+    last = flow.fit(X).sample(150)[:, 4].astype(float)
+    assert np.abs(last - 0.3).max() < 8 * np.finfo(dtype).eps

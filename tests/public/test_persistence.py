@@ -1,8 +1,10 @@
 """Fitted estimators in files: joblib gives back what was saved, and another version is told of."""
 
+import copy
 import importlib
 import pickle
 import pkgutil
+import warnings
 
 import joblib
 import numpy as np
@@ -147,8 +149,13 @@ def test_what_an_older_version_did_not_learn_is_named_by_the_verb(lost, run):
 
 def test_parameters_that_are_gone_or_needed():
     state = gk.MMDFlow().__getstate__() | {"old_option": 3}
-    with pytest.warns(UserWarning, match="old_option is no parameter any more"):
-        gk.MMDFlow().__setstate__(state)
+    names = state.pop("_gpukoop_parameters")
+    for told in (
+        {},
+        {"_gpukoop_parameters": [*names, "old_option"]},
+    ):  # a file from before it names them, and one since
+        with pytest.warns(UserWarning, match="old_option is no parameter any more"):
+            gk.MMDFlow().__setstate__(state | told)
 
     class Needing(PersistentEstimator):
         def __init__(self, needed):
@@ -158,3 +165,21 @@ def test_parameters_that_are_gone_or_needed():
     del state["needed"]
     with pytest.raises(ValueError, match="before it had the parameter 'needed'"):
         Needing(1).__setstate__(state)
+
+
+class Narrow(gk.KSWGD):
+    """A subclass with parameters of its own, which sets those of its parent."""
+
+    def __init__(self, langevin=0.5):
+        super().__init__(langevin=langevin)
+
+
+@pytest.mark.parametrize("make", [gk.KSWGD, Narrow])
+def test_what_a_user_or_a_parent_sets_is_no_parameter_that_is_gone(make):
+    one = make()
+    one.note = "mine"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two = copy.deepcopy(one)
+    assert vars(two).keys() == vars(one).keys()
+    assert two.note == "mine"

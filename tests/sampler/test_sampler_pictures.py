@@ -245,3 +245,43 @@ def test_a_learned_lift_has_an_operator_for_each_class():
         lift.train(X, y[:-1])
     with pytest.raises(ValueError, match="pass one of the two"):
         lift.train(X, y, teacher=lambda x, t: -x)
+
+
+def test_a_lift_of_many_sorted_rows_knows_all_of_them_and_goes_on():
+    """More rows than the field is made of, sorted by class; a second call starts from each class's operator."""
+    pytest.importorskip("torch")
+    from gpukoop.sampler.neural import NeuralFeatures
+
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 2_500)
+    X = 0.3 * rng.standard_normal((5_000, 2)) + np.where(y == 0, -1.0, 1.0)[:, None] * [1, 0]
+    lift = NeuralFeatures(2, 12, width=24, random_state=0).train(X, y, n_paths=128, n_steps=120)
+    start = noise(400, seed=9)
+    assert np.abs(lift.advance(start).mean(axis=0)).max() < 0.3  # -1 of the first rows alone
+    old = dict(lift.operators)
+    lift.train(X[:2_600], y[:2_600], n_paths=16, n_steps=1)
+    for label, operator in old.items():  # one step of Adam moves no entry by more than its rate
+        assert np.abs(lift.operators[label] - operator).max() < 2.1e-3
+    old = dict(lift.operators)
+    lift.train(X[:100], n_paths=16, n_steps=1)
+    assert all(np.array_equal(lift.operators[label], old[label]) for label in old)
+    assert len(old) == 2
+    lift.train(X[:100], y[:100], n_paths=16, n_steps=1)
+    assert np.array_equal(lift.operators[1], old[1])
+
+    with pytest.raises(ValueError, match=r"shape \(3,\), expected one label for each of 400 rows"):
+        lift.advance(start, y=np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"class \[0\] was asked for, trained were 0, 1"):
+        lift.modes([0])
+    missing = np.r_[0.0, np.nan, np.ones(98)]
+    for bad in (missing, np.where(missing == 0, None, "a")):
+        with pytest.raises(ValueError, match="y is missing"):
+            lift.train(X[:100], bad, n_paths=8, n_steps=1)
+        with pytest.raises(ValueError, match=r"y is missing .* in row"):
+            gk.KoopmanSampler(random_state=0).fit(X[:100], bad)
+    state = {name: value for name, value in lift.__getstate__().items() if name != "operators"}
+    older = NeuralFeatures.__new__(NeuralFeatures)
+    older.__setstate__(state)
+    assert older.operators == {}
+    with pytest.raises(ValueError, match="pass y to train"):
+        older.advance(start, y=0)

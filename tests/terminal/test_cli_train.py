@@ -11,6 +11,7 @@ import pytest
 
 from gpukoop import plot
 from gpukoop.cli import main
+from gpukoop.cli.training import made
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
@@ -188,3 +189,20 @@ def test_pictures_and_curves():
     ):
         with pytest.raises((ValueError, TypeError), match=words):
             bad()
+
+
+def test_a_refusal_takes_new_parents_away_and_no_others(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "a" / "b" / "c", tmp_path / "mine" / "d"):
+        with pytest.raises(ValueError, match="refused"), made(out):
+            raise ValueError("refused")
+    assert [p.name for p in tmp_path.rglob("*")] == ["mine"]
+    kept = tmp_path / "a" / "b" / "kept"
+
+    def fail():
+        kept.touch()
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"), made(kept.parent):
+        fail()
+    assert kept.exists()
