@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils.validation import _check_feature_names
 
 from gpukoop.arrays import Array, Home, is_cupy, points
-from gpukoop.persistence import SAVED_BY
+from gpukoop.versions import SAVED_BY
 
 # Libraries of frames, and what they call the names of columns.
 FRAMES = {"pandas": "columns", "polars": "schema"}

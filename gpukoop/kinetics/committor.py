@@ -34,9 +34,9 @@ import numpy as np
 from gpukoop.arrays import Array, namespace, native_array, to_host
 from gpukoop.kinetics.model import fitted
 from gpukoop.lagged import frames
-from gpukoop.persistence import Persistent
 from gpukoop.spectrum.coordinates import functions_of_points
 from gpukoop.spectrum.trajectory import CHUNK
+from gpukoop.versions import Persistent
 
 # Directions of the combinations that are small between the sets: their coefficients would be noise. Relative to the largest.
 CUT = 1e-5

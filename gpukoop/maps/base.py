@@ -12,7 +12,7 @@ import numpy as np
 from gpukoop.arrays import Array, like, namespace, points
 from gpukoop.blas import one_thread
 from gpukoop.maps.regression import check_persistence, landweber, ridge
-from gpukoop.persistence import Persistent
+from gpukoop.versions import Persistent
 
 # Feature values held at once when a map is evaluated: 32 MB in float64.
 BLOCK = 2**22

@@ -32,9 +32,9 @@ from scipy.linalg import expm
 from gpukoop.arrays import Array, points, to_host
 from gpukoop.checks import one_label_each, real_array
 from gpukoop.draws import check_count, check_positive
-from gpukoop.persistence import Persistent
 from gpukoop.sampler.integration import integrate
 from gpukoop.sampler.teacher import EmpiricalTeacher, as_teacher
+from gpukoop.versions import Persistent
 
 # States kept of each exact path: the times of the consistency and reconstruction losses.
 N_TIMES = 5

@@ -18,8 +18,8 @@ import numpy as np
 from gpukoop.arrays import Array, namespace, points, to_host
 from gpukoop.checks import real_array
 from gpukoop.draws import RandomState, check_count, check_positive, random_generator
-from gpukoop.persistence import Persistent
 from gpukoop.sampler.expm import expm_action
+from gpukoop.versions import Persistent
 
 
 @final

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpukoop.arrays import Array, like, to_host
 from gpukoop.fitted import own_part
-from gpukoop.persistence import Persistent
+from gpukoop.versions import Persistent
 
 
 @final

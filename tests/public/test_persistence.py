@@ -13,7 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 import gpukoop as gk
-from gpukoop.persistence import Persistent, PersistentEstimator
+from gpukoop.persistence import PersistentEstimator
+from gpukoop.versions import Persistent
 
 # Verbs of objects that keep what they learn.
 LEARNS = ("fit", "train", "regress")
