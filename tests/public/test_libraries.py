@@ -54,6 +54,11 @@ HERE = {
         "sampler.Frame sampler.EndpointFeatures sampler.NystroemFeatures sampler.PolynomialFeatures sampler.Triples".split(),
         PART,
     ),
+    **{
+        f"sampler.{lift}Features.{verb}": PART
+        for lift in ("Neural", "Image")
+        for verb in "features features_and_jvp decode advance edit interpolate train".split()
+    },
     "interop.featurize, answer": "the answer of the caller's own function, made float64 on the host",
 }
 NAMES = [
