@@ -104,9 +104,8 @@ def images(
             f"{where} holds an array of shape {X.shape} and dtype {X.dtype}, expected (n, height, width) or "
             "(n, height, width, colours) of real numbers"
         )
-    from gpukoop.checks import (
-        refuse_colours_first,
-    )  # brings scikit-learn, which data sets do without
+    # here, since it brings scikit-learn, which data sets do without
+    from gpukoop.checks import refuse_colours_first
 
     refuse_colours_first(X.shape, "images")
     if X.dtype.kind == "f":

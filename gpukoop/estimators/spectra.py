@@ -82,9 +82,8 @@ def spectrum_of(flow: Any, X: Array, Y: Array | None, lag_time: float) -> Any:
             raise ValueError(
                 "successors= would be ignored: a fitted spectrum learns nothing from pairs; drop them, or pass spectrum='edmd'"
             )
-        return copy.copy(
-            chosen
-        )  # a refit of the user's spectrum gives it new arrays, and changes no flow
+        # a refit of the user's spectrum gives it new arrays, and changes no flow
+        return copy.copy(chosen)
     if chosen is None:
         chosen = "diffusion" if Y is None else "edmd"
     kernel = Gaussian("auto") if flow.kernel is None else flow.kernel

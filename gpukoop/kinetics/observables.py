@@ -181,9 +181,8 @@ def occupancy(model: Any, region: Callable[[Array], Array]) -> Occupancy:
         part, whole = ((counts @ a[:, 1:] * u).sum(axis=1) for a in (inside, total))
     else:
         part, whole = (counts @ a[:, 0] for a in (inside, total))
-    half = (
-        0.5 * total[:, 0].sum() / n_frames
-    )  # of a frame of mean weight: a resample without a visit
+    # of a frame of mean weight: a resample without a visit
+    half = 0.5 * total[:, 0].sum() / n_frames
     drawn = np.maximum(part, half) / whole
     lower, upper = band(np.array(weight), drawn, len(inside), learned.c, model.confidence)
     if not weight:  # visited where the learned weights are 0: no factor makes a band of that
